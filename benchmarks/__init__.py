@@ -1,0 +1,1 @@
+"""Timing scripts, each run as a module from the repository root."""

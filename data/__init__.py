@@ -1,0 +1,1 @@
+"""Data sets: reading them, and drawing a small one."""

@@ -1,0 +1,61 @@
+"""The training images, decoded once and kept at training size."""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.images import ImageError, read_ahead
+from utils.errors import UserError
+
+
+def decode_all(
+    paths: Sequence[Path], size: tuple[int, int], memory_gib: float, quiet: bool = False
+) -> np.ndarray:
+    """Decode images and resize them, once for all epochs.
+
+    Unreadable files are reported on stderr and left out.
+
+    Args:
+        paths: image files.
+        size: (height, width) of the result.
+        memory_gib: up to this size the images are kept in memory, beyond it in a temporary file
+            that the operating system deletes with the process.
+        quiet: no progress bar and no reports.
+
+    Returns:
+        uint8 [N, height, width, 3], in the order of `paths`.
+
+    Raises:
+        UserError: if not a single file can be read, or the disk cannot hold them.
+    """
+    shape = (len(paths), *size, 3)
+    needed = int(np.prod(shape, dtype=np.int64))
+    images: np.ndarray
+    if needed <= memory_gib * 2**30:
+        images = np.empty(shape, np.uint8)
+    else:
+        try:
+            file = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the array)
+            images = np.memmap(file, np.uint8, "w+", shape=shape)
+        except OSError as error:
+            raise UserError(
+                f"{needed / 2**30:.1f} GiB of decoded images fit neither data.cache_gib nor the "
+                f"temporary folder {tempfile.gettempdir()} ({error.strerror}); raise "
+                "data.cache_gib, lower --size, or set TMPDIR"
+            ) from None
+    count = 0
+    reader = read_ahead(paths, size)
+    for _, image in tqdm(reader, "decoding", len(paths), unit="image", disable=quiet or None):
+        if isinstance(image, ImageError):
+            if not quiet:
+                print(f"left out: {image}", file=sys.stderr)
+            continue
+        images[count] = image
+        count += 1
+    if count == 0:
+        raise UserError(f"none of the {len(paths)} images in {paths[0].parent} can be read")
+    return images[:count]

@@ -1,0 +1,149 @@
+"""Reading image files: whatever a camera or a scanner wrote becomes RGB uint8."""
+
+import glob
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from utils.errors import UserError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+THREADS = 4
+
+
+class ImageError(UserError):
+    """A file that cannot be read as an image."""
+
+
+def is_image(path: Path) -> bool:
+    """Whether the file's name says image; hidden files are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files directly in a folder, by name; none where there is no such folder."""
+    return sorted(path for path in folder.glob("*") if is_image(path) and path.is_file())
+
+
+def expand(arguments: Iterable[str]) -> list[Path]:
+    """Image files meant by files, folders (with all below them) and glob patterns, each once.
+
+    A path that does not exist is kept, so that whoever reads it reports it.
+    """
+    found: list[Path] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if is_image(file) and file.is_file())
+        elif path.exists() or not glob.has_magic(argument):
+            found.append(path)
+        else:
+            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  (may be absolute)
+            found += [Path(match) for match in matches if is_image(Path(match))]
+    return list(dict.fromkeys(found))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image as RGB: uint8 [H, W, 3], upright as its EXIF orientation says.
+
+    Greyscale is repeated into three channels; palettes are looked up; what is transparent is laid
+    on black; 16-bit values are scaled by 255/65535 whatever range they use, so that brightness
+    stays comparable between images; floating point is taken as [0, 1].
+
+    Raises:
+        ImageError: if the file is missing, damaged, no image, or of a kind not named above.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError as error:
+        raise ImageError(f"cannot read {path}: {error}") from None
+    except FileNotFoundError:
+        raise ImageError(f"cannot read {path}: no such file") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"cannot read {path}: more than 178 million pixels") from None
+    except Exception as error:  # decoders raise many kinds on damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "cannot identify" in reason:
+            reason = "no image, or a damaged one"
+        raise ImageError(f"cannot read {path}: {reason}") from None
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit greyscale, in Pillow's modes I;16, I;16B and I
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError("32-bit integers are not supported; convert it to 8 or 16 bits")
+        return _grey((values * 255 + 32767) // 65535)
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise ImageError("floating point values must lie in [0, 1]")
+        return _grey(np.rint(values * 255))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image)
+    return np.array(image.convert("RGB"))
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize uint8 [H, W, 3] to size (height, width), without aliasing; ratios are not kept."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(picture)
+
+
+def to_batch(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1] on the device, in channels-last layout."""
+    pixels = torch.from_numpy(images).to(device)
+    return pixels.permute(0, 3, 1, 2).float().div_(255)
+
+
+def read_ahead(
+    paths: Iterable[Path], size: tuple[int, int] | None = None
+) -> Iterator[tuple[Path, np.ndarray | ImageError]]:
+    """Read images in order, a few ahead of the consumer in threads; memory stays bounded.
+
+    Args:
+        paths: the files.
+        size: (height, width) to resize to, or None to keep each image's own.
+
+    Yields:
+        Each path with its image, uint8 [H, W, 3], or with the error that reading it gave.
+    """
+
+    def read(path: Path) -> np.ndarray | ImageError:
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            return error
+        return image if size is None else resize(image, size)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        pending: deque = deque()
+        try:
+            for path in paths:
+                pending.append((path, pool.submit(read, path)))
+                if len(pending) > 2 * THREADS:
+                    path, future = pending.popleft()
+                    yield path, future.result()
+            while pending:
+                path, future = pending.popleft()
+                yield path, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()

@@ -1,0 +1,154 @@
+"""The drawn tile category: its layout, its seeds, its masks and its refusals."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.sample import AREA, DEFECTS, granite, photograph, write_sample
+
+SMALL = {"size": 96, "train": 2, "good": 1, "defects": 2, "quiet": True}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below folder: its path in there and its bytes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def tile(tmp_path_factory) -> Path:
+    """A small category, written once."""
+    return write_sample(tmp_path_factory.mktemp("mvtec"), **SMALL)
+
+
+def test_layout_is_that_of_mvtec(tile):
+    """Names and counts are as in MVTec AD."""
+    expected = {"train/good/000.png", "train/good/001.png", "test/good/000.png"}
+    for defect in ("crack", "glue_strip", "gray_stroke", "oil", "rough"):
+        for index in ("000", "001"):
+            expected |= {f"test/{defect}/{index}.png", f"ground_truth/{defect}/{index}_mask.png"}
+    assert set(contents(tile)) == expected
+    assert [path.name for path in tile.parent.iterdir()] == ["tile"]  # the draft is gone
+
+
+def test_images_and_masks_fit(tile):
+    """Sizes and modes agree; masks are 0 or 255 and of a fair size."""
+    for path in tile.rglob("*.png"):
+        with Image.open(path) as image:
+            assert image.size == (96, 96)
+            assert image.mode == ("L" if path.stem.endswith("_mask") else "RGB")
+    for path in tile.glob("ground_truth/*/*.png"):
+        mask = np.asarray(Image.open(path))
+        assert set(np.unique(mask)) == {0, 255}
+        assert AREA[0] <= (mask > 0).mean() <= AREA[1]
+
+
+def test_same_seed_same_bytes_whatever_the_counts(tile, tmp_path):
+    """Files depend on the seed and their own number only, and no two are alike."""
+    more = contents(write_sample(tmp_path, **{**SMALL, "train": 3, "good": 2, "defects": 3}))
+    first = contents(tile)
+    assert {name: more[name] for name in first} == first
+    assert len(set(more.values())) == len(more)
+
+
+def test_another_seed_changes_every_file(tile, tmp_path):
+    """No file survives a change of seed."""
+    other = contents(write_sample(tmp_path, "stone", **SMALL, seed=1))
+    assert all(other[name] != data for name, data in contents(tile).items())
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defect_changes_the_stone_within_its_mask_only(name):
+    """A defect shows inside its mask, changes nothing outside, and spares its input."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        stone = granite(rng, 128)
+        before = stone.copy()
+        image, mask = DEFECTS[name](rng, stone)
+        assert np.array_equal(stone, before)
+        assert image.shape == (128, 128, 3) and mask.shape == (128, 128) and mask.dtype == bool
+        assert image.min() >= 0 and image.max() <= 1
+        change = np.abs(image - stone).max(2)
+        assert change[mask].mean() > 0.04
+        assert change[~mask].max(initial=0) == 0
+
+
+def test_some_defects_touch_the_border():
+    """Between a quarter and three quarters of the defects are cut by the frame."""
+    stone = granite(np.random.default_rng(0), 96)
+    touching = total = 0
+    for seed in range(8):
+        for defect in DEFECTS.values():
+            mask = defect(np.random.default_rng(seed), stone)[1]
+            touching += mask[[0, -1]].any() or mask[:, [0, -1]].any()
+            total += 1
+    assert 0.25 <= touching / total <= 0.75
+
+
+def test_stone_fills_the_frame_and_varies_a_little():
+    """Each quarter has grains, and brightness differs a little between images."""
+    means = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        image = photograph(rng, granite(rng, 96))
+        assert image.shape == (96, 96, 3) and image.min() >= 0 and image.max() <= 1
+        for quarter in (image[:48, :48], image[:48, 48:], image[48:, :48], image[48:, 48:]):
+            assert quarter.std() > 0.08
+        means.append(image.mean())
+    assert 0 < np.std(means) < 0.05
+
+
+def test_leaves_a_folder_with_content_alone(tmp_path):
+    """A folder that is not empty is refused and stays as it was."""
+    (tmp_path / "tile").mkdir()
+    (tmp_path / "tile" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not empty"):
+        write_sample(tmp_path, **SMALL)
+    assert contents(tmp_path) == {"tile/notes.txt": b"mine"}
+
+
+def test_fills_an_empty_folder(tmp_path):
+    """An empty folder is no obstacle, and counts may be zero."""
+    (tmp_path / "tile").mkdir()
+    write_sample(tmp_path, size=64, train=1, good=0, defects=0, quiet=True)
+    assert set(contents(tmp_path)) == {"tile/train/good/000.png"}
+
+
+def test_leaves_no_half_set_behind(tmp_path, monkeypatch):
+    """An interrupted run leaves neither a half set nor its draft."""
+
+    def interrupted(rng, image):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(DEFECTS, "crack", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_sample(tmp_path, **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": 63}, {"train": 0}, {"good": -1}, {"defects": -1}, {"seed": -1}]
+)
+def test_refuses_numbers_out_of_range(tmp_path, wrong):
+    """The message names the number, and nothing is written."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        write_sample(tmp_path, **{**SMALL, **wrong})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line_fails_in_one_line(tmp_path):
+    """The command prints one line to stderr and exits with 2."""
+    command = [sys.executable, "-m", "data.sample", "--root", str(tmp_path), "--size", "8"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1]
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: size must be at least 64 pixels, not 8\n"

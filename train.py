@@ -1,0 +1,223 @@
+"""Learn what good parts look like.
+
+    python train.py                                  settings of config.yaml
+    python train.py --category wood --epochs 10      flags override them
+    python train.py --set unet.width=16              any setting by its name
+    python train.py --resume                         go on with the newest run
+    torchrun --nproc-per-node 2 train.py             several processes or GPUs
+
+Learns from <data.root>/<data.category>/train/good alone and writes checkpoints/<run>/.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.cache import decode_all
+from data.images import to_batch
+from data.mvtec import Category, split_holdout
+from models import Detector, build_model
+from utils import distributed
+from utils.calibration import Calibration, calibrate
+from utils.checkpoint import (
+    Checkpoint,
+    Progress,
+    find_run,
+    load_checkpoint,
+    new_run,
+    save_checkpoint,
+)
+from utils.config import Config, add_setting_flags, load_config, overrides_from, resumed_config
+from utils.device import autocast, pick_device, place
+from utils.errors import UserError, run_script
+from utils.interrupt import StopRequest
+from utils.micro_batch import pick_micro_batch
+from utils.seed import epoch_order, seed_step
+
+
+def parse_args() -> argparse.Namespace:
+    """Flags of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
+    add_setting_flags(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="RUN",
+        help="go on with a run folder, by default the newest; --epochs may change its length",
+    )
+    return parser.parse_args()
+
+
+def start_or_resume(args: argparse.Namespace) -> tuple[Path, Checkpoint | None, Config]:
+    """The run's folder, the checkpoint to resume (None for a new run) and the settings."""
+    overrides = overrides_from(args)
+    if args.resume is None:
+        config = load_config(args.config, overrides)
+        return Path(), None, config
+    if args.config is not None:
+        raise UserError("--config cannot go with --resume: the run keeps its own settings")
+    named = None if args.resume == Path() else args.resume
+    file = find_run(named, overrides.get("data.category"), overrides.get("model"))
+    checkpoint = load_checkpoint(file)
+    return file.parent, checkpoint, resumed_config(checkpoint.config, overrides)
+
+
+def train_step(
+    model: Detector,
+    optimizer: torch.optim.Optimizer | None,
+    batch: np.ndarray,
+    device: torch.device,
+    progress: Progress,
+) -> float:
+    """One optimiser step on uint8 images [B, H, W, 3]; returns the loss summed over the images.
+
+    Each process takes its share of the batch, and each share passes in pieces of
+    `progress.micro_batch` images, whose gradients add up to those of the whole batch.
+    """
+    share = batch[distributed.rank() :: distributed.world_size()]
+    loss_sum = 0.0
+    for start in range(0, len(share), progress.micro_batch):
+        images = to_batch(share[start : start + progress.micro_batch], device)
+        with autocast(device, model.config.train.precision):
+            loss = model.learn(images)
+        if loss is not None:
+            (loss * len(images) / len(batch)).backward()
+            loss_sum += loss.item() * len(images)
+    if optimizer is not None:
+        distributed.sum_gradients(model)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        distributed.average_buffers(model)
+    return distributed.total(loss_sum, device)
+
+
+@torch.inference_mode()
+def calibrate_on(model: Detector, images: np.ndarray, device: torch.device) -> Calibration:
+    """Threshold and display range from held-out good images, uint8 [N, H, W, 3]."""
+    model.eval()
+    predictions = (model(to_batch(images[i : i + 1], device)) for i in range(len(images)))
+    pairs = ((prediction.anomaly_map, prediction.score) for prediction in predictions)
+    return calibrate(pairs, model.config.calibration.quantile)
+
+
+def main() -> int:
+    """Train, calibrate and save; returns the exit status."""
+    args = parse_args()
+    run, checkpoint, config = start_or_resume(args)
+    device = pick_device(config.device)
+    distributed.start(device)
+    writer = distributed.is_writer()
+
+    # 1. Data: decoded once, a share of it held out for calibration.
+    paths = Category(config.data.root, config.data.category).train_images()
+    train_paths, held_out_paths = split_holdout(paths, config.calibration.holdout, config.seed)
+    cache_gib = config.data.cache_gib
+    images = decode_all(train_paths, config.data.size, cache_gib, quiet=not writer)
+    held_out = decode_all(held_out_paths, config.data.size, cache_gib, quiet=not writer)
+
+    # 2. Model: new, or as the checkpoint left it.
+    seed_step(config.seed, epoch=-1, step=-1)
+    model = place(build_model(config), device)
+    optimizer = model.optimizer()
+    progress, history = Progress(), []
+    if checkpoint is not None:
+        model.load_state_dict(checkpoint.model)
+        if optimizer is not None:
+            optimizer.load_state_dict(checkpoint.optimizer)
+        progress, history = checkpoint.progress, checkpoint.history
+        if progress.images != len(images):
+            raise UserError(
+                f"this run learns from {progress.images} images, but {paths[0].parent} now gives "
+                f"{len(images)}; restore them, or leave out --resume to start a new run"
+            )
+    else:
+        progress.images = len(images)
+        probe = to_batch(images[:1], device)
+        fitting = pick_micro_batch(config.train.micro_batch, model, probe, config.train.batch)
+        progress.micro_batch = distributed.smallest(fitting, device)
+        run = new_run(config) if writer else run
+
+    def save(calibration: Calibration | None = None) -> None:
+        if writer:
+            state = None if optimizer is None else optimizer.state_dict()
+            save_checkpoint(
+                run, Checkpoint(config, model.state_dict(), state, progress, history, calibration)
+            )
+
+    epochs = config.train.epochs if model.sweeps is None else model.sweeps
+    steps = -(-len(images) // config.train.batch)
+    if writer:
+        print(
+            f"{config.model} on {config.data.category}: {len(images)} good images, "
+            f"{len(held_out)} more to calibrate, {config.data.size[0]}x{config.data.size[1]}, "
+            f"{device}, {progress.micro_batch} of {config.train.batch} at once -> {run}"
+        )
+    save()
+
+    # 3. Epochs.
+    bar = tqdm(
+        total=epochs * steps,
+        initial=progress.epoch * steps + progress.step,
+        unit="step",
+        disable=not writer or None,
+    )
+    model.train()
+    with StopRequest("stopping after this step; Ctrl-C again to stop at once") as stop:
+        while progress.epoch < epochs:
+            order = epoch_order(config.seed, progress.epoch, len(images))
+            while progress.step < steps:
+                started = time.perf_counter()
+                seed_step(config.seed, progress.epoch, progress.step)
+                first = progress.step * config.train.batch
+                chosen = order[first : first + config.train.batch]
+                progress.loss_sum += train_step(model, optimizer, images[chosen], device, progress)
+                progress.step += 1
+                progress.seconds += time.perf_counter() - started
+                bar.update()
+                bar.set_postfix(
+                    epoch=progress.epoch + 1, loss=progress.loss_sum / (first + len(chosen))
+                )
+                if distributed.total(stop.requested, device):
+                    save()
+                    bar.close()
+                    if writer:
+                        print(
+                            f"stopped in epoch {progress.epoch + 1} of {epochs}; go on with: "
+                            f"python train.py --resume {run}"
+                        )
+                    return 130
+            loss = progress.loss_sum / len(images)
+            seconds = progress.seconds
+            history.append({"epoch": progress.epoch + 1, "loss": loss, "seconds": seconds})
+            progress = replace(
+                progress, epoch=progress.epoch + 1, step=0, loss_sum=0.0, seconds=0.0
+            )
+            save()
+            if writer:
+                bar.write(f"epoch {progress.epoch}/{epochs}  loss {loss:.5f}  {seconds:.1f} s")
+    bar.close()
+
+    # 4. Finish: fit what was collected, set the threshold.
+    seed_step(config.seed, epochs, step=0)
+    model.finish()
+    if writer:
+        calibration = calibrate_on(model, held_out, device)
+        save(calibration)
+        print(f"threshold {calibration.threshold:.5g} from {len(held_out)} held-out good images")
+        print(f"done: {run}\nnext: python eval.py --checkpoint {run}")
+    distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,1 @@
+"""What the scripts, detectors and data share; one file a concern."""

@@ -1,0 +1,184 @@
+"""Checkpoints: one folder a run, with all that is needed to resume it or to use it.
+
+    checkpoints/<run>/last.pt       weights, optimiser, progress, calibration, settings, versions
+    checkpoints/<run>/config.yaml   the effective settings, to read
+    checkpoints/<run>/history.csv   loss and seconds of each epoch
+
+A checkpoint holds tensors and plain data only and is read with `weights_only=True`: opening one
+from a stranger runs none of its code.
+"""
+
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from utils.calibration import Calibration
+from utils.config import Config, config_from
+from utils.errors import UserError
+
+ROOT = Path("checkpoints")
+FORMAT = "visual-defect-detection"
+VERSION = 1
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: the epoch under way, from 0; equal to `train.epochs` when all are done.
+        step: the next step of that epoch, from 0.
+        loss_sum: loss of the epoch so far, summed over images.
+        seconds: time spent in the epoch so far.
+        micro_batch: images at once; kept, since another split would change the last bits.
+        images: images that the run learns from.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    micro_batch: int = 0
+    images: int = 0
+
+
+@dataclass
+class Checkpoint:
+    """What last.pt holds; `calibration` is None until the run is finished."""
+
+    config: Config
+    model: dict[str, Any]
+    optimizer: dict[str, Any] | None
+    progress: Progress
+    history: list[dict[str, float]] = field(default_factory=list)
+    calibration: Calibration | None = None
+
+
+def new_run(config: Config) -> Path:
+    """A folder for a new run, named by category, detector and time; created."""
+    stem = f"{config.data.category}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ["", *(f"-{number}" for number in range(2, 100))]:
+        run = ROOT / (stem + suffix)
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot create {run}: {error.strerror}") from None
+        return run
+    raise UserError(f"too many runs named {stem} in {ROOT}")
+
+
+def find_run(named: Path | None, category: str | None = None, model: str | None = None) -> Path:
+    """The run folder to use: the one that `named` gives, or else the newest under checkpoints/.
+
+    Args:
+        named: a run folder or a checkpoint file in it; None for the newest run.
+        category: only runs of this category count as the newest.
+        model: only runs of this detector count as the newest.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if named is not None:
+        file = named / "last.pt" if named.is_dir() else named
+        if not file.is_file():
+            raise UserError(f"no checkpoint at {file}")
+        return file
+    files = sorted(ROOT.glob("*/last.pt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files:
+        if category is None and model is None:
+            return file
+        config = load_checkpoint(file).config
+        if category in (None, config.data.category) and model in (None, config.model):
+            return file
+    wanted = " ".join(word for word in (model, category) if word)
+    raise UserError(
+        f"no {wanted + ' ' if wanted else ''}run in {ROOT.resolve()}; "
+        "train one with python train.py, or name one with --checkpoint"
+    )
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
+    """Write a run's files; each replaces the old one whole: a kill leaves either, never a part."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": checkpoint.config.model_dump(mode="json"),
+        "model": checkpoint.model,
+        "optimizer": checkpoint.optimizer,
+        "progress": asdict(checkpoint.progress),
+        "history": checkpoint.history,
+        "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+    settings = yaml.safe_dump(content["config"], sort_keys=False)
+    columns = list(checkpoint.history[0]) if checkpoint.history else ["epoch"]
+    with _replacing(run / "config.yaml") as file:
+        file.write(settings.encode())
+    with _replacing(run / "history.csv") as file:
+        lines = [columns, *([row[column] for column in columns] for row in checkpoint.history)]
+        file.write("".join(",".join(map(str, line)) + "\n" for line in lines).encode())
+    with _replacing(run / "last.pt") as file:
+        torch.save(content, file)
+
+
+def load_checkpoint(file: Path) -> Checkpoint:
+    """Read a checkpoint, its tensors on the CPU.
+
+    Raises:
+        UserError: if the file is missing, is none of ours, is damaged or is from a newer version.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {file}") from None
+    except Exception:  # torch.load raises whatever its unpickler stumbles over
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{file} is damaged or is no checkpoint written by train.py")
+    if content["version"] > VERSION:
+        raise UserError(
+            f"{file} was written by a newer version (format {content['version']}, this one reads "
+            f"up to {VERSION}); update your copy with git pull"
+        )
+    calibration = content["calibration"]
+    try:
+        return Checkpoint(
+            config=config_from(content["config"], source=str(file)),
+            model=content["model"],
+            optimizer=content["optimizer"],
+            progress=Progress(**content["progress"]),
+            history=content["history"],
+            calibration=None if calibration is None else Calibration(**calibration),
+        )
+    except (KeyError, TypeError):
+        raise UserError(f"{file} is damaged or is no checkpoint written by train.py") from None
+
+
+class _replacing:
+    """Open a temporary file beside `path` for writing; on success it takes the place of `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(path.name + ".tmp")
+
+    def __enter__(self) -> Any:
+        self.file = self.temporary.open("wb")
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        self.file.close()
+        if kind is None:
+            self.temporary.replace(self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)

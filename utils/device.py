@@ -1,0 +1,84 @@
+"""Choosing the device, and what suits it: memory layout, precision, free memory."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+from utils.errors import UserError
+
+
+def available_devices() -> list[str]:
+    """Device names usable on this machine, the preferred one first."""
+    names = []
+    if torch.cuda.is_available():
+        names.append("cuda")
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device that `name` asks for; "auto" takes CUDA, then MPS, then the CPU.
+
+    Under torchrun each process takes the CUDA device of its local rank.
+
+    Raises:
+        UserError: if that device is not there, naming those that are.
+    """
+    there = available_devices()
+    if name == "auto":
+        name = there[0]
+    if name not in there:
+        raise UserError(
+            f"device {name} is not available here; use one of: auto, {', '.join(there)}"
+        )
+    if name == "cuda":
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local_rank} has no GPU of its own: this machine has "
+                f"{torch.cuda.device_count()}; lower --nproc-per-node or use --device cpu"
+            )
+        return torch.device("cuda", local_rank)
+    return torch.device(name)
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a model to the device, in the memory layout that is fastest there.
+
+    Convolutions on CPU and CUDA run faster with channels last; `python -m benchmarks.train_step`
+    measures it.
+    """
+    if device.type == "mps":
+        return model.to(device)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Context of the forward pass in training, for the setting `train.precision`.
+
+    "auto" is bfloat16 on CUDA devices that compute in it, and float32 elsewhere: it gains nothing
+    on the CPU. Inference is always in float32, so that scores do not depend on it.
+    """
+    if precision == "auto":
+        native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        precision = "bfloat16" if native else "float32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    free = psutil.virtual_memory().available
+    # A container may be allowed less than the machine has (cgroup v2).
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max": no limit
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

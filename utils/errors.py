@@ -1,0 +1,22 @@
+"""Errors that a user can mend: one line that says what is wrong and the way out, no traceback."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """Something that the user can mend; the message names the path, option or command to do so."""
+
+
+def run_script(main: Callable[[], int]) -> NoReturn:
+    """Run a script's `main` and exit with its status: 2 on a `UserError`, 130 on a hard Ctrl-C."""
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)

@@ -1,0 +1,63 @@
+"""How many images pass through the network at once, so that a step fits the memory at hand."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from utils.device import free_memory
+
+if TYPE_CHECKING:
+    from models.base import Detector
+
+PEAK_OVER_SAVED = 1.6
+"""Peak memory of a step over the activations saved for the backward pass, measured for U-Nets of
+width 16 and 32; the rest is gradients and scratch space of the convolutions."""
+
+CPU_PIXELS = 2 * 256 * 256
+"""On the CPU larger pieces than this gain nothing: `python -m benchmarks.train_step` shows it."""
+
+
+def pick_micro_batch(setting: int | str, model: Detector, image: Tensor, batch: int) -> int:
+    """Resolve the setting `train.micro_batch` to a number of images from 1 to `batch`.
+
+    "auto" takes as many as fit half of the free memory, judged by the bytes that one image leaves
+    saved for the backward pass, so it holds for every detector and size.
+
+    Args:
+        setting: a number, or "auto".
+        model: the detector, on its device.
+        image: [1, 3, H, W] float in [0, 1], on the same device.
+        batch: images per optimiser step.
+    """
+    if setting != "auto":
+        return min(int(setting), batch)
+    fitting = batch
+    if any(p.requires_grad for p in model.parameters()):
+        fitting = int(free_memory(image.device) / 2 / (PEAK_OVER_SAVED * saved_bytes(model, image)))
+    if image.device.type == "cpu":
+        fitting = min(fitting, CPU_PIXELS // (image.shape[-2] * image.shape[-1]))
+    return max(1, min(fitting, batch))
+
+
+def saved_bytes(model: Detector, image: Tensor) -> int:
+    """Bytes that autograd keeps between the forward and backward pass of `model.learn(image)`."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    # A copy, since learning from an image may change running statistics.
+    probe = copy.deepcopy(model).train()
+    parameters = {p.untyped_storage().data_ptr() for p in probe.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        # Kept until counted: a freed storage's address could be counted once for two tensors.
+        loss = probe.learn(image)
+        total = sum(size for pointer, size in storages.items() if pointer not in parameters)
+    del loss
+    return max(1, total)
