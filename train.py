@@ -19,7 +19,6 @@ import torch
 from tqdm import tqdm
 
 from data.cache import decode_all
-from data.images import to_batch
 from data.mvtec import Category, split_holdout
 from models import Detector, build_model
 from utils import distributed
@@ -37,6 +36,7 @@ from utils.device import autocast, pick_device, place
 from utils.errors import UserError, run_script
 from utils.interrupt import StopRequest
 from utils.micro_batch import pick_micro_batch
+from utils.pixels import to_batch
 from utils.seed import epoch_order, seed_step
 
 

@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from utils.errors import UserError
+from utils.pixels import resize
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 THREADS = 4
@@ -96,21 +95,6 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _grey(values: np.ndarray) -> np.ndarray:
     return np.repeat(values.astype(np.uint8)[..., None], 3, axis=2)
-
-
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 [H, W, 3] to size (height, width), without aliasing; ratios are not kept."""
-    height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(picture)
-
-
-def to_batch(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1] on the device, in channels-last layout."""
-    pixels = torch.from_numpy(images).to(device)
-    return pixels.permute(0, 3, 1, 2).float().div_(255)
 
 
 def read_ahead(

@@ -1,8 +1,16 @@
 """Detectors, and the registry through which the scripts build them by name."""
 
+from pathlib import Path
+
+import torch
+
 from models.base import Detector
 from models.unet import UNetAutoencoder
-from utils.config import Config
+from utils.calibration import Calibration
+from utils.checkpoint import load_checkpoint
+from utils.config import Config, nearest
+from utils.device import place
+from utils.errors import UserError
 
 DETECTORS: dict[str, type[Detector]] = {
     "unet": UNetAutoencoder,
@@ -10,5 +18,34 @@ DETECTORS: dict[str, type[Detector]] = {
 
 
 def build_model(config: Config) -> Detector:
-    """The untrained detector that `config.model` names."""
+    """The untrained detector that `config.model` names; raises `UserError` if there is none."""
+    if config.model not in DETECTORS:
+        there = list(DETECTORS)
+        raise UserError(
+            f"model is {config.model!r} but should be one of: {', '.join(there)}"
+            + nearest(config.model, there)
+        )
     return DETECTORS[config.model](config)
+
+
+def load_detector(file: Path, device: torch.device) -> tuple[Detector, Calibration]:
+    """A trained detector, ready to inspect images on the device, and its calibration.
+
+    Raises:
+        UserError: if the file is no checkpoint, or that of a run that is not finished.
+    """
+    checkpoint = load_checkpoint(file)
+    if checkpoint.calibration is None:
+        done, epochs = checkpoint.progress.epoch, checkpoint.config.train.epochs
+        ways = f"go on with: python train.py --resume {file.parent}"
+        if done:
+            ways += f" (or finish it as it is by adding --epochs {done})"
+        raise UserError(f"the run {file.parent} stopped in epoch {done + 1} of {epochs}; {ways}")
+    detector = build_model(checkpoint.config)
+    try:
+        detector.load_state_dict(checkpoint.model)
+    except RuntimeError as error:
+        raise UserError(
+            f"{file} does not fit its settings: {str(error).splitlines()[-1]}"
+        ) from None
+    return place(detector, device).eval(), checkpoint.calibration

@@ -54,7 +54,7 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Fit what `learn` collected; called once, after the last batch. By default does nothing."""
+        """Fit what `learn` collected; called once, after the last batch."""
 
     def optimizer(self) -> torch.optim.Optimizer | None:
         """Adam over the trainable parameters, or None where there are none."""

@@ -1,0 +1,207 @@
+"""Measure a trained detector on the official test split.
+
+    python eval.py                                    the newest run
+    python eval.py --category wood                    the newest run of a category
+    python eval.py --checkpoint checkpoints/<run>     a certain one
+
+Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data.images import ImageError, read_ahead, read_image
+from data.mvtec import Category, TestImage, read_mask
+from models import load_detector
+from utils.calibration import Calibration
+from utils.checkpoint import find_run
+from utils.config import add_setting_flags
+from utils.device import pick_device
+from utils.errors import run_script
+from utils.heatmap import panel, stack
+from utils.inspection import full_size_map, inspect
+from utils.metrics import (
+    PixelScores,
+    auroc,
+    average_precision,
+    bootstrap_auroc,
+    oracle_f1,
+    precision_recall_f1,
+)
+from utils.plots import save_histogram, save_roc
+
+WORST = 4  # images in each picture of worst cases
+
+
+def parse_args() -> argparse.Namespace:
+    """Flags of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="run folder or its last.pt")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/eval")
+    add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
+    return parser.parse_args()
+
+
+@dataclass
+class Row:
+    """One test image and its score."""
+
+    test: TestImage
+    score: float
+    milliseconds: float
+
+
+def score_test_split(detector, tests, device) -> tuple[list[Row], PixelScores, list[str]]:
+    """Inspect all test images; returns their rows, their pixels and what went wrong."""
+    rows, pixels, problems = [], PixelScores(), []
+    by_path = {test.path: test for test in tests}
+    for path, image in tqdm(
+        read_ahead(by_path), "scoring", len(by_path), unit="image", disable=None
+    ):
+        test = by_path[path]
+        if isinstance(image, ImageError):
+            problems.append(f"left out: {image}")
+            continue
+        inspection = inspect(detector, image, device)
+        rows.append(Row(test, inspection.score, inspection.milliseconds))
+        if test.is_defect and test.mask is None:
+            problems.append(f"no mask for {path}: left out of the pixel metrics")
+            continue
+        try:
+            mask = read_mask(test.mask, inspection.size) if test.mask else None
+        except ImageError as error:
+            problems.append(f"left out of the pixel metrics: {error}")
+            continue
+        pixels.add(full_size_map(inspection), mask)
+    return rows, pixels, problems
+
+
+def measure(rows: list[Row], pixels: PixelScores, calibration: Calibration) -> dict:
+    """All metrics by name; those that the test split does not allow are NaN."""
+    good = np.array([row.score for row in rows if not row.test.is_defect])
+    defect = np.array([row.score for row in rows if row.test.is_defect])
+    low, high = bootstrap_auroc(good, defect)
+    f1, f1_threshold = oracle_f1(good, defect)
+    precision, recall, calibrated_f1 = precision_recall_f1(good, defect, calibration.threshold)
+    metrics = {
+        "image_auroc": auroc(good, defect),
+        "image_auroc_low": low,
+        "image_auroc_high": high,
+        "image_ap": average_precision(good, defect),
+        "precision": precision,
+        "recall": recall,
+        "f1": calibrated_f1,
+        "threshold": calibration.threshold,
+        "oracle_f1": f1,
+        "oracle_threshold": f1_threshold,
+        **pixels.results(),
+        "ms_per_image": float(np.median([row.milliseconds for row in rows])),
+        "good_images": len(good),
+        "defective_images": len(defect),
+    }
+    for name in sorted({row.test.defect for row in rows if row.test.is_defect}):
+        scores = np.array([row.score for row in rows if row.test.defect == name])
+        metrics[f"auroc_{name}"] = auroc(good, scores)
+    return metrics
+
+
+def report(metrics: dict) -> str:
+    """The metrics as text, the image AUROC first."""
+    m = metrics
+    lines = [
+        f"IMAGE AUROC  {m['image_auroc']:.4f}   "
+        f"(95% interval {m['image_auroc_low']:.3f} to {m['image_auroc_high']:.3f}; "
+        f"{m['good_images']} good, {m['defective_images']} defective images)",
+        "",
+        f"image AP           {m['image_ap']:.4f}",
+        f"at threshold {m['threshold']:.4g}: precision {m['precision']:.3f}, "
+        f"recall {m['recall']:.3f}, F1 {m['f1']:.3f}",
+        f"oracle F1-max      {m['oracle_f1']:.4f}   (threshold {m['oracle_threshold']:.4g} "
+        "picked with the test labels)",
+        f"pixel AUROC        {m['pixel_auroc']:.4f}",
+        f"pixel AP           {m['pixel_ap']:.4f}",
+        f"AUPRO at FPR 0.3   {m['aupro_0.3']:.4f}",
+        f"AUPRO at FPR 0.05  {m['aupro_0.05']:.4f}",
+        f"speed              {m['ms_per_image']:.0f} ms an image",
+        "",
+    ]
+    for name, value in metrics.items():
+        if name.startswith("auroc_"):
+            lines.append(f"AUROC of {name.removeprefix('auroc_'):<16} {value:.4f}")
+    return "\n".join(lines)
+
+
+def worst_cases(rows: list[Row], detector, calibration, device) -> Image.Image:
+    """Panels of the given rows, one below the other."""
+    panels = []
+    for row in rows:
+        inspection = inspect(detector, read_image(row.test.path), device)
+        title = f"{row.test.defect}/{row.test.path.name}"
+        panels.append(panel(inspection, calibration, title))
+    return stack(panels)
+
+
+def main() -> int:
+    """Evaluate and write the results; returns the exit status."""
+    args = parse_args()
+    settings = vars(args)
+    file = find_run(args.checkpoint, settings["data.category"], settings["model"])
+    device = pick_device(settings["device"] or "auto")
+    detector, calibration = load_detector(file, device)
+    data = detector.config.data
+    category = Category(
+        settings["data.root"] or data.root, settings["data.category"] or data.category
+    )
+    output = args.output or Path("outputs") / file.parent.name / "eval"
+    output.mkdir(parents=True, exist_ok=True)
+
+    rows, pixels, problems = score_test_split(detector, category.test_images(), device)
+    metrics = measure(rows, pixels, calibration)
+    print(f"{detector.config.model} on {category.name}, {file.parent}\n\n{report(metrics)}\n")
+
+    with (output / "metrics.json").open("w") as stream:
+        json.dump({key: none_if_nan(value) for key, value in metrics.items()}, stream, indent=2)
+    with (output / "metrics.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([metrics.keys(), metrics.values()])
+    with (output / "scores.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "defect", "score", "verdict"])
+        for row in rows:
+            verdict = "defect" if row.score > calibration.threshold else "good"
+            writer.writerow([row.test.path, row.test.defect, row.score, verdict])
+
+    good = sorted((row for row in rows if not row.test.is_defect), key=lambda row: -row.score)
+    defective = sorted((row for row in rows if row.test.is_defect), key=lambda row: row.score)
+    if good:
+        picture = worst_cases(good[:WORST], detector, calibration, device)
+        picture.save(output / "highest_good.png")
+    if defective:
+        picture = worst_cases(defective[:WORST], detector, calibration, device)
+        picture.save(output / "lowest_defective.png")
+    if good and defective:
+        scores = [np.array([row.score for row in group]) for group in (good, defective)]
+        save_roc(*scores, metrics["image_auroc"], output / "roc.png")
+        save_histogram(*scores, calibration.threshold, output / "histogram.png")
+    print(f"metrics, plots and worst cases are in {output}")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def none_if_nan(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+if __name__ == "__main__":
+    run_script(main)

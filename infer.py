@@ -1,0 +1,123 @@
+"""Inspect images: a verdict and a heatmap each.
+
+    python infer.py                            the test folder of the newest run's category
+    python infer.py part.png photos/ '*.jpg'   files, folders, patterns
+    python infer.py --checkpoint checkpoints/<run> photos/
+
+Writes a panel for each image, results.csv and results.json to outputs/<run>/infer/. The exit status
+is 1 if an image could not be read.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+from data.images import ImageError, expand, read_ahead
+from data.mvtec import Category
+from models import load_detector
+from utils.checkpoint import find_run
+from utils.config import add_setting_flags
+from utils.device import pick_device
+from utils.errors import UserError, run_script
+from utils.heatmap import panel
+from utils.inspection import inspect, strongest_region
+
+
+def parse_args() -> argparse.Namespace:
+    """Flags of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
+    parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="run folder or its last.pt")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/infer")
+    add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
+    return parser.parse_args()
+
+
+def panel_names(paths: list[Path]) -> dict[Path, Path]:
+    """Where each image's panel goes, relative to the output: as the images lie to one another."""
+    absolute = {path: path.resolve() for path in paths if path.exists()}
+    if not absolute:
+        return {}
+    common = Path(os.path.commonpath([path.parent for path in absolute.values()]))
+    names, taken = {}, set()
+    for path, full in absolute.items():
+        name = full.relative_to(common).with_suffix(".png")
+        if name in taken:  # part.jpg beside part.png
+            name = name.with_name(full.name.replace(".", "_") + ".png")
+        taken.add(name)
+        names[path] = name
+    return names
+
+
+def write_results(results: list[dict], output: Path) -> None:
+    """results.json and results.csv, one entry an image."""
+    with (output / "results.json").open("w") as stream:
+        json.dump(results, stream, indent=2)
+    columns = ["path", "score", "verdict", "threshold", "x", "y", "width", "height", "panel"]
+    with (output / "results.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        for result in results:
+            box = result["box"] or [""] * 4
+            first = [result[column] for column in columns[:4]]
+            writer.writerow([*first, *box, result["panel"]])
+
+
+def main() -> int:
+    """Inspect the images and write the results; returns the exit status."""
+    args = parse_args()
+    settings = vars(args)
+    file = find_run(args.checkpoint, settings["data.category"], settings["model"])
+    device = pick_device(settings["device"] or "auto")
+    detector, calibration = load_detector(file, device)
+    if args.images:
+        paths = expand(args.images)
+    else:
+        data = detector.config.data
+        root = settings["data.root"] or data.root
+        paths = [test.path for test in Category(root, data.category).test_images()]
+    if not paths:
+        raise UserError(f"no images at {', '.join(args.images)}")
+    output = args.output or Path("outputs") / file.parent.name / "infer"
+
+    names = panel_names(paths)
+    results, failed = [], 0
+    try:
+        for path, image in read_ahead(paths):
+            if isinstance(image, ImageError):
+                print(f"FAILED  {image}", file=sys.stderr, flush=True)
+                failed += 1
+                continue
+            inspection = inspect(detector, image, device)
+            verdict = "defect" if inspection.score > calibration.threshold else "good"
+            picture = output / names[path]
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            panel(inspection, calibration, path.name).save(picture)
+            results.append(
+                {
+                    "path": str(path),
+                    "score": inspection.score,
+                    "verdict": verdict,
+                    "threshold": calibration.threshold,
+                    "box": strongest_region(inspection, calibration.pixel_threshold),
+                    "panel": str(picture),
+                }
+            )
+            mark = "DEFECT" if verdict == "defect" else "good  "
+            print(f"{mark}  score {inspection.score:.5f}  {path}", flush=True)
+    finally:  # what is done is kept, also on Ctrl-C
+        output.mkdir(parents=True, exist_ok=True)
+        write_results(results, output)
+    defects = sum(result["verdict"] == "defect" for result in results)
+    summary = f"{defects} defective, {len(results) - defects} good"
+    print(f"{summary}, {failed} failed; threshold {calibration.threshold:.5f}; panels in {output}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,104 @@
+"""Panels: input, reconstruction, heatmap and overlay of one image, side by side.
+
+Colours have one meaning in all panels of a run: the range is fixed at calibration, and half-way
+between cold and hot lies the highest value that good parts reach.
+"""
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from utils.calibration import Calibration
+from utils.inspection import Inspection
+
+TILE = 384  # longer side of a picture in the panel, pixels
+MARGIN = 12
+HEADER = 40
+CAPTION = 26
+BAR = 16  # width of the colour bar
+BACKGROUND, INK = (24, 24, 27), (235, 235, 235)
+GOOD, DEFECT = (74, 222, 128), (248, 113, 113)
+
+
+def colourise(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Anomaly map float [H, W] to colours uint8 [H, W, 3]: `low` is blue, `high` is red."""
+    values = (anomaly_map - low) / max(high - low, 1e-12)
+    colours = matplotlib.colormaps["turbo"](np.clip(values, 0, 1), bytes=True)
+    return colours[..., :3]
+
+
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """The image [H, W, 3] tinted by its heatmap; a contour rings what exceeds the threshold."""
+    heat = colourise(anomaly_map, calibration.low, calibration.high)
+    # The tint grows with the anomaly: what is ordinary keeps the look of the photograph.
+    span = max(calibration.pixel_threshold - calibration.low, 1e-12)
+    tint = 0.6 * np.clip((anomaly_map - calibration.low) / span, 0, 1)[..., None] ** 2
+    blended = (image * (1 - tint) + heat * tint).astype(np.uint8)
+    above = anomaly_map > calibration.pixel_threshold
+    inner = ndimage.binary_erosion(above, iterations=2, border_value=0)
+    outer = ndimage.binary_dilation(above) & ~above
+    blended[above & ~inner] = 255
+    blended[outer] = 0
+    return blended
+
+
+def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image.Image:
+    """One picture of an inspected image: the verdict, three or four tiles and a colour bar."""
+    height, width = inspection.size
+    scale = TILE / max(height, width)
+    tile = (max(1, round(width * scale)), max(1, round(height * scale)))
+    heat = colourise(inspection.anomaly_map, calibration.low, calibration.high)
+    tiles = {
+        "input": inspection.image,
+        "reconstruction": inspection.reconstruction,
+        "heatmap": heat,
+        "overlay": overlay(inspection.image, inspection.anomaly_map, calibration),
+    }
+    shown = {caption: pixels for caption, pixels in tiles.items() if pixels is not None}
+    bar_space = BAR + 4 * MARGIN + 30
+    canvas = Image.new(
+        "RGB",
+        (
+            MARGIN + len(shown) * (tile[0] + MARGIN) + bar_space,
+            HEADER + tile[1] + CAPTION + MARGIN // 2,
+        ),
+        BACKGROUND,
+    )
+    draw = ImageDraw.Draw(canvas)
+    large, small = ImageFont.load_default(20), ImageFont.load_default(14)
+
+    is_defect = inspection.score > calibration.threshold
+    verdict, colour = ("DEFECT", DEFECT) if is_defect else ("good", GOOD)
+    draw.rectangle((0, 0, canvas.width, 4), fill=colour)
+    draw.text((MARGIN, 11), verdict, fill=colour, font=large)
+    relation = ">" if is_defect else "<="
+    text = f"score {inspection.score:.4g} {relation} {calibration.threshold:.4g}    {title}"
+    draw.text((MARGIN + 100, 15), text, fill=INK, font=small)
+
+    left = MARGIN
+    for caption, pixels in shown.items():
+        picture = Image.fromarray(pixels).resize(tile, Image.Resampling.BILINEAR)
+        canvas.paste(picture, (left, HEADER))
+        draw.text((left, HEADER + tile[1] + 5), caption, fill=INK, font=small)
+        left += tile[0] + MARGIN
+
+    values = np.linspace(calibration.high, calibration.low, tile[1])[:, None].repeat(BAR, axis=1)
+    bar = Image.fromarray(colourise(values, calibration.low, calibration.high))
+    canvas.paste(bar, (left, HEADER))
+    ticks = {0.0: calibration.high, 0.5: calibration.pixel_threshold, 1.0: calibration.low}
+    for position, value in ticks.items():
+        y = HEADER + position * (tile[1] - 14) - 2
+        draw.text((left + BAR + 4, y), f"{value:.3g}", fill=INK, font=small)
+    return canvas
+
+
+def stack(panels: list[Image.Image]) -> Image.Image:
+    """Panels one below the other in one picture."""
+    width = max(picture.width for picture in panels)
+    canvas = Image.new("RGB", (width, sum(picture.height for picture in panels)), BACKGROUND)
+    top = 0
+    for picture in panels:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas

@@ -1,0 +1,27 @@
+"""Between pixels as files hold them (uint8, channels last) and tensors as detectors take them."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize uint8 [H, W, 3] to size (height, width), without aliasing; ratios are not kept."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(picture)
+
+
+def to_batch(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1] on the device, in channels-last layout."""
+    pixels = torch.from_numpy(images).to(device)
+    return pixels.permute(0, 3, 1, 2).float().div_(255)
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """Float [3, H, W] in [0, 1] to uint8 [H, W, 3]; what lies outside [0, 1] is clipped."""
+    scaled = image.detach().float().cpu().clamp(0, 1).mul(255).round()
+    return scaled.to(torch.uint8).permute(1, 2, 0).numpy()
