@@ -36,7 +36,7 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, calibration: Calibration
     tint = 0.6 * np.clip((anomaly_map - calibration.low) / span, 0, 1)[..., None] ** 2
     blended = (image * (1 - tint) + heat * tint).astype(np.uint8)
     above = anomaly_map > calibration.pixel_threshold
-    inner = ndimage.binary_erosion(above, iterations=2, border_value=0)
+    inner = ndimage.binary_erosion(above, iterations=2, border_value=1)  # no frame
     outer = ndimage.binary_dilation(above) & ~above
     blended[above & ~inner] = 255
     blended[outer] = 0

@@ -1,0 +1,33 @@
+# make demo   install, draw a sample set, train a short run, evaluate it, write heatmaps
+# make test   install what the tests need, check the style, run the tests
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := --size 256 --set unet.width=16 --batch 8 --lr 1e-3 --epochs 20
+
+.PHONY: demo test
+
+demo: .venv/installed data/mvtec/tile
+	$(BIN)/python train.py --category tile $(DEMO)
+	$(BIN)/python eval.py --category tile
+	$(BIN)/python infer.py --category tile
+
+data/mvtec/tile: | .venv/installed
+	$(BIN)/python -m data.sample
+
+test: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install -r requirements.txt
+	touch $@
+
+.venv/installed-test: requirements-test.txt .venv/installed
+	$(BIN)/python -m pip install -r requirements-test.txt
+	touch $@
