@@ -2,9 +2,10 @@
 
     python -m benchmarks.train_step --data-root data/mvtec --category tile --size 512
 
-The usual loop: float32, contiguous tensors, the whole batch at once, every image decoded and resized
-from its file in every epoch. Ours: train.py's own `train_step` on cached pixels. Both take the same
-network, loss, optimiser and images, and take turns, so that a noisy machine strikes both alike.
+The usual loop: float32, contiguous tensors, the whole batch at once, every image decoded and
+resized from its file in every epoch. Ours: train.py's own `train_step` on cached pixels. Both take
+the same network, loss, optimiser and images, and take turns, so that a noisy machine strikes both
+alike.
 """
 
 import argparse
