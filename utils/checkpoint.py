@@ -143,13 +143,13 @@ def load_checkpoint(file: Path) -> Checkpoint:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file} is damaged or is no checkpoint written by train.py")
-    if content["version"] > VERSION:
+    if content.get("version", 0) > VERSION:
         raise UserError(
             f"{file} was written by a newer version (format {content['version']}, this one reads "
             f"up to {VERSION}); update your copy with git pull"
         )
-    calibration = content["calibration"]
     try:
+        calibration = content["calibration"]
         return Checkpoint(
             config=config_from(content["config"], source=str(file)),
             model=content["model"],

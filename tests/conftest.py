@@ -1,0 +1,45 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.sample import write_sample
+
+REPO = Path(__file__).resolve().parent.parent
+TINY = ["--size", "64", "--batch", "4", "--set", "unet.width=4", "--set", "unet.depth=2"]
+
+
+def run_script(name, *arguments, cwd):
+    """Run one of the scripts as a user does; nothing is checked."""
+    command = [sys.executable, str(REPO / name), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def assert_one_line(result, *words, status=2):
+    """The script ended in a single line on stderr that holds all the words."""
+    assert result.returncode == status, result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """A root folder that holds the sample category."""
+    root = tmp_path_factory.mktemp("dataset")
+    write_sample(root, "tile", size=80, train=11, good=3, defects=2, quiet=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, dataset):
+    """A working folder with one finished run of two epochs; gives (folder, run, output)."""
+    folder = tmp_path_factory.mktemp("work")
+    result = run_script(
+        "train.py", "--data-root", dataset, *TINY, "--epochs", 2, "--lr", "1e-2", cwd=folder
+    )
+    assert result.returncode == 0, result.stderr
+    (run,) = (folder / "checkpoints").iterdir()
+    return folder, run, result.stdout

@@ -1,0 +1,96 @@
+import os
+import pickle
+
+import pytest
+import torch
+
+from utils import checkpoint as module
+from utils.calibration import Calibration
+from utils.checkpoint import Checkpoint, Progress, find_run, load_checkpoint, save_checkpoint
+from utils.config import load_config
+from utils.errors import UserError
+
+
+@pytest.fixture
+def checkpoint():
+    config = load_config(overrides={"data.category": "wood"})
+    return Checkpoint(
+        config,
+        {"weight": torch.arange(6.0).reshape(2, 3)},
+        {"state": {}, "param_groups": []},
+        Progress(epoch=3, step=2, loss_sum=0.1, seconds=1.5, micro_batch=4, images=9),
+        [{"epoch": 1, "loss": 0.5, "seconds": 2.0}],
+        Calibration(0.5, 0.6, 0.1, 1.1, [0.2, 0.5]),
+    )
+
+
+def test_round_trip(tmp_path, checkpoint):
+    save_checkpoint(tmp_path, checkpoint)
+    loaded = load_checkpoint(tmp_path / "last.pt")
+    assert torch.equal(loaded.model.pop("weight"), checkpoint.model.pop("weight"))
+    assert loaded == checkpoint
+
+
+class Evil:
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.victim),)
+
+
+def test_foreign_files_are_refused_and_run_nothing(tmp_path, checkpoint):
+    save_checkpoint(tmp_path, checkpoint)
+    victim = tmp_path / "victim"
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+    torch.save({"format": module.FORMAT, "evil": Evil(victim)}, tmp_path / "evil.pt")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Evil(victim)))
+    whole = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"format": module.FORMAT, "version": 1}, tmp_path / "bare.pt")
+    for name in ("text.pt", "other.pt", "evil.pt", "pickle.pt", "cut.pt", "bare.pt", "none.pt"):
+        with pytest.raises(UserError, match=name) as caught:
+            load_checkpoint(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    assert not victim.exists()
+
+
+def test_newer_versions_are_told_apart(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    save_checkpoint(tmp_path, checkpoint)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="newer version"):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, checkpoint, monkeypatch):
+    save_checkpoint(tmp_path, checkpoint)
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def half_written(content, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, checkpoint)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_newest_run_is_found(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="train.py"):
+        find_run(None)
+    for age, (name, category) in enumerate([("b", "wood"), ("a", "tile"), ("c", "wood")]):
+        (tmp_path / name).mkdir()
+        config = load_config(overrides={"data.category": category})
+        save_checkpoint(tmp_path / name, Checkpoint(config, {}, None, Progress()))
+        os.utime(tmp_path / name / "last.pt", (1000 - age, 1000 - age))
+    assert find_run(None) == tmp_path / "b/last.pt"
+    assert find_run(None, category="tile") == tmp_path / "a/last.pt"
+    assert find_run(tmp_path / "c") == tmp_path / "c/last.pt"
+    assert find_run(tmp_path / "c/last.pt") == tmp_path / "c/last.pt"
+    with pytest.raises(UserError, match="leather"):
+        find_run(None, category="leather")

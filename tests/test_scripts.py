@@ -1,0 +1,142 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, assert_one_line, run_script
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+
+def read_csv(path):
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_train_writes_a_run(trained):
+    _, run, output = trained
+    assert {path.name for path in run.iterdir()} == {"last.pt", "config.yaml", "history.csv"}
+    assert [row["epoch"] for row in read_csv(run / "history.csv")] == ["1", "2"]
+    assert "threshold" in output
+    assert run.name in output
+
+
+def test_equal_runs_give_equal_weights(trained, dataset, tmp_path):
+    _, run, _ = trained
+    flags = ["--data-root", dataset, *TINY, "--epochs", 2, "--lr", "1e-2"]
+    assert run_script("train.py", *flags, cwd=tmp_path).returncode == 0
+    assert run_script("train.py", *flags, "--seed", 1, cwd=tmp_path).returncode == 0
+    first, other_seed = sorted((tmp_path / "checkpoints").iterdir())
+    models = [torch.load(folder / "last.pt")["model"] for folder in (run, first, other_seed)]
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+    assert not all(torch.equal(models[0][key], models[2][key]) for key in models[0])
+
+
+def test_eval_measures_and_draws(trained):
+    folder, run, _ = trained
+    result = run_script("eval.py", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    output = folder / "outputs" / run.name / "eval"
+    for name in ("roc.png", "histogram.png", "highest_good.png", "lowest_defective.png"):
+        assert Image.open(output / name).size[0] > 100
+    metrics = json.loads((output / "metrics.json").read_text())
+    rows = read_csv(output / "scores.csv")
+    labels = [row["defect"] != "good" for row in rows]
+    expected = roc_auc_score(labels, [float(row["score"]) for row in rows])
+    assert metrics["image_auroc"] == pytest.approx(expected)
+    assert (len(rows), sum(labels)) == (13, 10)
+    assert 0 <= metrics["aupro_0.3"] <= 1
+    (table,) = read_csv(output / "metrics.csv")
+    assert float(table["pixel_auroc"]) == pytest.approx(metrics["pixel_auroc"])
+    first_metric = result.stdout.split("\n\n")[1]
+    assert first_metric.startswith(f"IMAGE AUROC  {metrics['image_auroc']:.4f}")
+    for row in rows:
+        is_defect = float(row["score"]) > metrics["threshold"]
+        assert row["verdict"] == ("defect" if is_defect else "good")
+
+
+def test_infer_runs_on_the_test_folder_by_itself(trained, dataset):
+    folder, run, _ = trained
+    result = run_script("infer.py", "--output", "all", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((folder / "all/results.json").read_text())
+    assert len(results) == 13
+    assert len(result.stdout.splitlines()) == 14
+    for entry, row in zip(results, read_csv(folder / "all/results.csv"), strict=True):
+        assert Image.open(folder / entry["panel"]).size[0] > 1000
+        above = entry["score"] > entry["threshold"]
+        assert entry["verdict"] == row["verdict"] == ("defect" if above else "good")
+        assert float(row["score"]) == entry["score"]
+        box = entry["box"]
+        assert (box is None) == (row["width"] == "")
+        if box:
+            assert box[0] + box[2] <= 80
+            assert box[1] + box[3] <= 80
+    assert len({entry["panel"] for entry in results}) == 13
+
+
+def test_infer_does_the_rest_when_a_file_is_damaged(trained, dataset, tmp_path):
+    folder, run, _ = trained
+    parts = tmp_path / "parts"
+    shutil.copytree(dataset / "tile/test/oil", parts)
+    (parts / "0_damaged.png").write_text("no image")
+    grey = np.full((90, 40), 40000, np.uint16)
+    Image.fromarray(grey).save(parts / "sixteen_bits.png")
+    Image.fromarray((grey // 257).astype(np.uint8)).save(parts / "001.jpg")
+    result = run_script("infer.py", "--checkpoint", run, "--output", tmp_path / "out",
+                        parts, parts / "gone.png", cwd=folder)  # fmt: skip
+    assert result.returncode == 1
+    assert "0_damaged.png" in result.stderr
+    assert "gone.png" in result.stderr
+    assert "Traceback" not in result.stderr
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert len(results) == len({entry["panel"] for entry in results}) == 4
+    assert_one_line(run_script("infer.py", tmp_path / "none*", cwd=folder), "none*")
+
+
+def test_eval_reports_what_it_had_to_leave_out(trained, dataset, tmp_path):
+    folder, run, _ = trained
+    shutil.copytree(dataset / "tile", tmp_path / "tile")
+    (tmp_path / "tile/ground_truth/oil/000_mask.png").unlink()
+    (tmp_path / "tile/test/crack/001.png").write_text("damaged")
+    Image.new("L", (7, 7), 255).save(tmp_path / "tile/ground_truth/rough/000_mask.png")
+    result = run_script("eval.py", "--data-root", tmp_path, "--output", "part", cwd=folder)
+    assert result.returncode == 1
+    assert "IMAGE AUROC" in result.stdout
+    for name in ("oil/000.png", "crack/001.png", "rough/000_mask.png"):
+        assert name.replace("/", "/") in result.stderr.replace("\\", "/")
+    assert "Traceback" not in result.stderr
+    assert json.loads((folder / "part/metrics.json").read_text())["defective_images"] == 9
+
+
+def test_eval_without_good_test_images_says_so(trained, dataset, tmp_path):
+    folder, run, _ = trained
+    shutil.copytree(dataset / "tile", tmp_path / "tile")
+    shutil.rmtree(tmp_path / "tile/test/good")
+    result = run_script("eval.py", "--data-root", tmp_path, "--output", "bad", cwd=folder)
+    assert "Traceback" not in result.stderr
+    assert json.loads((folder / "bad/metrics.json").read_text())["image_auroc"] is None
+    shutil.rmtree(tmp_path / "tile/test")
+    result = run_script("eval.py", "--data-root", tmp_path, cwd=folder)
+    assert_one_line(result, "no images in", "test/good")
+
+
+def test_what_a_user_can_mend_is_one_line(trained, dataset, tmp_path):
+    folder, run, _ = trained
+    assert_one_line(run_script("train.py", cwd=tmp_path), "mvtec.com", "python -m data.sample")
+    assert_one_line(run_script("eval.py", cwd=tmp_path), "train.py")
+    result = run_script("infer.py", "--checkpoint", run / "config.yaml", cwd=folder)
+    assert_one_line(result, "config.yaml", "no checkpoint")
+    result = run_script("train.py", "--data-root", dataset, "--model", "unett", cwd=tmp_path)
+    assert_one_line(result, "did you mean unet?")
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
+def test_absent_device_is_one_line(trained, dataset, tmp_path):
+    folder, _, _ = trained
+    result = run_script("train.py", "--data-root", dataset, "--device", "cuda", cwd=tmp_path)
+    assert_one_line(result, "cuda is not available", "cpu")
+    assert_one_line(run_script("eval.py", "--device", "cuda", cwd=folder), "cuda", "cpu")

@@ -1,0 +1,111 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from pytorch_msssim import ssim
+
+from models import build_model
+from models.unet import UNet
+from train import train_step
+from utils import micro_batch
+from utils.anomaly_map import image_score, smooth
+from utils.checkpoint import Progress
+from utils.config import LossConfig, load_config
+from utils.losses import ReconstructionLoss
+from utils.pixels import to_batch
+
+CPU = torch.device("cpu")
+
+
+def tiny(norm):
+    overrides = {"unet.width": 4, "unet.depth": 2, "unet.norm": norm, "data.size": 32}
+    torch.manual_seed(0)
+    return build_model(load_config(overrides=overrides))
+
+
+@pytest.mark.parametrize("size", [(37, 50), (64, 33), (32, 32), (17, 90)])
+def test_any_size_comes_back(size):
+    detector = tiny("group").eval()
+    prediction = detector(torch.rand(2, 3, *size))
+    assert prediction.anomaly_map.shape == (2, 1, *size)
+    assert prediction.reconstruction.shape == (2, 3, *size)
+    assert prediction.score.shape == (2,)
+
+
+def test_too_small_an_image_is_refused():
+    with pytest.raises(ValueError, match="too small"):
+        UNet(3, 3, 4, 4, "group")(torch.rand(1, 3, 12, 64))
+
+
+def test_default_network_has_the_stated_size():
+    parameters = sum(p.numel() for p in build_model(load_config()).parameters())
+    assert 7.7e6 < parameters < 7.8e6
+
+
+def gradients(detector, images, pieces):
+    """Parameter changes of one train_step with plain gradient descent at rate 1."""
+    detector = copy.deepcopy(detector).double()  # else GroupNorm's own rounding is what is seen
+    learn = detector.learn
+    detector.learn = lambda batch: learn(batch.double())
+    before = [p.detach().clone() for p in detector.parameters()]
+    optimizer = torch.optim.SGD(detector.parameters(), lr=1.0)
+    train_step(detector, optimizer, images, CPU, Progress(micro_batch=pieces))
+    return [b - p.detach() for b, p in zip(before, detector.parameters(), strict=True)]
+
+
+@pytest.mark.parametrize("norm", ["group", "none", "batch"])
+def test_split_batch_has_the_gradients_of_the_whole(norm):
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    detector = tiny(norm).train()
+    whole = gradients(detector, images, 5)
+    for pieces in (1, 2):
+        split = gradients(detector, images, pieces)
+        gap = max((a - b).abs().max().item() for a, b in zip(whole, split, strict=True))
+        assert (gap < 1e-5) == (norm != "batch")
+
+
+def test_loss_is_l1_plus_ssim_in_float32():
+    a, b = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
+    loss = ReconstructionLoss(LossConfig(l1=2.0, ssim=0.5))
+    expected = 2.0 * (a - b).abs().mean() + 0.5 * (1 - ssim(a, b, data_range=1.0))
+    assert torch.allclose(loss(a, b), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = loss(a.bfloat16(), b.bfloat16())
+    assert low.dtype == torch.float32
+    assert torch.allclose(low, loss(a.bfloat16().float(), b.bfloat16().float()))
+
+
+def test_image_scores_by_hand():
+    maps = torch.zeros(1, 1, 20, 20)
+    maps[0, 0, 0, :4] = torch.tensor([1.0, 2.0, 3.0, 8.0])  # 1% of 400 pixels are 4
+    assert image_score(maps, "mean").item() == pytest.approx(14 / 400)
+    assert image_score(maps, "max").item() == 8
+    assert image_score(maps, "top1").item() == pytest.approx(14 / 4)
+
+
+def test_smoothing_leaves_no_margin():
+    flat = smooth(torch.full((1, 1, 40, 30), 0.7), 4.0)
+    assert torch.allclose(flat, torch.full_like(flat, 0.7), atol=1e-6)
+    spike = torch.zeros(2, 1, 41, 41)
+    spike[0, 0, 20, 20] = 1
+    spike[1, 0, 0, 0] = 1
+    blurred = smooth(spike, 3.0)
+    assert blurred[0].sum().item() == pytest.approx(1, abs=1e-5)
+    assert blurred[1].max() >= blurred[0].max()
+
+
+def test_micro_batch_fits_the_memory(monkeypatch):
+    detector = tiny("batch")
+    before = copy.deepcopy(detector.state_dict())
+    image = to_batch(np.zeros((1, 32, 32, 3), np.uint8), CPU)
+    assert micro_batch.pick_micro_batch(6, detector, image, 24) == 6
+    assert micro_batch.pick_micro_batch(60, detector, image, 24) == 24
+    bytes_an_image = micro_batch.saved_bytes(detector, image)
+    enough = 2 * 5.5 * micro_batch.PEAK_OVER_SAVED * bytes_an_image
+    monkeypatch.setattr(micro_batch, "free_memory", lambda device: int(enough))
+    assert micro_batch.pick_micro_batch("auto", detector, image, 24) == 5
+    monkeypatch.setattr(micro_batch, "free_memory", lambda device: 0)
+    assert micro_batch.pick_micro_batch("auto", detector, image, 24) == 1
+    after = detector.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
