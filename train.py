@@ -160,7 +160,8 @@ def main() -> int:
         print(
             f"{config.model} on {config.data.category}: {len(images)} good images, "
             f"{len(held_out)} more to calibrate, {config.data.size[0]}x{config.data.size[1]}, "
-            f"{device}, {progress.micro_batch} of {config.train.batch} at once -> {run}"
+            f"{device}, {progress.micro_batch} of {config.train.batch} at once -> {run}",
+            flush=True,
         )
     save()
 
@@ -195,6 +196,7 @@ def main() -> int:
                             f"stopped in epoch {progress.epoch + 1} of {epochs}; go on with: "
                             f"python train.py --resume {run}"
                         )
+                    distributed.stop()
                     return 130
             loss = progress.loss_sum / len(images)
             seconds = progress.seconds

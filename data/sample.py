@@ -418,7 +418,7 @@ def write_sample(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         draft = Path(scratch) / folder.name
-        for split, kind, index in tqdm(jobs, desc=str(folder), unit="image", disable=quiet):
+        for split, kind, index in tqdm(jobs, desc=str(folder), unit="image", disable=quiet or None):
             rng = np.random.default_rng([seed, int(split == "test"), kinds.index(kind), index])
             image = granite(rng, size)
             if kind != "good":

@@ -13,9 +13,9 @@ from utils.device import free_memory
 if TYPE_CHECKING:
     from models.base import Detector
 
-PEAK_OVER_SAVED = 1.6
-"""Peak memory of a step over the activations saved for the backward pass, measured for U-Nets of
-width 16 and 32; the rest is gradients and scratch space of the convolutions."""
+PEAK_OVER_SAVED = 1.2
+"""Peak memory of a step over the activations saved for the backward pass: 1.0 to 1.1 was measured
+for U-Nets of width 16 and 32 on the CPU; the rest is gradients and scratch space."""
 
 CPU_PIXELS = 2 * 256 * 256
 """On the CPU larger pieces than this gain nothing: `python -m benchmarks.train_step` shows it."""
