@@ -10,6 +10,7 @@ Learns from <data.root>/<data.category>/train/good alone and writes checkpoints/
 """
 
 import argparse
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -163,7 +164,8 @@ def main() -> int:
             f"{device}, {progress.micro_batch} of {config.train.batch} at once -> {run}",
             flush=True,
         )
-    save()
+    if checkpoint is None:
+        save()
 
     # 3. Epochs.
     bar = tqdm(
@@ -182,6 +184,11 @@ def main() -> int:
                 first = progress.step * config.train.batch
                 chosen = order[first : first + config.train.batch]
                 progress.loss_sum += train_step(model, optimizer, images[chosen], device, progress)
+                if not math.isfinite(progress.loss_sum):
+                    raise UserError(
+                        f"the loss is no longer a number in epoch {progress.epoch + 1}: training "
+                        f"diverged; lower train.lr, which is {config.train.lr:g}"
+                    )
                 progress.step += 1
                 progress.seconds += time.perf_counter() - started
                 bar.update()

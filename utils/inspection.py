@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
+from utils.errors import UserError
 from utils.pixels import resize, to_batch, to_pixels
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def inspect(detector: Detector, image: np.ndarray, device: torch.device) -> Insp
     """Resize an image, uint8 [H, W, 3], as in training and run the detector on it.
 
     Raises:
-        ValueError: if the score is not finite, as a diverged training leaves it.
+        UserError: if the score is not finite, as a diverged training leaves it.
     """
     resized = resize(image, detector.config.data.size)
     batch = to_batch(resized[None], device)
@@ -50,7 +51,7 @@ def inspect(detector: Detector, image: np.ndarray, device: torch.device) -> Insp
     score = scores.item()  # waits for the device
     milliseconds = (time.perf_counter() - started) * 1000
     if not np.isfinite(score):
-        raise ValueError(f"the detector gave the score {score}; its training has diverged")
+        raise UserError(f"the detector gave the score {score}: its training has diverged")
     return Inspection(
         resized,
         None if reconstruction is None else to_pixels(reconstruction[0]),
