@@ -1,5 +1,6 @@
 """The training images, decoded once and kept at training size."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ def decode_all(
     else:
         try:
             file = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the array)
+            if hasattr(os, "posix_fallocate"):  # a full disk is told now, not by a crash later
+                os.posix_fallocate(file.fileno(), 0, needed)
             images = np.memmap(file, np.uint8, "w+", shape=shape)
         except OSError as error:
             raise UserError(

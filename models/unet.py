@@ -1,5 +1,7 @@
 """U-Net autoencoder: learns to reproduce good parts; what it cannot reproduce is an anomaly."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,6 +9,7 @@ from torch.nn import functional as F
 from models.base import Detector, Prediction
 from utils.anomaly_map import absolute_error_map, image_score, smooth
 from utils.config import Config
+from utils.errors import UserError
 from utils.losses import ReconstructionLoss
 
 
@@ -15,7 +18,7 @@ def normalisation(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":
-        return nn.GroupNorm(num_groups=min(8, channels), num_channels=channels)
+        return nn.GroupNorm(num_groups=math.gcd(8, channels), num_channels=channels)
     return nn.Identity()
 
 
@@ -98,6 +101,11 @@ class UNetAutoencoder(Detector):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         unet = config.unet
+        if min(config.data.size) <= 2**unet.depth:
+            raise UserError(
+                f"data.size of {min(config.data.size)} pixels is too small to be halved "
+                f"{unet.depth} times; raise --size above {2**unet.depth} or lower unet.depth"
+            )
         self.network = UNet(3, 3, unet.width, unet.depth, unet.norm)
         self.loss = ReconstructionLoss(config.loss)
 

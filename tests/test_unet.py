@@ -12,6 +12,7 @@ from utils import micro_batch
 from utils.anomaly_map import image_score, smooth
 from utils.checkpoint import Progress
 from utils.config import LossConfig, load_config
+from utils.errors import UserError
 from utils.losses import ReconstructionLoss
 from utils.pixels import to_batch
 
@@ -36,6 +37,17 @@ def test_any_size_comes_back(size):
 def test_too_small_an_image_is_refused():
     with pytest.raises(ValueError, match="too small"):
         UNet(3, 3, 4, 4, "group")(torch.rand(1, 3, 12, 64))
+
+
+@pytest.mark.parametrize("width", [1, 6, 12, 20])
+def test_every_width_builds(width):
+    for norm in ("group", "batch", "none"):
+        assert UNet(3, 1, width, 2, norm)(torch.rand(1, 3, 32, 32)).shape == (1, 1, 32, 32)
+
+
+def test_size_must_allow_the_depth():
+    with pytest.raises(UserError, match="unet.depth"):
+        build_model(load_config(overrides={"unet.width": 1, "unet.depth": 5, "data.size": 32}))
 
 
 def test_default_network_has_the_stated_size():
