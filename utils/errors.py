@@ -16,6 +16,9 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except OSError as error:  # a full disk, a folder that may not be written to
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
