@@ -90,7 +90,7 @@ def main() -> int:
     try:
         for path, image in read_ahead(paths):
             if isinstance(image, ImageError):
-                print(f"FAILED  {image}", file=sys.stderr, flush=True)
+                print(f"FAILED  {image}", file=sys.stderr)
                 failed += 1
                 continue
             inspection = inspect(detector, image, device)
@@ -109,7 +109,7 @@ def main() -> int:
                 }
             )
             mark = "DEFECT" if verdict == "defect" else "good  "
-            print(f"{mark}  score {inspection.score:.5f}  {path}", flush=True)
+            print(f"{mark}  score {inspection.score:.5f}  {path}")
     finally:  # what is done is kept, also on Ctrl-C
         output.mkdir(parents=True, exist_ok=True)
         write_results(results, output)

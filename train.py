@@ -161,8 +161,7 @@ def main() -> int:
         print(
             f"{config.model} on {config.data.category}: {len(images)} good images, "
             f"{len(held_out)} more to calibrate, {config.data.size[0]}x{config.data.size[1]}, "
-            f"{device}, {progress.micro_batch} of {config.train.batch} at once -> {run}",
-            flush=True,
+            f"{device}, {progress.micro_batch} of {config.train.batch} at once -> {run}"
         )
     if checkpoint is None:
         save()

@@ -11,6 +11,7 @@ class UserError(Exception):
 
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's `main` and exit with its status: 2 on a `UserError`, 130 on a hard Ctrl-C."""
+    sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line as it comes
     try:
         status = main()
     except UserError as error:
