@@ -47,8 +47,8 @@ def panel_names(paths: list[Path]) -> dict[Path, Path]:
     names, taken = {}, set()
     for path, full in absolute.items():
         name = full.relative_to(common).with_suffix(".png")
-        if name in taken:  # part.jpg beside part.png
-            name = name.with_name(full.name.replace(".", "_") + ".png")
+        while name in taken:  # part.jpg beside part.png
+            name = name.with_name(name.stem + "_" + full.suffix[1:] + ".png")
         taken.add(name)
         names[path] = name
     return names
@@ -80,7 +80,8 @@ def main() -> int:
     else:
         data = detector.config.data
         root = settings["data.root"] or data.root
-        paths = [test.path for test in Category(root, data.category).test_images()]
+        name = settings["data.category"] or data.category
+        paths = [test.path for test in Category(root, name).test_images()]
     if not paths:
         raise UserError(f"no images at {', '.join(args.images)}")
     output = args.output or Path("outputs") / file.parent.name / "infer"

@@ -49,7 +49,17 @@ def test_foreign_files_are_refused_and_run_nothing(tmp_path, checkpoint):
     whole = (tmp_path / "last.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     torch.save({"format": module.FORMAT, "version": 1}, tmp_path / "bare.pt")
-    for name in ("text.pt", "other.pt", "evil.pt", "pickle.pt", "cut.pt", "bare.pt", "none.pt"):
+    torch.save({"format": module.FORMAT, "version": "x"}, tmp_path / "odd.pt")
+    for name in (
+        "odd.pt",
+        "text.pt",
+        "other.pt",
+        "evil.pt",
+        "pickle.pt",
+        "cut.pt",
+        "bare.pt",
+        "none.pt",
+    ):
         with pytest.raises(UserError, match=name) as caught:
             load_checkpoint(tmp_path / name)
         assert "\n" not in str(caught.value)

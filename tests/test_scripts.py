@@ -9,6 +9,8 @@ from conftest import TINY, assert_one_line, run_script
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from infer import panel_names
+
 
 def read_csv(path):
     with path.open() as stream:
@@ -75,6 +77,16 @@ def test_infer_runs_on_the_test_folder_by_itself(trained, dataset):
             assert box[0] + box[2] <= 80
             assert box[1] + box[3] <= 80
     assert len({entry["panel"] for entry in results}) == 13
+
+
+def test_panels_never_share_a_name(tmp_path):
+    names = ["a_png.png", "a.jpg", "a.png", "a.bmp", "b/a.png"]
+    (tmp_path / "b").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    panels = panel_names([tmp_path / name for name in names])
+    assert len(set(panels.values())) == len(names)
+    assert panels[tmp_path / "b/a.png"].as_posix() == "b/a.png"
 
 
 def test_infer_does_the_rest_when_a_file_is_damaged(trained, dataset, tmp_path):

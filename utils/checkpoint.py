@@ -141,9 +141,10 @@ def load_checkpoint(file: Path) -> Checkpoint:
         raise UserError(f"no checkpoint at {file}") from None
     except Exception:  # torch.load raises whatever its unpickler stumbles over
         content = None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    ours = isinstance(content, dict) and content.get("format") == FORMAT
+    if not ours or not isinstance(content.get("version"), int):
         raise UserError(f"{file} is damaged or is no checkpoint written by train.py")
-    if content.get("version", 0) > VERSION:
+    if content["version"] > VERSION:
         raise UserError(
             f"{file} was written by a newer version (format {content['version']}, this one reads "
             f"up to {VERSION}); update your copy with git pull"
