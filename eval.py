@@ -158,9 +158,8 @@ def main() -> int:
     file = find_run(args.checkpoint, settings["data.category"], settings["model"])
     device = pick_device(settings["device"] or "auto")
     detector, calibration = load_detector(file, device)
-    data = detector.config.data
-    category = Category(
-        settings["data.root"] or data.root, settings["data.category"] or data.category
+    category = Category.chosen(
+        detector.config.data, settings["data.root"], settings["data.category"]
     )
     output = args.output or Path("outputs") / file.parent.name / "eval"
     output.mkdir(parents=True, exist_ok=True)
@@ -177,7 +176,7 @@ def main() -> int:
         writer = csv.writer(stream)
         writer.writerow(["path", "defect", "score", "verdict"])
         for row in rows:
-            verdict = "defect" if row.score > calibration.threshold else "good"
+            verdict = "defect" if calibration.is_defect(row.score) else "good"
             writer.writerow([row.test.path, row.test.defect, row.score, verdict])
 
     good = sorted((row for row in rows if not row.test.is_defect), key=lambda row: -row.score)

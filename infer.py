@@ -78,10 +78,10 @@ def main() -> int:
     if args.images:
         paths = expand(args.images)
     else:
-        data = detector.config.data
-        root = settings["data.root"] or data.root
-        name = settings["data.category"] or data.category
-        paths = [test.path for test in Category(root, name).test_images()]
+        category = Category.chosen(
+            detector.config.data, settings["data.root"], settings["data.category"]
+        )
+        paths = [test.path for test in category.test_images()]
     if not paths:
         raise UserError(f"no images at {', '.join(args.images)}")
     output = args.output or Path("outputs") / file.parent.name / "infer"
@@ -95,7 +95,7 @@ def main() -> int:
                 failed += 1
                 continue
             inspection = inspect(detector, image, device)
-            verdict = "defect" if inspection.score > calibration.threshold else "good"
+            verdict = "defect" if calibration.is_defect(inspection.score) else "good"
             picture = output / names[path]
             picture.parent.mkdir(parents=True, exist_ok=True)
             panel(inspection, calibration, path.name).save(picture)

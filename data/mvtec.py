@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data.images import ImageError, list_images, read_image
-from utils.config import nearest
+from utils.config import DataConfig, nearest
 from utils.errors import UserError
 
 
@@ -54,6 +54,11 @@ class Category:
         self.name = name
         if not self.folder.is_dir():
             raise UserError(_missing(Path(root), name))
+
+    @classmethod
+    def chosen(cls, data: DataConfig, root: str | None, name: str | None) -> "Category":
+        """The category that a run was trained on, but for what flags give instead (or None)."""
+        return cls(root or data.root, name or data.category)
 
     def train_images(self) -> list[Path]:
         """Files of train/good, by name; raises `UserError` if there are fewer than two."""

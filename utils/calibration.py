@@ -25,6 +25,10 @@ class Calibration:
     high: float
     scores: list[float]
 
+    def is_defect(self, score: float) -> bool:
+        """The verdict on an image of this score."""
+        return score > self.threshold
+
 
 def calibrate(predictions: Iterable[tuple[Tensor, Tensor]], quantile: float) -> Calibration:
     """Set the thresholds so that a share of `quantile` of the good images stays at or below them.

@@ -14,10 +14,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line as it comes
     try:
         status = main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except OSError as error:  # a full disk, a folder that may not be written to
+    except (UserError, OSError) as error:  # OSError: a full disk, a folder that is read-only
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:

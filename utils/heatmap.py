@@ -68,7 +68,7 @@ def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image
     draw = ImageDraw.Draw(canvas)
     large, small = ImageFont.load_default(20), ImageFont.load_default(14)
 
-    is_defect = inspection.score > calibration.threshold
+    is_defect = calibration.is_defect(inspection.score)
     verdict, colour = ("DEFECT", DEFECT) if is_defect else ("good", GOOD)
     draw.rectangle((0, 0, canvas.width, 4), fill=colour)
     draw.text((MARGIN, 11), verdict, fill=colour, font=large)
