@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from data.cache import decode_all
+from data.crops import random_crops
 from data.mvtec import Category, split_holdout
 from models import Detector, build_model
 from utils import distributed
@@ -87,13 +88,14 @@ def train_step(
     """
     share = batch[distributed.rank() :: distributed.world_size()]
     loss_sum = 0.0
+    sample = model.prepare(to_batch(share, device)) if len(share) else ()
     for start in range(0, len(share), progress.micro_batch):
-        images = to_batch(share[start : start + progress.micro_batch], device)
+        piece = [tensor[start : start + progress.micro_batch] for tensor in sample]
         with autocast(device, model.config.train.precision):
-            loss = model.learn(images)
+            loss = model.learn(*piece)
         if loss is not None:
-            (loss * len(images) / len(batch)).backward()
-            loss_sum += loss.item() * len(images)
+            (loss * len(piece[0]) / len(batch)).backward()
+            loss_sum += loss.item() * len(piece[0])
     if optimizer is not None:
         distributed.sum_gradients(model)
         optimizer.step()
@@ -106,6 +108,7 @@ def train_step(
 def calibrate_on(model: Detector, images: np.ndarray, device: torch.device) -> Calibration:
     """Threshold and display range from held-out good images, uint8 [N, H, W, 3]."""
     model.eval()
+    model.standardise(to_batch(images[i : i + 1], device) for i in range(len(images)))
     predictions = (model(to_batch(images[i : i + 1], device)) for i in range(len(images)))
     pairs = ((prediction.anomaly_map, prediction.score) for prediction in predictions)
     return calibrate(pairs, model.config.calibration.quantile)
@@ -130,12 +133,13 @@ def main() -> int:
     seed_step(config.seed, epoch=-1, step=-1)
     model = place(build_model(config), device)
     optimizer = model.optimizer()
-    progress, history = Progress(), []
+    progress, history, finished = Progress(), [], False
     if checkpoint is not None:
         model.load_state_dict(checkpoint.model)
         if optimizer is not None:
             optimizer.load_state_dict(checkpoint.optimizer)
         progress, history = checkpoint.progress, checkpoint.history
+        finished = checkpoint.calibration is not None
         if progress.images != len(images):
             raise UserError(
                 f"this run learns from {progress.images} images, but {paths[0].parent} now gives "
@@ -143,7 +147,7 @@ def main() -> int:
             )
     else:
         progress.images = len(images)
-        probe = to_batch(images[:1], device)
+        probe = to_batch(random_crops(images[:1], config.train.crop, config.seed, 0, 0), device)
         fitting = pick_micro_batch(config.train.micro_batch, model, probe, config.train.batch)
         progress.micro_batch = distributed.smallest(fitting, device)
         run = new_run(config) if writer else run
@@ -179,10 +183,14 @@ def main() -> int:
             order = epoch_order(config.seed, progress.epoch, len(images))
             while progress.step < steps:
                 started = time.perf_counter()
-                seed_step(config.seed, progress.epoch, progress.step)
+                seed_step(config.seed, progress.epoch, progress.step, distributed.rank())
+                finished = False
                 first = progress.step * config.train.batch
                 chosen = order[first : first + config.train.batch]
-                progress.loss_sum += train_step(model, optimizer, images[chosen], device, progress)
+                batch = random_crops(
+                    images[chosen], config.train.crop, config.seed, progress.epoch, progress.step
+                )
+                progress.loss_sum += train_step(model, optimizer, batch, device, progress)
                 if not math.isfinite(progress.loss_sum):
                     raise UserError(
                         f"the loss is no longer a number in epoch {progress.epoch + 1}: training "
@@ -217,7 +225,8 @@ def main() -> int:
 
     # 4. Finish: fit what was collected, set the threshold.
     seed_step(config.seed, epochs, step=0)
-    model.finish()
+    if not finished:  # a finished run that is only scored anew has nothing more to fit
+        model.finish()
     if writer:
         calibration = calibrate_on(model, held_out, device)
         save(calibration)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from models.base import Detector
+from models.draem import Draem
 from models.unet import UNetAutoencoder
 from utils.calibration import Calibration
 from utils.checkpoint import load_checkpoint
@@ -14,6 +15,7 @@ from utils.errors import UserError
 
 DETECTORS: dict[str, type[Detector]] = {
     "unet": UNetAutoencoder,
+    "draem": Draem,
 }
 
 

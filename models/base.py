@@ -1,5 +1,6 @@
 """The contract that every detector meets, so that the scripts need not know which one they run."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -45,8 +46,16 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
-    def learn(self, images: Tensor) -> Tensor | None:
-        """Take in one batch of good images [B, 3, H, W], float RGB in [0, 1].
+    def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What one optimiser step learns from, made of good images [B, 3, H, W] in [0, 1].
+
+        Called once for the images of a step, before they are split into what fits the memory; every
+        tensor returned has B entries. Detectors that corrupt their input do it here.
+        """
+        return (images,)
+
+    def learn(self, *sample: Tensor) -> Tensor | None:
+        """Take in what `prepare` returned, or a piece of it.
 
         Returns the differentiable loss (0-dim, the mean over the batch) of a detector that learns
         by gradients, or None from one that merely collects what `finish` will fit.
@@ -55,6 +64,12 @@ class Detector(nn.Module):
 
     def finish(self) -> None:
         """Fit what `learn` collected; called once, after the last batch."""
+
+    def standardise(self, images: Iterable[Tensor]) -> None:
+        """Set the scale of the anomaly map on held-out good images, batches [B, 3, H, W] in [0, 1].
+
+        Called after `finish`, in evaluation mode, and again when a finished run is scored anew.
+        """
 
     def optimizer(self) -> torch.optim.Optimizer | None:
         """Adam over the trainable parameters, or None where there are none."""

@@ -1,16 +1,30 @@
-"""U-Net autoencoder: learns to reproduce good parts; what it cannot reproduce is an anomaly."""
+"""U-Net autoencoder: learns to restore corrupted good parts; what it changes is an anomaly."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.corruption import cell_sets, corrupt
 from models.base import Detector, Prediction
-from utils.anomaly_map import absolute_error_map, image_score, smooth
+from utils.anomaly_map import TERMS, image_score, term_maps, term_weights
 from utils.config import Config
 from utils.errors import UserError
 from utils.losses import ReconstructionLoss
+from utils.standardise import Standardisation
+
+
+def check_depth(config: Config) -> None:
+    """Raise `UserError` if the images, or the crops of them, are too small for `unet.depth`."""
+    depth = config.unet.depth
+    for key, side in {"data.size": min(config.data.size), "train.crop": config.train.crop}.items():
+        if side and side <= 2**depth:
+            raise UserError(
+                f"{key} of {side} pixels is too small to be halved {depth} times; raise it above "
+                f"{2**depth} or lower unet.depth"
+            )
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:
@@ -96,30 +110,59 @@ class UNet(nn.Module):
 
 
 class UNetAutoencoder(Detector):
-    """A U-Net that reconstructs its input; the anomaly map is the smoothed reconstruction error."""
+    """A U-Net that restores corrupted images; what it changes in an image is an anomaly.
+
+    A network with skip connections that is trained on clean images alone learns to copy, defects
+    included. Trained to restore what `corruption` did, it removes what does not belong.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        check_depth(config)
         unet = config.unet
-        if min(config.data.size) <= 2**unet.depth:
-            raise UserError(
-                f"data.size of {min(config.data.size)} pixels is too small to be halved "
-                f"{unet.depth} times; raise --size above {2**unet.depth} or lower unet.depth"
-            )
         self.network = UNet(3, 3, unet.width, unet.depth, unet.norm)
         self.loss = ReconstructionLoss(config.loss)
+        self.scale = Standardisation(len(TERMS), config.data.size)
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Reconstruction of images [B, 3, H, W], in [0, 1]."""
-        return torch.sigmoid(self.network(images))
+    def prepare(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The images, corrupted, and as they were."""
+        return corrupt(images, self.config.corruption)[0], images
 
-    def learn(self, images: Tensor) -> Tensor:
-        """L1 + SSIM between the reconstruction and the images themselves."""
-        return self.loss(self.reconstruct(images), images)
+    def learn(self, corrupted: Tensor, clean: Tensor) -> Tensor:
+        """Loss between the restored and the clean images."""
+        return self.loss(torch.sigmoid(self.network(corrupted)), clean)
+
+    def reconstruct(self, images: Tensor) -> list[Tensor]:
+        """Reconstructions of images [B, 3, H, W], each [B, 3, H, W] in [0, 1].
+
+        One plain pass, or, with `score.cells`, one reconstruction for each size of cell in which
+        every pixel was hidden from the network (RIAD's inference): the disjoint sets of cells are
+        hidden in turn, in one batch, and only what was hidden is kept.
+        """
+        if not self.config.score.cells:
+            return [torch.sigmoid(self.network(images))]
+        restored = []
+        for cell in self.config.score.cells:
+            seed = torch.Generator().manual_seed(cell)  # the same cells for every image
+            hidden = cell_sets(*images.shape[-2:], cell, seed).to(images.device)[:, None]
+            passes = torch.sigmoid(self.network((images * ~hidden).flatten(0, 1)))
+            restored.append((passes.view(len(hidden), *images.shape) * hidden).sum(dim=0))
+        return restored
+
+    def term_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Smoothed maps of all terms [B, T, H, W] and the reconstruction [B, 3, H, W]."""
+        restored = self.reconstruct(images)
+        sigma = self.config.score.smooth
+        maps = torch.stack([term_maps(images, one, sigma) for one in restored]).mean(dim=0)
+        return maps, torch.stack(restored).mean(dim=0)
+
+    def standardise(self, images: Iterable[Tensor]) -> None:
+        """Mean and spread of each term; see `Detector.standardise`."""
+        self.scale.fit(self.term_maps(batch)[0] for batch in images)
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images by how badly they are reconstructed; see `Detector.forward`."""
-        reconstruction = self.reconstruct(images)
-        anomaly_map = smooth(absolute_error_map(images, reconstruction), self.config.score.smooth)
-        score = image_score(anomaly_map, self.config.score.reduce)
-        return Prediction(anomaly_map, score, reconstruction)
+        """Score images by what the network would change in them; see `Detector.forward`."""
+        score = self.config.score
+        maps, reconstruction = self.term_maps(images)
+        anomaly_map = self.scale(maps, term_weights(score), score.standardise == "position")
+        return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), reconstruction)

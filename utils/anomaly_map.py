@@ -1,10 +1,22 @@
 """From images and their reconstructions to anomaly maps, and from maps to image scores."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from utils.config import ScoreConfig
+
+GMS_CONSTANT = 0.0026
+"""Keeps the gradient similarity of flat regions at 1; RIAD's value, for gradients of [0, 1]."""
+
+SSIM_CONSTANTS = (0.01**2, 0.03**2)
+"""Those of SSIM for values in [0, 1]."""
+
+SCALES = 4
+"""Scales of the structural terms; each halves the resolution."""
 
 
 def absolute_error_map(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -12,20 +24,121 @@ def absolute_error_map(images: Tensor, reconstructions: Tensor) -> Tensor:
     return (images - reconstructions).abs().mean(dim=1, keepdim=True)
 
 
+def msgms_map(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Multi-scale gradient magnitude similarity, as a distance.
+
+    At each scale the magnitudes g of the Prewitt gradients of the grey images are compared by
+    (2 g h + c) / (g^2 + h^2 + c) (Xue et al., TIP 2014); the scales are averaged at full size, as
+    RIAD does (Zavrtanik et al., Pattern Recognition 2021).
+
+    Args:
+        images: [B, 3, H, W] in [0, 1].
+        reconstructions: the same.
+
+    Returns:
+        [B, 1, H, W] in [0, 1]; 0 where the gradients agree.
+    """
+
+    def dissimilarity(a: Tensor, b: Tensor) -> Tensor:
+        g, h = gradient_magnitude(a), gradient_magnitude(b)
+        return 1 - (2 * g * h + GMS_CONSTANT) / (g * g + h * h + GMS_CONSTANT)
+
+    grey = [pixels.mean(dim=1, keepdim=True) for pixels in (images, reconstructions)]
+    return _over_scales(dissimilarity, *grey, SCALES)
+
+
+def gradient_magnitude(grey: Tensor) -> Tensor:
+    """Length of the Prewitt gradient: [B, 1, H, W] -> [B, 1, H, W]; reflects at the border."""
+    padded = F.pad(grey, (1, 1, 1, 1), mode="reflect")
+    rows = (padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]) / 3
+    columns = (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / 3
+    dx = rows[..., 2:] - rows[..., :-2]
+    dy = columns[..., 2:, :] - columns[..., :-2, :]
+    return (dx * dx + dy * dy + 1e-12).sqrt()  # the root of zero has no gradient
+
+
+def ssim_map(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """1 - SSIM (Wang et al., TIP 2004) of the grey images, averaged over three scales.
+
+    Gaussian windows of 1.5 pixels, two [B, 3, H, W] in [0, 1] -> [B, 1, H, W] in [0, 2].
+    """
+
+    def dissimilarity(a: Tensor, b: Tensor) -> Tensor:
+        moments = smooth(torch.cat([a, b, a * a, b * b, a * b], dim=1), 1.5)
+        mean_a, mean_b, square_a, square_b, product = moments.split(1, dim=1)
+        covariance = product - mean_a * mean_b
+        variances = square_a - mean_a * mean_a + square_b - mean_b * mean_b
+        c1, c2 = SSIM_CONSTANTS
+        light = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
+        return 1 - light * (2 * covariance + c2) / (variances + c2)
+
+    grey = [pixels.mean(dim=1, keepdim=True) for pixels in (images, reconstructions)]
+    return _over_scales(dissimilarity, *grey, SCALES - 1)
+
+
+def colour_map(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Difference of the local colours in CIELAB, in hundreds of Delta E (CIE 1976).
+
+    Both images are blurred by 2 pixels first, so that it sees a shift of colour or lightness that is
+    too faint for the other terms, and not the grain. Two [B, 3, H, W] in [0, 1] -> [B, 1, H, W].
+    """
+    difference = cielab(smooth(images, 2.0)) - cielab(smooth(reconstructions, 2.0))
+    return (difference.square().sum(dim=1, keepdim=True) + 1e-12).sqrt() / 100
+
+
+def cielab(images: Tensor) -> Tensor:
+    """SRGB [B, 3, H, W] in [0, 1] to CIELAB [B, 3, H, W] (D65): L in [0, 100], a, b around 0."""
+    images = images.clamp(0, 1)
+    linear = torch.where(
+        images <= 0.04045, images / 12.92, ((images.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4
+    )
+    to_xyz = linear.new_tensor(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    white = to_xyz.sum(dim=1, keepdim=True)
+    xyz = F.conv2d(linear, (to_xyz / white)[:, :, None, None])
+    edge = 6 / 29
+    f = torch.where(xyz > edge**3, xyz.clamp_min(edge**3) ** (1 / 3), xyz / (3 * edge**2) + 4 / 29)
+    x, y, z = f.split(1, dim=1)
+    return torch.cat([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "msgms": msgms_map,
+    "ssim": ssim_map,
+    "l1": absolute_error_map,
+    "colour": colour_map,
+}
+"""Ways of comparing images [B, 3, H, W] with their reconstructions; each has a weight in `score`."""
+
+
+def term_maps(images: Tensor, reconstructions: Tensor, sigma: float) -> Tensor:
+    """All `TERMS`, each smoothed by `sigma` pixels: [B, len(TERMS), H, W]."""
+    maps = [term(images, reconstructions) for term in TERMS.values()]
+    return smooth(torch.cat(maps, dim=1), sigma)
+
+
+def term_weights(score: ScoreConfig) -> list[float]:
+    """Weights of the `TERMS` in a combined map; they add up to 1."""
+    weights = [getattr(score, term) for term in TERMS]
+    return [weight / sum(weights) for weight in weights]
+
+
 def smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Blur maps [B, 1, H, W] with a Gaussian of `sigma` pixels; 0 leaves them as they are.
+    """Blur maps [B, C, H, W] with a Gaussian of `sigma` pixels; 0 leaves them as they are.
 
     Reflects at the border, so that border pixels are neither darkened nor brightened.
     """
     if sigma == 0:
         return maps
-    height, width = maps.shape[-2:]
+    channels, height, width = maps.shape[-3:]
     radius = min(math.ceil(3 * sigma), height - 1, width - 1)
     offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
+    kernel = (kernel / kernel.sum()).expand(channels, 1, -1)
     padded = F.pad(maps, (radius, radius, radius, radius), mode="reflect")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    blurred = F.conv2d(padded, kernel[:, :, None, :], groups=channels)
+    return F.conv2d(blurred, kernel[:, :, :, None], groups=channels)
 
 
 def image_score(maps: Tensor, reduce: str) -> Tensor:
@@ -43,3 +156,17 @@ def image_score(maps: Tensor, reduce: str) -> Tensor:
         return pixels.amax(dim=1)
     count = max(1, pixels.shape[1] // 100)
     return pixels.topk(count, dim=1).values.mean(dim=1)
+
+
+def _over_scales(
+    compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, scales: int
+) -> Tensor:
+    """Mean of a comparison's maps at full, half, quarter ... size, brought back to full size."""
+    size = a.shape[-2:]
+    total = compare(a, b)
+    done = 1
+    while done < scales and min(a.shape[-2:]) >= 16:
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        total = total + F.interpolate(compare(a, b), size, mode="bilinear", align_corners=False)
+        done += 1
+    return total / done

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from utils.errors import UserError
 
@@ -48,11 +49,35 @@ class UNetConfig(Section):
     norm: Literal["group", "batch", "none"] = "group"
 
 
+class CorruptionConfig(Section):
+    """How often good images are corrupted in which way while training, relative to one another."""
+
+    clean: Weight = 1.0
+    mask: Weight = 0.0
+    stain: Weight = 1.0
+    perlin: Weight = 1.0
+    crack: Weight = 1.0
+    cut_paste: Weight = 1.0
+    textures: str | None = None
+
+
+def _named_kinds(value: Any) -> Any:
+    """Short forms: `corruption: none` for clean images alone, `stain+crack` for just these kinds."""
+    if not isinstance(value, str | None):
+        return value
+    kinds = [] if value in (None, "none") else value.split("+")
+    every = [key for key in CorruptionConfig.model_fields if key not in ("clean", "textures")]
+    return dict.fromkeys(every, 0.0) | dict.fromkeys(kinds, 1.0)
+
+
 class LossConfig(Section):
     """Weights of the terms of the reconstruction loss."""
 
     l1: Weight = 1.0
     ssim: Weight = 1.0
+    msgms: Weight = 0.0
+    perceptual: Weight = 0.0
+    vgg16: str | None = None
 
 
 class TrainConfig(Section):
@@ -60,16 +85,29 @@ class TrainConfig(Section):
 
     epochs: int = Field(75, ge=1)
     batch: int = Field(24, ge=1)
+    crop: Literal[0] | Side = 0
     lr: float = Field(1e-4, gt=0, allow_inf_nan=False)
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class ScoreConfig(Section):
-    """From the anomaly map to one score an image."""
+    """From images and reconstructions to anomaly maps, and to one score an image."""
 
+    msgms: Weight = 1.0
+    ssim: Weight = 1.0
+    l1: Weight = 1.0
+    colour: Weight = 1.0
+    cells: tuple[Annotated[int, Field(ge=1, le=512)], ...] = ()
+    standardise: Literal["global", "position"] = "global"
     smooth: float = Field(4.0, ge=0, le=100)
     reduce: Literal["top1", "max", "mean"] = "top1"
+
+    @model_validator(mode="after")
+    def _some_term(self) -> "ScoreConfig":
+        if not self.msgms + self.ssim + self.l1 + self.colour > 0:
+            raise PydanticCustomError("no_term", "with a weight above 0 for at least one term")
+        return self
 
 
 class CalibrationConfig(Section):
@@ -87,6 +125,7 @@ class Config(Section):
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     data: DataConfig = DataConfig()
     unet: UNetConfig = UNetConfig()
+    corruption: Annotated[CorruptionConfig, BeforeValidator(_named_kinds)] = CorruptionConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     score: ScoreConfig = ScoreConfig()
@@ -166,6 +205,12 @@ RESUMABLE = [
     "data.root",
     "data.cache_gib",
     "train.epochs",
+    "score.msgms",
+    "score.ssim",
+    "score.l1",
+    "score.colour",
+    "score.cells",
+    "score.standardise",
     "score.smooth",
     "score.reduce",
     "calibration.quantile",

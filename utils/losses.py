@@ -3,19 +3,28 @@
 import torch
 from pytorch_msssim import ssim
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from utils.anomaly_map import msgms_map
 from utils.config import LossConfig
+from utils.perceptual import PerceptualDistance
 
 
 class ReconstructionLoss(nn.Module):
-    """Weighted L1 + (1 - SSIM) between images in [0, 1] (SSIM: Wang et al., TIP 2004).
+    """Weighted sum of differences between images in [0, 1]; the weights are those of `loss`.
 
-    Computed in float32 even under autocast: in half precision SSIM's variances cancel to noise.
+    L1, 1 - SSIM (Wang et al., TIP 2004), multi-scale gradient magnitude similarity (RIAD) and the
+    distance of VGG16's features. Computed in float32 even under autocast: in half precision SSIM's
+    variances cancel to noise.
+
+    Raises:
+        UserError: if `loss.perceptual` is set and VGG16's weights cannot be had.
     """
 
     def __init__(self, weights: LossConfig) -> None:
         super().__init__()
         self.weights = weights
+        self._perceptual: PerceptualDistance | None = None
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """Mean loss (0-dim) over a batch; both arguments are [B, 3, H, W] in [0, 1]."""
@@ -27,4 +36,33 @@ class ReconstructionLoss(nn.Module):
             if self.weights.ssim:
                 similarity = ssim(reconstruction, target, data_range=1.0)
                 loss = loss + self.weights.ssim * (1 - similarity)
+            if self.weights.msgms:
+                loss = loss + self.weights.msgms * msgms_map(target, reconstruction).mean()
+            if self.weights.perceptual:
+                distance = self._distance(target.device)(reconstruction, target)
+                loss = loss + self.weights.perceptual * distance
             return loss
+
+    def _distance(self, device: torch.device) -> PerceptualDistance:
+        """VGG16, loaded when first asked for: only training needs it, a checkpoint does not."""
+        if self._perceptual is None:
+            # Past nn.Module's registry, which would put its weights into the checkpoint.
+            distance = PerceptualDistance(self.weights.vgg16).to(device)
+            object.__setattr__(self, "_perceptual", distance)
+        return self._perceptual
+
+
+def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
+    """Focal loss (Lin et al., ICCV 2017) of the verdict on each pixel, 0-dim.
+
+    Pixels that are right already weigh little, so that the few of a defect are not outvoted.
+
+    Args:
+        logits: [B, 1, H, W], unbounded; positive says defect.
+        mask: [B, 1, H, W] bool, True where defective.
+        gamma: how much more an uncertain pixel weighs.
+    """
+    labels = mask.to(logits)
+    loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    wrong = torch.sigmoid(torch.where(mask, -logits, logits))
+    return (wrong**gamma * loss).mean()

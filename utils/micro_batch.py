@@ -44,7 +44,8 @@ def pick_micro_batch(setting: int | str, model: Detector, image: Tensor, batch: 
 
 
 def saved_bytes(model: Detector, image: Tensor) -> int:
-    """Bytes that autograd keeps between the forward and backward pass of `model.learn(image)`."""
+    """Bytes that autograd keeps between the forward and backward pass of `model.learn`
+    on what it prepares of an image [1, 3, H, W].."""
     storages: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -54,10 +55,11 @@ def saved_bytes(model: Detector, image: Tensor) -> int:
 
     # A copy, since learning from an image may change running statistics.
     probe = copy.deepcopy(model).train()
+    sample = probe.prepare(image)
     parameters = {p.untyped_storage().data_ptr() for p in probe.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         # Kept until counted: a freed storage's address could be counted once for two tensors.
-        loss = probe.learn(image)
+        loss = probe.learn(*sample)
         total = sum(size for pointer, size in storages.items() if pointer not in parameters)
     del loss
     return max(1, total)

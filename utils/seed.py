@@ -8,9 +8,12 @@ import numpy as np
 import torch
 
 
-def seed_step(seed: int, epoch: int, step: int) -> None:
-    """Seed torch's generators for one step; epoch and step -1 are for the initial weights."""
-    entropy = [seed, epoch + 1, step + 1]
+def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
+    """Seed torch's generators for one step; epoch and step -1 are for the initial weights.
+
+    Processes that train together differ in their rank, so that each draws corruption of its own.
+    """
+    entropy = [seed, epoch + 1, step + 1, rank]
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1)
 
 

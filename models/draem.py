@@ -1,0 +1,59 @@
+"""DRAEM: a network restores the image, another one says where that made a difference that counts.
+
+Zavrtanik, Kristan and Skocaj, "DRAEM - A discriminatively trained reconstruction embedding for
+surface anomaly detection", ICCV 2021.
+"""
+
+import torch
+from pytorch_msssim import ssim
+from torch import Tensor
+
+from data.corruption import corrupt
+from models.base import Detector, Prediction
+from models.unet import UNet, check_depth
+from utils.anomaly_map import image_score, smooth
+from utils.config import Config
+from utils.losses import focal_loss
+
+
+class Draem(Detector):
+    """A reconstructive and a discriminative U-Net, trained together on corrupted good images.
+
+    It differs from the paper in that both networks are the U-Net of this project with the width of
+    `unet`, and that the corruption is that of `corruption`: no textures from elsewhere are needed.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        check_depth(config)
+        unet = config.unet
+        self.reconstructive = UNet(3, 3, unet.width, unet.depth, unet.norm)
+        self.discriminative = UNet(6, 1, unet.width, unet.depth, unet.norm)
+
+    def prepare(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The images corrupted, as they were, and where they are corrupted."""
+        corrupted, mask = corrupt(images, self.config.corruption)
+        return corrupted, images, mask
+
+    def learn(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
+        """L2 + SSIM of the reconstruction and focal loss of the segmentation, as in the paper."""
+        restored, logits = self.restore_and_segment(corrupted)
+        with torch.autocast(clean.device.type, enabled=False):
+            restored, clean = restored.float(), clean.float()
+            similarity = ssim(restored, clean, data_range=1.0)
+            error = (restored - clean).square().mean()
+            return error + (1 - similarity) + focal_loss(logits.float(), mask)
+
+    def restore_and_segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction [B, 3, H, W] in [0, 1] and logits of a defect [B, 1, H, W]."""
+        restored = torch.sigmoid(self.reconstructive(images))
+        return restored, self.discriminative(torch.cat([images, restored], dim=1))
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images by the logits of the segmentation; see `Detector.forward`.
+
+        Logits rank pixels as probabilities do, but do not run into 1 where both are sure.
+        """
+        restored, logits = self.restore_and_segment(images)
+        anomaly_map = smooth(logits, self.config.score.smooth)
+        return Prediction(anomaly_map, image_score(anomaly_map, self.config.score.reduce), restored)
