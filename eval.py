@@ -3,6 +3,7 @@
     python eval.py                                    the newest run
     python eval.py --category wood                    the newest run of a category
     python eval.py --checkpoint checkpoints/<run>     a certain one
+    python eval.py --synthetic                        without test images, to choose settings by
 
 Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases.
 """
@@ -18,8 +19,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.images import ImageError, read_ahead, read_image
-from data.mvtec import Category, TestImage, read_mask
+from data.images import ImageError, read_ahead
+from data.mvtec import Category, TestImage, split_holdout
+from data.pseudo_defects import PseudoImage, pseudo_split
 from models import load_detector
 from utils.calibration import Calibration
 from utils.checkpoint import find_run
@@ -48,6 +50,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="run folder or its last.pt")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/eval")
+    parser.add_argument(
+        "--synthetic",
+        action="store_true",
+        help="measure with defects synthesised on the held-out good images, to choose settings "
+        "by; the test split is not touched",
+    )
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
     return parser.parse_args()
 
@@ -56,31 +64,24 @@ def parse_args() -> argparse.Namespace:
 class Row:
     """One test image and its score."""
 
-    test: TestImage
+    test: TestImage | PseudoImage
     score: float
     milliseconds: float
 
 
-def score_test_split(detector, tests, device) -> tuple[list[Row], PixelScores, list[str]]:
+def score_split(detector, tests, device) -> tuple[list[Row], PixelScores, list[str]]:
     """Inspect all test images; returns their rows, their pixels and what went wrong."""
     rows, pixels, problems = [], PixelScores(), []
-    by_path = {test.path: test for test in tests}
-    for path, image in tqdm(
-        read_ahead(by_path), "scoring", len(by_path), unit="image", disable=None
-    ):
-        test = by_path[path]
-        if isinstance(image, ImageError):
-            problems.append(f"left out: {image}")
+    reader = read_ahead(tests, lambda test: test.read())
+    for test, found in tqdm(reader, "scoring", len(tests), unit="image", disable=None):
+        if isinstance(found, ImageError):
+            problems.append(f"left out: {found}")
             continue
+        image, mask = found
         inspection = inspect(detector, image, device)
         rows.append(Row(test, inspection.score, inspection.milliseconds))
-        if test.is_defect and test.mask is None:
-            problems.append(f"no mask for {path}: left out of the pixel metrics")
-            continue
-        try:
-            mask = read_mask(test.mask, inspection.size) if test.mask else None
-        except ImageError as error:
-            problems.append(f"left out of the pixel metrics: {error}")
+        if isinstance(mask, ImageError):
+            problems.append(f"left out of the pixel metrics: {mask}")
             continue
         pixels.add(full_size_map(inspection), mask)
     return rows, pixels, problems
@@ -115,11 +116,11 @@ def measure(rows: list[Row], pixels: PixelScores, calibration: Calibration) -> d
     return metrics
 
 
-def report(metrics: dict) -> str:
+def report(metrics: dict, synthetic: bool) -> str:
     """The metrics as text, the image AUROC first."""
     m = metrics
     lines = [
-        f"IMAGE AUROC  {m['image_auroc']:.4f}   "
+        f"{'PSEUDO ' if synthetic else ''}IMAGE AUROC  {m['image_auroc']:.4f}   "
         f"(95% interval {m['image_auroc_low']:.3f} to {m['image_auroc_high']:.3f}; "
         f"{m['good_images']} good, {m['defective_images']} defective images)",
         "",
@@ -145,7 +146,7 @@ def worst_cases(rows: list[Row], detector, calibration, device) -> Image.Image:
     """Panels of the given rows, one below the other."""
     panels = []
     for row in rows:
-        inspection = inspect(detector, read_image(row.test.path), device)
+        inspection = inspect(detector, row.test.read()[0], device)
         title = f"{row.test.defect}/{row.test.path.name}"
         panels.append(panel(inspection, calibration, title))
     return stack(panels)
@@ -161,12 +162,22 @@ def main() -> int:
     category = Category.chosen(
         detector.config.data, settings["data.root"], settings["data.category"]
     )
-    output = args.output or Path("outputs") / file.parent.name / "eval"
+    if args.synthetic:
+        config = detector.config
+        _, held_out = split_holdout(
+            category.train_images(), config.calibration.holdout, config.seed
+        )
+        tests = pseudo_split(held_out, config.data.size)
+    else:
+        tests = category.test_images()
+    folder = "synthetic" if args.synthetic else "eval"
+    output = args.output or Path("outputs") / file.parent.name / folder
     output.mkdir(parents=True, exist_ok=True)
 
-    rows, pixels, problems = score_test_split(detector, category.test_images(), device)
+    rows, pixels, problems = score_split(detector, tests, device)
     metrics = measure(rows, pixels, calibration)
-    print(f"{detector.config.model} on {category.name}, {file.parent}\n\n{report(metrics)}\n")
+    heading = f"{detector.config.model} on {category.name}, {file.parent}"
+    print(f"{heading}\n\n{report(metrics, args.synthetic)}\n")
 
     with (output / "metrics.json").open("w") as stream:
         json.dump({key: none_if_nan(value) for key, value in metrics.items()}, stream, indent=2)

@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from data.images import ImageError, expand, read_ahead
+from data.images import ImageError, expand, read_ahead, read_image
 from data.mvtec import Category
 from models import load_detector
 from utils.checkpoint import find_run
@@ -89,7 +89,7 @@ def main() -> int:
     names = panel_names(paths)
     results, failed = [], 0
     try:
-        for path, image in read_ahead(paths):
+        for path, image in read_ahead(paths, read_image):
             if isinstance(image, ImageError):
                 print(f"FAILED  {image}", file=sys.stderr)
                 failed += 1

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.images import ImageError, read_ahead
+from data.images import ImageError, read_ahead, read_image
 from utils.errors import UserError
+from utils.pixels import resize
 
 
 def decode_all(
@@ -51,7 +52,7 @@ def decode_all(
                 "data.cache_gib, lower --size, or set TMPDIR"
             ) from None
     count = 0
-    reader = read_ahead(paths, size)
+    reader = read_ahead(paths, lambda path: resize(read_image(path), size))
     for _, image in tqdm(reader, "decoding", len(paths), unit="image", disable=quiet or None):
         if isinstance(image, ImageError):
             if not quiet:

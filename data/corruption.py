@@ -1,8 +1,8 @@
 """Corrupting good images, so that a network learns to restore them instead of copying them.
 
-Each kind is a small function on one image [3, H, W], float in [0, 1]. It returns the corrupted image
-and where it is corrupted, bool [1, H, W]. All randomness comes from torch's generator of the CPU,
-so that equal seeds give equal corruption on every device.
+Each kind is a small function on one image [3, H, W], float in [0, 1]. It returns the corrupted
+image and where it is corrupted, bool [1, H, W]. All randomness comes from torch's generator of the
+CPU, so that equal seeds give equal corruption on every device.
 """
 
 import math
@@ -213,7 +213,10 @@ def corrupt(images: Tensor, config: CorruptionConfig) -> Corrupted:
     for index, choice in enumerate(torch.multinomial(weights, len(images), replacement=True)):
         if choice > 0:
             kind = list(KINDS.values())[int(choice) - 1]
-            corrupted[index], masks[index] = kind(images[index], textures)
+            result, masks[index] = kind(images[index], textures)
+            if (images[index] == images[index, :1]).all():  # a grey camera sees no colours
+                result = result.mean(dim=0, keepdim=True)
+            corrupted[index] = result
     return corrupted, masks
 
 

@@ -2,18 +2,21 @@
 
 import glob
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from utils.errors import UserError
-from utils.pixels import resize
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 THREADS = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class ImageError(UserError):
@@ -98,36 +101,35 @@ def _grey(values: np.ndarray) -> np.ndarray:
 
 
 def read_ahead(
-    paths: Iterable[Path], size: tuple[int, int] | None = None
-) -> Iterator[tuple[Path, np.ndarray | ImageError]]:
-    """Read images in order, a few ahead of the consumer in threads; memory stays bounded.
+    items: Iterable[Item], read: Callable[[Item], Result]
+) -> Iterator[tuple[Item, Result | ImageError]]:
+    """Read in order, a few items ahead of the consumer in threads; memory stays bounded.
 
     Args:
-        paths: the files.
-        size: (height, width) to resize to, or None to keep each image's own.
+        items: what to read, such as paths.
+        read: reads one of them and may raise `ImageError`.
 
     Yields:
-        Each path with its image, uint8 [H, W, 3], or with the error that reading it gave.
+        Each item with what reading it gave, or with the error.
     """
 
-    def read(path: Path) -> np.ndarray | ImageError:
+    def read_or_error(item: Item) -> Result | ImageError:
         try:
-            image = read_image(path)
+            return read(item)
         except ImageError as error:
             return error
-        return image if size is None else resize(image, size)
 
     with ThreadPoolExecutor(THREADS) as pool:
         pending: deque = deque()
         try:
-            for path in paths:
-                pending.append((path, pool.submit(read, path)))
+            for item in items:
+                pending.append((item, pool.submit(read_or_error, item)))
                 if len(pending) > 2 * THREADS:
-                    path, future = pending.popleft()
-                    yield path, future.result()
+                    item, future = pending.popleft()
+                    yield item, future.result()
             while pending:
-                path, future = pending.popleft()
-                yield path, future.result()
+                item, future = pending.popleft()
+                yield item, future.result()
         finally:
             for _, future in pending:
                 future.cancel()

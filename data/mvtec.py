@@ -37,6 +37,21 @@ class TestImage:
         """Whether the part is defective."""
         return self.defect != "good"
 
+    def read(self) -> tuple[np.ndarray, np.ndarray | ImageError | None]:
+        """Image uint8 [H, W, 3] and mask bool [H, W]; raises `ImageError` if the image is damaged.
+
+        In place of the mask: None for good parts, and an error where it is missing or damaged.
+        """
+        image = read_image(self.path)
+        if not self.is_defect:
+            return image, None
+        if self.mask is None:
+            return image, ImageError(f"no mask for {self.path}")
+        try:
+            return image, read_mask(self.mask, image.shape[:2])
+        except ImageError as error:
+            return image, error
+
 
 class Category:
     """The files of one category.

@@ -121,7 +121,7 @@ def test_read_ahead_keeps_the_order_and_the_errors(tmp_path):
     for index in range(20):
         save(tmp_path / f"{index:02d}.png", Image.new("L", (4, 4), index))
     (tmp_path / "07.png").write_text("damaged")
-    found = list(read_ahead(list_images(tmp_path)))
+    found = list(read_ahead(list_images(tmp_path), read_image))
     assert [path.name for path, _ in found] == [f"{index:02d}.png" for index in range(20)]
     for index, (_, image) in enumerate(found):
         if index == 7:

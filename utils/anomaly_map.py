@@ -79,8 +79,8 @@ def ssim_map(images: Tensor, reconstructions: Tensor) -> Tensor:
 def colour_map(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Difference of the local colours in CIELAB, in hundreds of Delta E (CIE 1976).
 
-    Both images are blurred by 2 pixels first, so that it sees a shift of colour or lightness that is
-    too faint for the other terms, and not the grain. Two [B, 3, H, W] in [0, 1] -> [B, 1, H, W].
+    Both images are blurred by 2 pixels first, so that it sees a shift of colour or lightness that
+    is too faint for the other terms, and not the grain. Two [B, 3, H, W] in [0, 1] -> [B, 1, H, W].
     """
     difference = cielab(smooth(images, 2.0)) - cielab(smooth(reconstructions, 2.0))
     return (difference.square().sum(dim=1, keepdim=True) + 1e-12).sqrt() / 100
@@ -109,7 +109,7 @@ TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": absolute_error_map,
     "colour": colour_map,
 }
-"""Ways of comparing images [B, 3, H, W] with their reconstructions; each has a weight in `score`."""
+"""Ways of comparing images [B, 3, H, W] with reconstructions; each has a weight in `score`."""
 
 
 def term_maps(images: Tensor, reconstructions: Tensor, sigma: float) -> Tensor:

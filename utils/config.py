@@ -62,7 +62,7 @@ class CorruptionConfig(Section):
 
 
 def _named_kinds(value: Any) -> Any:
-    """Short forms: `corruption: none` for clean images alone, `stain+crack` for just these kinds."""
+    """Short forms: `corruption: none` for clean images alone, `stain+crack` for these kinds."""
     if not isinstance(value, str | None):
         return value
     kinds = [] if value in (None, "none") else value.split("+")

@@ -19,9 +19,9 @@ class Standardisation(nn.Module):
 
     After it a value says by how many standard deviations a place is stranger than good parts are,
     so that terms of different units can be added and none drowns the others. Globally, one mean and
-    one spread a term hold everywhere: right for textures. By position, each place has its own: right
-    for aligned objects, whose edges are harder to reconstruct than their faces. Both are fitted and
-    kept in the state; the caller chooses at every call.
+    one spread a term hold everywhere: right for textures. By position, each place has its own:
+    right for aligned objects, whose edges are harder to reconstruct than their faces. Both are
+    fitted and kept in the state; the caller chooses at every call.
 
     Args:
         terms: maps to add up.
