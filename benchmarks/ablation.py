@@ -28,7 +28,7 @@ REPO = Path(__file__).resolve().parent.parent
 FULL = "all corruption, all terms"
 
 TRAININGS = {
-    "copy training": {"corruption": "none"},
+    "copy training": {"corruption": "none", "unet.residual": False},
     "mask": {"corruption": "mask", "score.cells": [8]},
     "stain": {"corruption": "stain"},
     "perlin": {"corruption": "perlin"},

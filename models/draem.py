@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.corruption import corrupt
 from models.base import Detector, Prediction
-from models.unet import UNet, check_depth
+from models.unet import RestoringUNet, UNet, check_depth
 from utils.anomaly_map import image_score, smooth
 from utils.config import Config
 from utils.losses import focal_loss
@@ -27,7 +27,7 @@ class Draem(Detector):
         super().__init__(config)
         check_depth(config)
         unet = config.unet
-        self.reconstructive = UNet(3, 3, unet.width, unet.depth, unet.norm)
+        self.reconstructive = RestoringUNet(unet)
         self.discriminative = UNet(6, 1, unet.width, unet.depth, unet.norm)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,7 +46,7 @@ class Draem(Detector):
 
     def restore_and_segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction [B, 3, H, W] in [0, 1] and logits of a defect [B, 1, H, W]."""
-        restored = torch.sigmoid(self.reconstructive(images))
+        restored = self.reconstructive(images)
         return restored, self.discriminative(torch.cat([images, restored], dim=1))
 
     def forward(self, images: Tensor) -> Prediction:

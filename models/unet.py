@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from data.corruption import cell_sets, corrupt
 from models.base import Detector, Prediction
 from utils.anomaly_map import TERMS, image_score, term_maps, term_weights
-from utils.config import Config
+from utils.config import Config, UNetConfig
 from utils.errors import UserError
 from utils.losses import ReconstructionLoss
 from utils.standardise import Standardisation
@@ -109,6 +109,29 @@ class UNet(nn.Module):
         return self.head(x)[..., :height, :width]
 
 
+class RestoringUNet(nn.Module):
+    """A U-Net that restores images [B, 3, H, W] in [0, 1], by the settings `unet`.
+
+    With `unet.residual` it predicts what to add to its input, from nothing at the start: it need
+    not learn to copy what is right, and knows the brightness of the image whatever the layers
+    between have normalised away. Without, it predicts the image itself.
+    """
+
+    def __init__(self, unet: UNetConfig) -> None:
+        super().__init__()
+        self.network = UNet(3, 3, unet.width, unet.depth, unet.norm)
+        self.residual = unet.residual
+        if self.residual:
+            nn.init.zeros_(self.network.head.weight)
+            nn.init.zeros_(self.network.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Restored images, [B, 3, H, W] in [0, 1]."""
+        if self.residual:
+            return (images + self.network(images)).clamp(0, 1)
+        return torch.sigmoid(self.network(images))
+
+
 class UNetAutoencoder(Detector):
     """A U-Net that restores corrupted images; what it changes in an image is an anomaly.
 
@@ -119,8 +142,7 @@ class UNetAutoencoder(Detector):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         check_depth(config)
-        unet = config.unet
-        self.network = UNet(3, 3, unet.width, unet.depth, unet.norm)
+        self.restore = RestoringUNet(config.unet)
         self.loss = ReconstructionLoss(config.loss)
         self.scale = Standardisation(len(TERMS), config.data.size)
 
@@ -130,7 +152,7 @@ class UNetAutoencoder(Detector):
 
     def learn(self, corrupted: Tensor, clean: Tensor) -> Tensor:
         """Loss between the restored and the clean images."""
-        return self.loss(torch.sigmoid(self.network(corrupted)), clean)
+        return self.loss(self.restore(corrupted), clean)
 
     def reconstruct(self, images: Tensor) -> list[Tensor]:
         """Reconstructions of images [B, 3, H, W], each [B, 3, H, W] in [0, 1].
@@ -140,12 +162,12 @@ class UNetAutoencoder(Detector):
         hidden in turn, in one batch, and only what was hidden is kept.
         """
         if not self.config.score.cells:
-            return [torch.sigmoid(self.network(images))]
+            return [self.restore(images)]
         restored = []
         for cell in self.config.score.cells:
             seed = torch.Generator().manual_seed(cell)  # the same cells for every image
             hidden = cell_sets(*images.shape[-2:], cell, seed).to(images.device)[:, None]
-            passes = torch.sigmoid(self.network((images * ~hidden).flatten(0, 1)))
+            passes = self.restore((images * ~hidden).flatten(0, 1))
             restored.append((passes.view(len(hidden), *images.shape) * hidden).sum(dim=0))
         return restored
 

@@ -46,7 +46,8 @@ class UNetConfig(Section):
 
     width: int = Field(32, ge=1, le=1024)
     depth: int = Field(4, ge=1, le=8)
-    norm: Literal["group", "batch", "none"] = "group"
+    norm: Literal["batch", "group", "none"] = "batch"
+    residual: bool = True
 
 
 class CorruptionConfig(Section):

@@ -17,8 +17,9 @@ PEAK_OVER_SAVED = 1.2
 """Peak memory of a step over the activations saved for the backward pass: 1.0 to 1.1 was measured
 for U-Nets of width 16 and 32 on the CPU; the rest is gradients and scratch space."""
 
-CPU_PIXELS = 2 * 256 * 256
-"""On the CPU larger pieces gain nothing: at 256x256 a step took as long an image for 1, 2 and 4."""
+CPU_PIXELS = 16 * 256 * 256
+"""On the CPU larger pieces gain no time: at 256x256 a step took as long an image for 1, 2 and 4.
+Much smaller ones would leave batch normalisation too few images."""
 
 
 def pick_micro_batch(setting: int | str, model: Detector, image: Tensor, batch: int) -> int:
