@@ -11,7 +11,7 @@ CELL = 8
 64 pixels of every image, and a checkpoint stays small."""
 
 PRIOR = 8
-"""Images' worth of the overall variance that is mixed into that of each position."""
+"""Images' worth of the typical variance that is mixed into that of each position."""
 
 
 class Standardisation(nn.Module):
@@ -50,7 +50,8 @@ class Standardisation(nn.Module):
         variance = square_at.mean(dim=(1, 2), keepdim=True) - mean.square()
         variance = variance.clamp_min(1e-16)
         variance_at = (square_at - mean_at.square()).clamp_min(0)
-        variance_at = (count * variance_at + PRIOR * variance) / (count + PRIOR)
+        typical = variance_at.mean(dim=(1, 2), keepdim=True).clamp_min(1e-16)
+        variance_at = (count * variance_at + PRIOR * typical) / (count + PRIOR)
         self.mean.copy_(mean)
         self.spread.copy_(variance.sqrt())
         self.mean_at.copy_(mean_at)
