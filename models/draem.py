@@ -4,6 +4,8 @@ Zavrtanik, Kristan and Skocaj, "DRAEM - A discriminatively trained reconstructio
 surface anomaly detection", ICCV 2021.
 """
 
+from collections.abc import Iterable
+
 import torch
 from pytorch_msssim import ssim
 from torch import Tensor
@@ -14,6 +16,7 @@ from models.unet import RestoringUNet, UNet, check_depth
 from utils.anomaly_map import image_score, smooth
 from utils.config import Config
 from utils.losses import focal_loss
+from utils.standardise import Standardisation
 
 
 class Draem(Detector):
@@ -29,6 +32,7 @@ class Draem(Detector):
         unet = config.unet
         self.reconstructive = RestoringUNet(unet)
         self.discriminative = UNet(6, 1, unet.width, unet.depth, unet.norm)
+        self.scale = Standardisation(1, config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The images corrupted, as they were, and where they are corrupted."""
@@ -49,11 +53,18 @@ class Draem(Detector):
         restored = self.reconstructive(images)
         return restored, self.discriminative(torch.cat([images, restored], dim=1))
 
+    def standardise(self, images: Iterable[Tensor]) -> None:
+        """Mean and spread of the smoothed logits; see `Detector.standardise`."""
+        sigma = self.config.score.smooth
+        self.scale.fit(smooth(self.restore_and_segment(batch)[1], sigma) for batch in images)
+
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the logits of the segmentation; see `Detector.forward`.
 
         Logits rank pixels as probabilities do, but do not run into 1 where both are sure.
         """
+        score = self.config.score
         restored, logits = self.restore_and_segment(images)
-        anomaly_map = smooth(logits, self.config.score.smooth)
-        return Prediction(anomaly_map, image_score(anomaly_map, self.config.score.reduce), restored)
+        logits = smooth(logits, score.smooth)
+        anomaly_map = self.scale(logits, [1.0], score.standardise == "position")
+        return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), restored)

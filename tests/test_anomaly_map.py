@@ -106,10 +106,26 @@ def test_statistics_are_those_of_numpy():
     maps = rng.normal(3, 2, (7, 2, 16, 24)).astype(np.float32)
     scale = Standardisation(2, (16, 24))
     scale.fit(torch.from_numpy(maps[i : i + 3]) for i in range(0, 7, 3))
-    assert np.allclose(scale.mean.flatten(), maps.mean(axis=(0, 2, 3)), rtol=1e-5)
-    assert np.allclose(scale.spread.flatten(), maps.std(axis=(0, 2, 3)), rtol=1e-5)
     cells = maps.reshape(7, 2, 2, 8, 3, 8)
-    assert np.allclose(scale.mean_at, cells.mean(axis=(0, 3, 5)), rtol=1e-5)
+    assert np.allclose(scale.mean_by_position, cells.mean(axis=(0, 3, 5)), rtol=1e-5)
+    # All cells of so small a map touch its border: one ring.
+    assert np.allclose(scale.mean_globally[:, 0, 0], maps.mean(axis=(0, 2, 3)), rtol=1e-5)
+    assert np.allclose(scale.spread_globally[:, 1, 2], maps.std(axis=(0, 2, 3)), rtol=1e-5)
+
+
+def test_a_bright_border_of_good_maps_does_not_count():
+    torch.manual_seed(0)
+    maps = torch.rand(10, 1, 128, 96)
+    inside = torch.zeros(128, 96, dtype=torch.bool)
+    inside[CELL:-CELL, CELL:-CELL] = True
+    maps[..., ~inside] = 3 + 2 * maps[..., ~inside]
+    scale = Standardisation(1, (128, 96))
+    scale.fit([maps])
+    outer = scale(maps, [1.0], False)[:, 0][:, ~inside]
+    assert outer.mean().abs() < 0.5  # raw, it lies ten spreads above the middle
+    assert outer.std() < 2
+    maps[0, 0, 2, 50] = 9  # a defect there still does
+    assert scale(maps[:1], [1.0], False).argmax() == 2 * 96 + 50
 
 
 def test_weights_of_terms():

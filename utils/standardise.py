@@ -14,14 +14,19 @@ PRIOR = 8
 """Images' worth of the typical variance that is mixed into that of each position."""
 
 
+RINGS = 5
+"""Cells from the border inwards that count as border: beyond them, one place is like another."""
+
+
 class Standardisation(nn.Module):
     """Subtracts the mean of maps over good images and divides by their spread, then adds up.
 
     After it a value says by how many standard deviations a place is stranger than good parts are,
-    so that terms of different units can be added and none drowns the others. Globally, one mean and
-    one spread a term hold everywhere: right for textures. By position, each place has its own:
-    right for aligned objects, whose edges are harder to reconstruct than their faces. Both are
-    fitted and kept in the state; the caller chooses at every call.
+    so that terms of different units can be added and none drowns the others. Globally, mean and
+    spread depend on the distance to the border of the image alone, where a network sees but half of
+    the surroundings: right for textures. By position, each place has its own: right for aligned
+    objects, whose edges are harder to restore than their faces. Both are fitted and kept in the
+    state; the caller chooses at every call.
 
     Args:
         terms: maps to add up.
@@ -30,41 +35,51 @@ class Standardisation(nn.Module):
 
     def __init__(self, terms: int, size: tuple[int, int]) -> None:
         super().__init__()
-        grid = (-(-size[0] // CELL), -(-size[1] // CELL))
-        self.register_buffer("mean", torch.zeros(terms, 1, 1))
-        self.register_buffer("spread", torch.ones(terms, 1, 1))
-        self.register_buffer("mean_at", torch.zeros(terms, *grid))
-        self.register_buffer("spread_at", torch.ones(terms, *grid))
+        grid = (terms, -(-size[0] // CELL), -(-size[1] // CELL))
+        for name in ("globally", "by_position"):
+            self.register_buffer(f"mean_{name}", torch.zeros(grid))
+            self.register_buffer(f"spread_{name}", torch.ones(grid))
 
     def fit(self, maps: Iterable[Tensor]) -> None:
         """Set the statistics from the maps [B, T, H, W] of good images, one batch at a time."""
+        grid = self.mean_globally.shape[-2:]
         count, total, square = 0, 0.0, 0.0
         for batch in maps:
             batch = batch.detach().cpu().double()  # MPS knows no float64
-            grid = self.mean_at.shape[-2:]
             count += len(batch)
             total = total + F.adaptive_avg_pool2d(batch, grid).sum(dim=0)
             square = square + F.adaptive_avg_pool2d(batch.square(), grid).sum(dim=0)
-        mean_at, square_at = total / count, square / count
-        mean = mean_at.mean(dim=(1, 2), keepdim=True)
-        variance = square_at.mean(dim=(1, 2), keepdim=True) - mean.square()
-        variance = variance.clamp_min(1e-16)
-        variance_at = (square_at - mean_at.square()).clamp_min(0)
-        typical = variance_at.mean(dim=(1, 2), keepdim=True).clamp_min(1e-16)
-        variance_at = (count * variance_at + PRIOR * typical) / (count + PRIOR)
-        self.mean.copy_(mean)
-        self.spread.copy_(variance.sqrt())
-        self.mean_at.copy_(mean_at)
-        self.spread_at.copy_(variance_at.sqrt())
+        mean, square = total / count, square / count
+        variance = (square - mean.square()).clamp_min(0)
+        typical = variance.mean(dim=(1, 2), keepdim=True).clamp_min(1e-16)
+        variance = (count * variance + PRIOR * typical) / (count + PRIOR)
+        self.mean_by_position.copy_(mean)
+        self.spread_by_position.copy_(variance.sqrt())
+
+        rows, columns = (torch.arange(side) for side in grid)
+        from_border = torch.minimum(
+            torch.minimum(rows, rows.flip(0))[:, None], torch.minimum(columns, columns.flip(0))
+        )
+        for distance in range(min(RINGS, int(from_border.max()) + 1)):
+            ring = from_border == distance
+            if distance == RINGS - 1:
+                ring = from_border >= distance
+            ring_mean = mean[:, ring].mean(dim=1, keepdim=True)
+            ring_square = square[:, ring].mean(dim=1, keepdim=True)
+            spread = (ring_square - ring_mean.square()).clamp_min(1e-16).sqrt()
+            self.mean_globally[:, ring] = ring_mean.to(self.mean_globally)
+            self.spread_globally[:, ring] = spread.to(self.spread_globally)
 
     def forward(self, maps: Tensor, weights: list[float], by_position: bool) -> Tensor:
         """Weighted sum of the standardised maps: [B, T, H, W] -> [B, 1, H, W]."""
-        mean, spread = self.mean, self.spread
-        if by_position:
-            size = maps.shape[-2:]
-            mean, spread = (
-                F.interpolate(grid[None], size, mode="bilinear", align_corners=False)[0]
-                for grid in (self.mean_at, self.spread_at)
-            )
+        grids = (
+            (self.mean_by_position, self.spread_by_position)
+            if by_position
+            else (self.mean_globally, self.spread_globally)
+        )
+        mean, spread = (
+            F.interpolate(grid[None], maps.shape[-2:], mode="bilinear", align_corners=False)[0]
+            for grid in grids
+        )
         factors = maps.new_tensor(weights)[:, None, None]
         return ((maps - mean) / spread * factors).sum(dim=1, keepdim=True)
