@@ -214,16 +214,18 @@ class VisionTransformer(Backbone):
         # Middle blocks: the first ones see edges, the last ones know what, but no longer where.
         self.tap(network, layers, layers[len(layers) // 2 : len(layers) * 3 // 4])
         last = max(map(int, self.layers))
-        network.prune_intermediate_layers(last, prune_norm=True, prune_head=True)
+        network.prune_intermediate_layers([last], prune_norm=True, prune_head=True)
         self.stride = network.patch_embed.patch_size[0]
         self.mean, self.std = (network.pretrained_cfg[key] for key in ("mean", "std"))
         return network
 
     def features(self, images: Tensor) -> list[Tensor]:
         """See `Backbone.features`; one entry a patch token."""
-        return self.network.forward_intermediates(
-            images, indices=[int(layer) for layer in self.layers], intermediates_only=True
+        ascending = sorted({int(layer) for layer in self.layers})  # the order that timm returns
+        maps = self.network.forward_intermediates(
+            images, indices=ascending, intermediates_only=True
         )
+        return [maps[ascending.index(int(layer))] for layer in self.layers]
 
     def download(self) -> dict[str, Tensor]:
         """The weights that timm names."""

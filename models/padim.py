@@ -58,8 +58,8 @@ class Padim(Detector):
     def prepare(self, images: Tensor) -> tuple[Tensor]:
         """The images; the first time, they also decide which channels are kept."""
         if not len(self.chosen):
-            self.chosen = self.choose_channels(images)
             self.allocate(images[:1])
+            self.chosen = self.choose_channels(images)
         return (images,)
 
     def choose_channels(self, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from models.base import Detector, Prediction
 from utils.anomaly_map import image_score, smooth
 from utils.config import Config
 from utils.coreset import greedy_coreset, random_projection
-from utils.neighbours import nearest
+from utils.neighbours import nearest, nearest_few
 from utils.reservoir import keep_random
 
 DENSITY_SAMPLE = 10_000
@@ -67,7 +67,7 @@ class PatchCore(Detector):
         if settings.density:
             sample = candidates[torch.randperm(len(candidates))[:DENSITY_SAMPLE]]
             around = min(settings.density, len(sample))
-            distances, _ = nearest(self.bank, sample, self.config.search.memory_mib, around)
+            distances, _ = nearest_few(self.bank, sample, around, self.config.search.memory_mib)
             spacing = distances.mean(dim=1)
             # Not below the median: flat areas, all alike, would turn their noise into defects.
             self.spacing = spacing.clamp_min(spacing.median()).clamp_min(1e-6)
@@ -78,7 +78,7 @@ class PatchCore(Detector):
         features = self.patches(images)
         patches = rows(features)
         memory_mib = self.config.search.memory_mib
-        distances, places = (found[:, 0] for found in nearest(patches, self.bank, memory_mib))
+        distances, places = nearest(patches, self.bank, memory_mib)
         if settings.density:
             distances = distances / self.spacing[places]
         maps = distances.view(len(images), 1, *features.shape[-2:])
@@ -99,7 +99,7 @@ class PatchCore(Detector):
         """
         count = min(self.config.patchcore.reweight, len(self.bank))
         memory_mib = self.config.search.memory_mib
-        _, around = nearest(self.bank[places], self.bank, memory_mib, count)  # itself first
+        _, around = nearest_few(self.bank[places], self.bank, count, memory_mib)  # itself first
         apart = (self.bank[around] - patches[:, None]).square().sum(dim=2).sqrt()
         return 1 - apart.softmax(dim=1)[:, 0]
 

@@ -104,7 +104,7 @@ class PadimConfig(Section):
 
     channels: int = Field(100, ge=1)
     choose: Literal["random", "variance"] = "random"
-    shrinkage: float = Field(0.1, gt=0, le=1)
+    shrinkage: float = Field(0.01, gt=0, le=1)
 
 
 class PatchMemoryConfig(Section):
@@ -117,7 +117,7 @@ class PatchMemoryConfig(Section):
 class SearchConfig(Section):
     """Search for nearest neighbours in a bank."""
 
-    memory_mib: float = Field(64.0, gt=0, allow_inf_nan=False)
+    memory_mib: float = Field(8.0, gt=0, allow_inf_nan=False)
 
 
 class TrainConfig(Section):
