@@ -149,6 +149,10 @@ class EfficientNetLite(Backbone):
         self.tap(network, [str(number) for number in range(len(network._blocks))], ["4", "10"])
         network._blocks = network._blocks[: max(map(int, self.layers)) + 1]
         network._conv_head = network._bn1 = network._fc = None
+        for layer in network.modules():
+            padding = getattr(getattr(layer, "static_padding", None), "padding", ())
+            if len(set(padding)) == 1:  # equal on all sides: the convolution pads without a copy
+                layer.padding, layer.static_padding = (padding[0], padding[0]), nn.Identity()
         return network
 
     def features(self, images: Tensor) -> list[Tensor]:
