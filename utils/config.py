@@ -110,7 +110,7 @@ class PadimConfig(Section):
 class PatchMemoryConfig(Section):
     """The memory of a vision transformer's patches."""
 
-    patches: int = Field(50_000, ge=1)
+    patches: int = Field(20_000, ge=1)
     rotations: int = Field(1, ge=1, le=36)
 
 
