@@ -22,6 +22,7 @@ from tqdm import tqdm
 from data.cache import decode_all
 from data.crops import random_crops
 from data.mvtec import Category, split_holdout
+from data.on_demand import OnDemand
 from models import Detector, build_model
 from utils import distributed
 from utils.calibration import Calibration, calibrate
@@ -89,9 +90,11 @@ def train_step(
     share = batch[distributed.rank() :: distributed.world_size()]
     loss_sum = 0.0
     sample = model.prepare(to_batch(share, device)) if len(share) else ()
+    # What is collected is compared at inference, which is in float32.
+    precision = "float32" if optimizer is None else model.config.train.precision
     for start in range(0, len(share), progress.micro_batch):
         piece = [tensor[start : start + progress.micro_batch] for tensor in sample]
-        with autocast(device, model.config.train.precision):
+        with autocast(device, precision):
             loss = model.learn(*piece)
         if loss is not None:
             (loss * len(piece[0]) / len(batch)).backward()
@@ -122,17 +125,27 @@ def main() -> int:
     distributed.start(device)
     writer = distributed.is_writer()
 
-    # 1. Data: decoded once, a share of it held out for calibration.
-    paths = Category(config.data.root, config.data.category).train_images()
-    train_paths, held_out_paths = split_holdout(paths, config.calibration.holdout, config.seed)
-    cache_gib = config.data.cache_gib
-    images = decode_all(train_paths, config.data.size, cache_gib, quiet=not writer)
-    held_out = decode_all(held_out_paths, config.data.size, cache_gib, quiet=not writer)
-
-    # 2. Model: new, or as the checkpoint left it.
+    # 1. Detector, with random weights.
     seed_step(config.seed, epoch=-1, step=-1)
     model = place(build_model(config), device)
+    if model.sweeps is not None and distributed.world_size() > 1:
+        raise UserError(f"{config.model} is fitted in one process; start it without torchrun")
+
+    # 2. Data: a share of it held out for calibration. Decoded once, if there are many epochs.
+    paths = Category(config.data.root, config.data.category).train_images()
+    train_paths, held_out_paths = split_holdout(
+        paths, config.calibration.holdout, config.seed, config.data.limit
+    )
+    cache_gib = config.data.cache_gib
+    if model.sweeps is None:
+        images = decode_all(train_paths, config.data.size, cache_gib, quiet=not writer)
+    else:
+        images = OnDemand(train_paths, config.data.size)
+    held_out = decode_all(held_out_paths, config.data.size, cache_gib, quiet=not writer)
+
+    # 3. The run: new, or as the checkpoint left it.
     optimizer = model.optimizer()
+    crop = config.train.crop if model.sweeps is None else 0  # features want whole images
     progress, history, finished = Progress(), [], False
     if checkpoint is not None:
         model.load_state_dict(checkpoint.model)
@@ -147,7 +160,8 @@ def main() -> int:
             )
     else:
         progress.images = len(images)
-        probe = to_batch(random_crops(images[:1], config.train.crop, config.seed, 0, 0), device)
+        model.load_pretrained()
+        probe = to_batch(random_crops(images[:1], crop, config.seed, 0, 0), device)
         fitting = pick_micro_batch(config.train.micro_batch, model, probe, config.train.batch)
         progress.micro_batch = distributed.smallest(fitting, device)
         run = new_run(config) if writer else run
@@ -170,7 +184,7 @@ def main() -> int:
     if checkpoint is None:
         save()
 
-    # 3. Epochs.
+    # 4. Epochs.
     bar = tqdm(
         total=epochs * steps,
         initial=progress.epoch * steps + progress.step,
@@ -188,7 +202,7 @@ def main() -> int:
                 first = progress.step * config.train.batch
                 chosen = order[first : first + config.train.batch]
                 batch = random_crops(
-                    images[chosen], config.train.crop, config.seed, progress.epoch, progress.step
+                    images[chosen], crop, config.seed, progress.epoch, progress.step
                 )
                 progress.loss_sum += train_step(model, optimizer, batch, device, progress)
                 if not math.isfinite(progress.loss_sum):
@@ -223,7 +237,7 @@ def main() -> int:
                 bar.write(f"epoch {progress.epoch}/{epochs}  loss {loss:.5f}  {seconds:.1f} s")
     bar.close()
 
-    # 4. Finish: fit what was collected, set the threshold.
+    # 5. Finish: fit what was collected, set the threshold.
     seed_step(config.seed, epochs, step=0)
     if not finished:  # a finished run that is only scored anew has nothing more to fit
         model.finish()

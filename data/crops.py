@@ -20,6 +20,8 @@ def random_crops(images: np.ndarray, side: int, seed: int, epoch: int, step: int
         uint8 [B, min(side, H), min(side, W), 3].
     """
     height, width = images.shape[1:3]
+    if not 0 < side < max(height, width):
+        return images
     rows, columns = min(side or height, height), min(side or width, width)
     rng = np.random.default_rng([seed, epoch, step])
     tops = rng.integers(0, height - rows + 1, len(images))

@@ -113,12 +113,19 @@ class Category:
         return None
 
 
-def split_holdout(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """Hold out a seeded share of the good images: (to train on, to calibrate on), neither empty."""
+def split_holdout(
+    paths: list[Path], share: float, seed: int, limit: int = 0
+) -> tuple[list[Path], list[Path]]:
+    """Hold out a seeded share of the good images: (to train on, to calibrate on), neither empty.
+
+    With a `limit` above 0, at most as many of the others are left to train on, at random; a higher
+    limit adds to those of a lower one. What is held out stays the same.
+    """
     count = min(max(1, round(share * len(paths))), len(paths) - 1)
-    chosen = set(np.random.default_rng(seed).permutation(len(paths))[:count].tolist())
-    held_out = [path for index, path in enumerate(paths) if index in chosen]
-    return [path for index, path in enumerate(paths) if index not in chosen], held_out
+    order = np.random.default_rng(seed).permutation(len(paths)).tolist()
+    held_out = sorted(order[:count])
+    train = sorted(order[count : count + limit] if limit else order[count:])
+    return [paths[index] for index in train], [paths[index] for index in held_out]
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:

@@ -6,6 +6,9 @@ import torch
 
 from models.base import Detector
 from models.draem import Draem
+from models.padim import Padim
+from models.patch_memory import PatchMemory
+from models.patchcore import PatchCore
 from models.unet import UNetAutoencoder
 from utils.calibration import Calibration
 from utils.checkpoint import load_checkpoint
@@ -16,6 +19,9 @@ from utils.errors import UserError
 DETECTORS: dict[str, type[Detector]] = {
     "unet": UNetAutoencoder,
     "draem": Draem,
+    "patchcore": PatchCore,
+    "padim": Padim,
+    "patch_memory": PatchMemory,
 }
 
 
@@ -38,11 +44,14 @@ def load_detector(file: Path, device: torch.device) -> tuple[Detector, Calibrati
     """
     checkpoint = load_checkpoint(file)
     if checkpoint.calibration is None:
-        done, epochs = checkpoint.progress.epoch, checkpoint.config.train.epochs
+        sweeps = build_model(checkpoint.config).sweeps
+        done, epochs = checkpoint.progress.epoch, sweeps or checkpoint.config.train.epochs
         ways = f"go on with: python train.py --resume {file.parent}"
-        if done:
+        if done and sweeps is None:
             ways += f" (or finish it as it is by adding --epochs {done})"
-        raise UserError(f"the run {file.parent} stopped in epoch {done + 1} of {epochs}; {ways}")
+        raise UserError(
+            f"the run {file.parent} stopped in epoch {min(done + 1, epochs)} of {epochs}; {ways}"
+        )
     detector = build_model(checkpoint.config)
     try:
         detector.load_state_dict(checkpoint.model)

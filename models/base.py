@@ -1,7 +1,7 @@
 """The contract that every detector meets, so that the scripts need not know which one they run."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,12 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
+    def load_pretrained(self) -> None:
+        """Load the weights that the detector builds upon, if any; called once, when a run starts.
+
+        Never by the constructor: a checkpoint holds them, and is opened where they may be missing.
+        """
+
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """What one optimiser step learns from, made of good images [B, 3, H, W] in [0, 1].
 
@@ -70,6 +76,17 @@ class Detector(nn.Module):
 
         Called after `finish`, in evaluation mode, and again when a finished run is scored anew.
         """
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Take the detector's own buffers at whatever length they were stored.
+
+        What was collected so far, and memory banks, have no fixed number of entries.
+        """
+        for name, buffer in self._buffers.items():
+            stored = state.get(prefix + name)
+            if stored is not None and stored.dim() == buffer.dim():
+                setattr(self, name, buffer.new_empty(stored.shape))
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def optimizer(self) -> torch.optim.Optimizer | None:
         """Adam over the trainable parameters, or None where there are none."""

@@ -1,4 +1,5 @@
 import json
+import signal
 import sys
 
 import torch
@@ -18,13 +19,13 @@ class MeanImage(Detector):
     def __init__(self, config):
         super().__init__(config)
         self.register_buffer("mean", torch.zeros(3, *config.data.size))
-        self.seen = []
+        self.register_buffer("seen", torch.zeros(0, 3, *config.data.size))
 
     def learn(self, images):
-        self.seen.append(images)
+        self.seen = torch.cat([self.seen, images])
 
     def finish(self):
-        self.mean = torch.cat(self.seen).mean(dim=0)
+        self.mean, self.seen = self.seen.mean(dim=0), self.seen[:0]
 
     def forward(self, images):
         anomaly_map = absolute_error_map(images, self.mean.expand_as(images))
@@ -44,3 +45,30 @@ def test_scripts_run_a_detector_that_they_have_never_heard_of(tmp_path, dataset,
     assert metrics["auroc_oil"] > 0.5  # a dark blotch is far from the mean image
     (history,) = tmp_path.glob("checkpoints/*/history.csv")
     assert len(history.read_text().splitlines()) == 2  # a header and a single sweep
+
+
+def test_a_sweep_that_was_interrupted_goes_on_with_what_it_had_collected(
+    tmp_path, dataset, monkeypatch
+):
+    monkeypatch.setitem(models.DETECTORS, "mean_image", MeanImage)
+    flags = ["--data-root", str(dataset), "--size", "48", "--batch", "4", "--model", "mean_image"]
+    means = []
+    for name in ("whole", "interrupted"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+        if name == "interrupted":
+            step = train.train_step
+
+            def interrupted_step(*arguments):
+                signal.raise_signal(signal.SIGINT)
+                return step(*arguments)  # noqa: B023
+
+            monkeypatch.setattr(train, "train_step", interrupted_step)
+            assert train.main() == 130
+            monkeypatch.setattr(train, "train_step", step)
+            monkeypatch.setattr(sys, "argv", ["train.py", "--resume"])
+        assert train.main() == 0
+        (file,) = (tmp_path / name).glob("checkpoints/*/last.pt")
+        means.append(torch.load(file)["model"]["mean"])
+    assert torch.allclose(means[0], means[1])

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,3 +94,16 @@ def test_damaged_images_are_left_out_aloud(category, capsys):
         path.write_text("damaged")
     with pytest.raises(UserError, match="none of the"):
         decode_all(paths, (32, 32), memory_gib=1)
+
+
+def test_limits_are_nested_and_leave_the_held_out_images_alone():
+    paths = [Path(f"{number:03}.png") for number in range(50)]
+    everything, held_out = split_holdout(paths, 0.1, seed=0)
+    previous: set[Path] = set()
+    for limit in (1, 4, 16, 100):
+        train, held_out_now = split_holdout(paths, 0.1, seed=0, limit=limit)
+        assert held_out_now == held_out
+        assert train == sorted(train)
+        assert len(train) == min(limit, 45)
+        assert previous <= set(train) <= set(everything)
+        previous = set(train)

@@ -38,6 +38,7 @@ class DataConfig(Section):
     root: str = "data/mvtec"
     category: str = Field("tile", min_length=1)
     size: Annotated[tuple[Side, Side], BeforeValidator(_pair)] = (512, 512)
+    limit: int = Field(0, ge=0)
     cache_gib: float = Field(4.0, ge=0, allow_inf_nan=False)
 
 
@@ -79,6 +80,45 @@ class LossConfig(Section):
     msgms: Weight = 0.0
     perceptual: Weight = 0.0
     vgg16: str | None = None
+
+
+class BackboneConfig(Section):
+    """The pretrained network of the detectors that learn from features."""
+
+    name: str = Field("auto", min_length=1)
+    layers: Literal["auto"] | Annotated[tuple[int | str, ...], Field(min_length=1)] = "auto"
+    weights: str | None = None
+
+
+class PatchCoreConfig(Section):
+    """PatchCore."""
+
+    candidates: int = Field(200_000, ge=1)
+    coreset: float = Field(0.1, gt=0, le=1)
+    projection: int = Field(128, ge=1)
+    density: int = Field(50, ge=0)
+    reweight: int = Field(0, ge=0)
+
+
+class PadimConfig(Section):
+    """PaDiM."""
+
+    channels: int = Field(100, ge=1)
+    choose: Literal["random", "variance"] = "random"
+    shrinkage: float = Field(0.01, gt=0, le=1)
+
+
+class PatchMemoryConfig(Section):
+    """The memory of a vision transformer's patches."""
+
+    patches: int = Field(20_000, ge=1)
+    rotations: int = Field(1, ge=1, le=36)
+
+
+class SearchConfig(Section):
+    """Search for nearest neighbours in a bank."""
+
+    memory_mib: float = Field(8.0, gt=0, allow_inf_nan=False)
 
 
 class TrainConfig(Section):
@@ -128,6 +168,11 @@ class Config(Section):
     unet: UNetConfig = UNetConfig()
     corruption: Annotated[CorruptionConfig, BeforeValidator(_named_kinds)] = CorruptionConfig()
     loss: LossConfig = LossConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    patchcore: PatchCoreConfig = PatchCoreConfig()
+    padim: PadimConfig = PadimConfig()
+    patch_memory: PatchMemoryConfig = PatchMemoryConfig()
+    search: SearchConfig = SearchConfig()
     train: TrainConfig = TrainConfig()
     score: ScoreConfig = ScoreConfig()
     calibration: CalibrationConfig = CalibrationConfig()
@@ -205,6 +250,8 @@ RESUMABLE = [
     "device",
     "data.root",
     "data.cache_gib",
+    "patchcore.reweight",
+    "search.memory_mib",
     "train.epochs",
     "score.msgms",
     "score.ssim",

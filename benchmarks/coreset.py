@@ -1,0 +1,93 @@
+"""Time and memory of the coreset on real patches, against the plain algorithm.
+
+    python -m benchmarks.coreset --data-root data/mvtec --category tile
+
+The plain algorithm computes all distances to every new centre, so each centre takes as long as any
+other; it is timed on the first 200 of them, and its time for all is extrapolated.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.mvtec import Category
+from data.on_demand import OnDemand
+from models.patchcore import PatchCore
+from utils.config import add_setting_flags, load_config, overrides_from
+from utils.coreset import greedy_coreset, random_projection
+from utils.pixels import to_batch
+
+PLAIN_CENTRES = 200
+
+
+def real_patches(count: int, overrides: dict) -> Tensor:
+    """Projected features of `count` patches of good images: [count, 128], fewer if there are."""
+    settings = {"patchcore.candidates": count, **overrides}
+    detector = PatchCore(load_config(overrides=settings))
+    detector.load_pretrained()
+    data = detector.config.data
+    images = OnDemand(Category(data.root, data.category).train_images(), data.size)
+    torch.manual_seed(0)
+    for place in range(len(images)):
+        detector.learn(to_batch(images[np.array([place])], torch.device("cpu")))
+    return random_projection(detector.bank, detector.config.patchcore.projection)
+
+
+def plain_seconds(points: Tensor, centres: int) -> float:
+    """Seconds of the plain algorithm for the first `centres` centres."""
+    started = time.perf_counter()
+    square = points.square().sum(dim=1)
+    nearest = torch.full_like(square, torch.inf)
+    place = 0
+    for _ in range(centres):
+        apart = torch.addmv(square, points, points[place], alpha=-2).add_(square[place])
+        torch.minimum(nearest, apart, out=nearest)
+        place = int(nearest.argmax())
+    return time.perf_counter() - started
+
+
+def reset_peak() -> None:
+    """Let the largest resident memory be counted from now on (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> float:
+    """Largest resident memory since `reset_peak`, in MiB (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    """Print a line for each number of patches and share."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_setting_flags(parser)
+    parser.add_argument("--patches", type=int, nargs="+", default=[50_000, 200_000, 800_000])
+    args = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads")
+    for count in sorted(args.patches):
+        points = real_patches(count, overrides_from(args))
+        for share in (0.01, 0.1):
+            centres = round(share * len(points))
+            reset_peak()
+            before = peak_mib()
+            started = time.perf_counter()
+            greedy_coreset(points, centres, quiet=not sys.stderr.isatty())
+            ours = time.perf_counter() - started
+            timed = min(PLAIN_CENTRES, centres)
+            plain = plain_seconds(points, timed) * centres / timed
+            print(
+                f"{len(points)} patches of {points.shape[1]}, {share:.0%}: {ours:.1f} s, "
+                f"{peak_mib() - before:.0f} MiB over the {points.nbytes / 2**20:.0f} MiB of the "
+                f"patches; plain {plain:.0f} s, {plain / ours:.1f} times as long"
+            )
+
+
+if __name__ == "__main__":
+    main()

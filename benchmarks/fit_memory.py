@@ -1,0 +1,48 @@
+"""Peak memory of train.py for few and for many images.
+
+    python -m benchmarks.fit_memory --model patchcore --category tile --images 200 761
+
+Flags are those of train.py. Each fit is a process of its own, in a temporary folder.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+
+
+def fit(images: int, flags: list[str]) -> tuple[float, float]:
+    """Peak memory in MiB and seconds of a fit to at most this many images."""
+    command = [sys.executable, str(TRAIN), *flags, "--set", f"data.limit={images}"]
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit("train.py failed")
+    return usage.ru_maxrss / 1024, time.perf_counter() - started  # Linux counts in KiB
+
+
+def main() -> None:
+    """Print a line for each number of images, and the ratio of the last to the first."""
+    if "--help" in sys.argv or "--images" not in sys.argv:
+        sys.exit(__doc__)
+    flags, numbers = sys.argv[1:], []
+    place = flags.index("--images")
+    while place + 1 < len(flags) and flags[place + 1].isdigit():
+        numbers.append(int(flags.pop(place + 1)))
+    flags.pop(place)
+    peaks = []
+    for number in numbers:
+        peak, seconds = fit(number, flags)
+        peaks.append(peak)
+        print(f"at most {number} images: peak {peak:.0f} MiB, {seconds:.0f} s", flush=True)
+    print(f"ratio {peaks[-1] / peaks[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The training images, read again whenever they are asked for."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from data.images import ImageError, read_ahead
+from utils.errors import UserError
+
+
+class OnDemand:
+    """Looks like the array that `data.cache.decode_all` gives, but holds no image.
+
+    For detectors that see each image once: there is nothing to gain from keeping it.
+
+    Args:
+        paths: image files.
+        size: (height, width) that they are resized to.
+    """
+
+    def __init__(self, paths: list[Path], size: tuple[int, int]) -> None:
+        self.paths = paths
+        self.size = size
+        self.unreadable: set[Path] = set()
+
+    def __len__(self) -> int:
+        """Number of files, readable or not."""
+        return len(self.paths)
+
+    def __getitem__(self, places: np.ndarray | slice) -> np.ndarray:
+        """Images at these places, uint8 [B, height, width, 3].
+
+        Unreadable files are reported on stderr and left out.
+
+        Raises:
+            UserError: if not a single file can be read.
+        """
+        images = np.empty((0, *self.size, 3), np.uint8)
+        chosen = [self.paths[place] for place in np.arange(len(self))[places]]
+        found = []
+        for path, image in read_ahead(chosen, self.size):
+            if not isinstance(image, ImageError):
+                found.append(image)
+            elif path not in self.unreadable:
+                self.unreadable.add(path)
+                print(f"left out: {image}", file=sys.stderr)
+        if len(self.unreadable) == len(self):
+            raise UserError(f"none of the {len(self)} images in {self.paths[0].parent} can be read")
+        return np.stack(found) if found else images
