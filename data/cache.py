@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.images import ImageError, read_ahead, read_image
+from data.images import ImageError, read_ahead, read_resized
 from utils.errors import UserError
-from utils.pixels import resize
 
 
 def decode_all(
@@ -52,7 +51,7 @@ def decode_all(
                 "data.cache_gib, lower --size, or set TMPDIR"
             ) from None
     count = 0
-    reader = read_ahead(paths, lambda path: resize(read_image(path), size))
+    reader = read_ahead(paths, lambda path: read_resized(path, size))
     for _, image in tqdm(reader, "decoding", len(paths), unit="image", disable=quiet or None):
         if isinstance(image, ImageError):
             if not quiet:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from utils.errors import UserError
+from utils.pixels import resize
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 THREADS = 4
@@ -76,6 +77,11 @@ def read_image(path: Path) -> np.ndarray:
         if "cannot identify" in reason:
             reason = "no image, or a damaged one"
         raise ImageError(f"cannot read {path}: {reason}") from None
+
+
+def read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read an image and resize it to (height, width): uint8 [height, width, 3]; see `read_image`."""
+    return resize(read_image(path), size)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import ImageError, read_ahead
+from data.images import ImageError, read_ahead, read_resized
 from utils.errors import UserError
 
 
@@ -39,7 +39,7 @@ class OnDemand:
         images = np.empty((0, *self.size, 3), np.uint8)
         chosen = [self.paths[place] for place in np.arange(len(self))[places]]
         found = []
-        for path, image in read_ahead(chosen, self.size):
+        for path, image in read_ahead(chosen, lambda path: read_resized(path, self.size)):
             if not isinstance(image, ImageError):
                 found.append(image)
             elif path not in self.unreadable:

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from data.images import read_image
-from utils.pixels import resize
+from data.images import read_resized
 
 VISIBLE = 0.03
 """A pixel that changed by less, of a range of 1, does not belong to the defect."""
@@ -182,7 +181,7 @@ class PseudoImage:
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Image uint8 [H, W, 3] and mask bool [H, W]; raises `ImageError`."""
-        image = resize(read_image(self.path), self.size)
+        image = read_resized(self.path, self.size)
         if not self.is_defect:
             return image, None
         return spoil(image, self.defect, np.random.default_rng(self.seed))
