@@ -80,7 +80,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read an image and resize it to (height, width): uint8 [height, width, 3]; see `read_image`."""
+    """Read an image, as `read_image` does, and resize it: uint8 [height, width, 3]."""
     return resize(read_image(path), size)
 
 
