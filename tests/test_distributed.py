@@ -14,7 +14,12 @@ def test_two_processes_train_the_same_model(tmp_path, dataset, batch):
     together.mkdir()
     flags = ["--data-root", str(dataset), *TINY, "--epochs", "2", "--device", "cpu"]
     flags += ["--batch", str(batch), "--set", "train.micro_batch=2", "--set", "unet.norm=none"]
-    flags += ["--set", "corruption=none"]  # each process draws corruption of its own
+    flags += [
+        "--set",
+        "corruption=none",
+        "--set",
+        "unet.residual=false",
+    ]  # each process draws corruption of its own
     assert run_script("train.py", *flags, cwd=alone).returncode == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     result = subprocess.run(

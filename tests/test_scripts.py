@@ -147,6 +147,7 @@ def test_what_a_user_can_mend_is_one_line(trained, dataset, tmp_path):
     result = run_script("infer.py", "--output", run / "last.pt", cwd=folder)
     assert_one_line(result, "last.pt")
     flags = ["--data-root", dataset, *TINY, "--set", "unet.norm=none", "--lr", "1e30"]
+    flags += ["--set", "unet.residual=false"]
     result = run_script("train.py", *flags, cwd=tmp_path)
     assert_one_line(result, "diverged", "train.lr")
 

@@ -59,7 +59,8 @@ def gradients(detector, images, pieces):
     """Parameter changes of one train_step with plain gradient descent at rate 1."""
     detector = copy.deepcopy(detector).double()  # else GroupNorm's own rounding is what is seen
     learn = detector.learn
-    detector.learn = lambda batch: learn(batch.double())
+    detector.learn = lambda *sample: learn(*(tensor.double() for tensor in sample))
+    torch.manual_seed(0)  # the same corruption
     before = [p.detach().clone() for p in detector.parameters()]
     optimizer = torch.optim.SGD(detector.parameters(), lr=1.0)
     train_step(detector, optimizer, images, CPU, Progress(micro_batch=pieces))
