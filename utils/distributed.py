@@ -18,7 +18,6 @@ def start(device: torch.device) -> None:
 def stop() -> None:
     """Leave the process group, all processes together."""
     if dist.is_initialized():
-        # One that left while others still ran would now and then abort as it ended (Gloo's threads).
         dist.barrier()
         dist.destroy_process_group()
 

@@ -1,5 +1,6 @@
 """Errors that a user can mend: one line that says what is wrong and the way out, no traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -20,4 +21,9 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
+    if "WORLD_SIZE" in os.environ:
+        # Under torchrun: Gloo's threads now and then abort a process that Python takes down.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
