@@ -173,7 +173,7 @@ def main() -> int:
                 run, Checkpoint(config, model.state_dict(), state, progress, history, calibration)
             )
 
-    epochs = config.train.epochs if model.sweeps is None else model.sweeps
+    epochs = model.epochs
     steps = -(-len(images) // config.train.batch)
     if writer:
         print(

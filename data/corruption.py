@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.draws import coin, log_uniform, uniform
 from data.textures import Textures
 from utils.config import CorruptionConfig
+from utils.pixels import turned
 
 VISIBLE = 0.02
 """A pixel that changed by less, of a range of 1, does not count as corrupted."""
@@ -25,21 +27,6 @@ CELL_SETS = 3
 """Disjoint sets that RIAD's cells are dealt into; one of them is hidden at a time."""
 
 Corrupted = tuple[Tensor, Tensor]
-
-
-def uniform(low: float, high: float) -> float:
-    """A random number between `low` and `high`."""
-    return low + (high - low) * torch.rand(()).item()
-
-
-def log_uniform(low: float, high: float) -> float:
-    """A random number between `low` and `high`, each factor of two as likely as another."""
-    return math.exp(uniform(math.log(low), math.log(high)))
-
-
-def coin(chance: float = 0.5) -> bool:
-    """True with the given chance."""
-    return torch.rand(()).item() < chance
 
 
 def perlin_noise(height: int, width: int, cells_y: int, cells_x: int) -> Tensor:
@@ -105,11 +92,11 @@ def stain(image: Tensor, textures: Textures) -> Corrupted:
     """
     height, width = image.shape[1:]
     side = min(height, width)
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    y, x = y - uniform(0, height), x - uniform(0, width)
+    centre = (uniform(0, height), uniform(0, width))
     turn, radius, stretch = uniform(0, math.pi), log_uniform(0.01, 0.25), log_uniform(1, 3)
-    u = (x * math.cos(turn) + y * math.sin(turn)) / (radius * side * math.sqrt(stretch))
-    v = (y * math.cos(turn) - x * math.sin(turn)) / (radius * side / math.sqrt(stretch))
+    along, across = _frame(height, width, centre, turn)
+    u = along / (radius * side * math.sqrt(stretch))
+    v = across / (radius * side / math.sqrt(stretch))
     angle = torch.atan2(v, u)
     outline = torch.ones_like(u)
     for harmonic in range(2, 7):
@@ -146,9 +133,8 @@ def crack(image: Tensor, textures: Textures) -> Corrupted:
     centre = int(torch.randint(noise.numel(), ()))
     distance = (noise - noise.flatten()[centre]).abs() / steepness  # pixels from the contour
     line = (log_uniform(0.5, 4) - distance + 0.5).clamp(0, 1)
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     reach = log_uniform(0.06, 0.7) * max(height, width)
-    apart = torch.hypot(y - float(centre // width), x - float(centre % width))
+    apart = torch.hypot(*_frame(height, width, divmod(centre, width)))
     line = line * (4 * (1 - apart / reach)).clamp(0, 1) * uniform(0.25, 1)
     shade = uniform(-0.5, -0.08) if coin(0.7) else uniform(0.08, 0.5)
     return _blend(image, (image + shade).clamp(0, 1), line[None])
@@ -169,15 +155,12 @@ def cut_paste(image: Tensor, textures: Textures) -> Corrupted:
     else:
         half_u, half_v = uniform(0.05, 0.125) * side, log_uniform(2, 16) * side / 512
     turn = uniform(-math.pi / 4, math.pi / 4)
-    centre_y, centre_x = uniform(0, height), uniform(0, width)
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    y, x = y - centre_y, x - centre_x
-    u = (x * math.cos(turn) + y * math.sin(turn)).abs()
-    v = (y * math.cos(turn) - x * math.sin(turn)).abs()
-    inside = ((u <= max(half_u, 0.7)) & (v <= max(half_v, 0.7)))[None]
+    centre = (uniform(0, height), uniform(0, width))
+    along, across = _frame(height, width, centre, turn)
+    inside = ((along.abs() <= max(half_u, 0.7)) & (across.abs() <= max(half_v, 0.7)))[None]
     # The source is the image itself turned about the middle of the patch and moved.
     source = torch.roll(
-        _turned(image, turn if coin() else 0.0),
+        turned(image[None], turn if coin() else 0.0)[0],
         (int(uniform(0.1, 0.9) * height), int(uniform(0.1, 0.9) * width)),
         (1, 2),
     )
@@ -207,24 +190,39 @@ def corrupt(images: Tensor, config: CorruptionConfig) -> Corrupted:
     weights = torch.tensor([config.clean, *(getattr(config, kind) for kind in KINDS)])
     corrupted = images.clone()
     masks = torch.zeros_like(images[:, :1], dtype=torch.bool)
-    if not weights.sum() > config.clean:
+    if not weights[1:].any():
         return corrupted, masks
-    textures = Textures(images, config.textures)
+    textures, kinds = Textures(images, config.textures), list(KINDS.values())
     for index, choice in enumerate(torch.multinomial(weights, len(images), replacement=True)):
         if choice > 0:
-            kind = list(KINDS.values())[int(choice) - 1]
-            result, masks[index] = kind(images[index], textures)
+            result, masks[index] = kinds[choice - 1](images[index], textures)
             if (images[index] == images[index, :1]).all():  # a grey camera sees no colours
                 result = result.mean(dim=0, keepdim=True)
             corrupted[index] = result
     return corrupted, masks
 
 
+def _frame(
+    height: int, width: int, centre: tuple[float, float], turn: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Pixels from `centre` (y, x), along and across a direction: two [height, width].
+
+    The direction is that of x, turned by `turn` radians.
+    """
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    y, x = y - float(centre[0]), x - float(centre[1])
+    return (
+        x * math.cos(turn) + y * math.sin(turn),
+        y * math.cos(turn) - x * math.sin(turn),
+    )
+
+
 def _blend(image: Tensor, layer: Tensor, alpha: Tensor) -> Corrupted:
     """Lay `layer` [3, H, W] over the image with opacity [1, H, W]; only what is seen is marked."""
-    blended = torch.lerp(image, layer, alpha.to(image.device).expand_as(image))
+    alpha = alpha.to(image.device)
+    blended = torch.lerp(image, layer, alpha.expand_as(image))
     seen = F.avg_pool2d((blended - image).abs().amax(0, keepdim=True)[None], 3, 1, 1)[0] > VISIBLE
-    mask = seen & (alpha.to(image.device) > 0)
+    mask = seen & (alpha > 0)
     return torch.where(mask, blended, image), mask
 
 
@@ -236,16 +234,3 @@ def _colour_near(image: Tensor) -> Tensor:
     shift = uniform(0.05, 0.6) * (1 if coin() else -1)
     hue = 0.1 * torch.randn(3).to(image) if coin() else 0.0
     return (colour + shift + hue).clamp(0, 1)[:, None, None]
-
-
-def _turned(image: Tensor, angle: float) -> Tensor:
-    """The image turned about its middle; what comes from outside is reflected."""
-    if angle == 0:
-        return image
-    height, width = image.shape[1:]
-    cos, sin = math.cos(angle), math.sin(angle)
-    turn = [[cos, sin * height / width, 0.0], [-sin * width / height, cos, 0.0]]
-    grid = F.affine_grid(
-        torch.tensor([turn], device=image.device), [1, *image.shape], align_corners=False
-    )
-    return F.grid_sample(image[None], grid, padding_mode="reflection", align_corners=False)[0]

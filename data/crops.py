@@ -22,7 +22,7 @@ def random_crops(images: np.ndarray, side: int, seed: int, epoch: int, step: int
     height, width = images.shape[1:3]
     if not 0 < side < max(height, width):
         return images
-    rows, columns = min(side or height, height), min(side or width, width)
+    rows, columns = min(side, height), min(side, width)
     rng = np.random.default_rng([seed, epoch, step])
     tops = rng.integers(0, height - rows + 1, len(images))
     lefts = rng.integers(0, width - columns + 1, len(images))

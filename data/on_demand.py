@@ -36,7 +36,6 @@ class OnDemand:
         Raises:
             UserError: if not a single file can be read.
         """
-        images = np.empty((0, *self.size, 3), np.uint8)
         chosen = [self.paths[place] for place in np.arange(len(self))[places]]
         found = []
         for path, image in read_ahead(chosen, lambda path: read_resized(path, self.size)):
@@ -47,4 +46,4 @@ class OnDemand:
                 print(f"left out: {image}", file=sys.stderr)
         if len(self.unreadable) == len(self):
             raise UserError(f"none of the {len(self)} images in {self.paths[0].parent} can be read")
-        return np.stack(found) if found else images
+        return np.stack(found) if found else np.empty((0, *self.size, 3), np.uint8)

@@ -52,7 +52,7 @@ def _region(rng: Generator, image: np.ndarray, low: float, high: float) -> np.nd
     zoomed = ndimage.zoom(
         rag, (len(u) / 12, u.shape[1] / 12), order=3, grid_mode=True, mode="grid-wrap"
     )
-    depth = 1 - np.hypot(u / radius / stretch, v / radius * stretch) + zoomed[: len(u)]
+    depth = 1 - np.hypot(u / radius / stretch, v / radius * stretch) + zoomed
     return np.clip(depth / 0.15, 0, 1)[..., None].astype(np.float32)
 
 
@@ -107,8 +107,8 @@ def shade(rng: Generator, image: np.ndarray) -> np.ndarray:
     u, v = _frame(rng, image)
     edge = np.clip(u / _log_uniform(rng, 0.003, 0.05), 0, 1)
     band = edge * np.clip((_log_uniform(rng, 0.1, 0.6) - u) / 0.03, 0, 1)
-    gain = 1 + rng.choice([-1, 1]) * rng.uniform(0.08, 0.35)
-    return image * (1 + (gain - 1) * band[..., None])
+    change = rng.choice([-1, 1]) * rng.uniform(0.08, 0.35)
+    return image * (1 + change * band[..., None])
 
 
 def rough(rng: Generator, image: np.ndarray) -> np.ndarray:

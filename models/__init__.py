@@ -43,16 +43,15 @@ def load_detector(file: Path, device: torch.device) -> tuple[Detector, Calibrati
         UserError: if the file is no checkpoint, or that of a run that is not finished.
     """
     checkpoint = load_checkpoint(file)
+    detector = build_model(checkpoint.config)
     if checkpoint.calibration is None:
-        sweeps = build_model(checkpoint.config).sweeps
-        done, epochs = checkpoint.progress.epoch, sweeps or checkpoint.config.train.epochs
+        done, epochs = checkpoint.progress.epoch, detector.epochs
         ways = f"go on with: python train.py --resume {file.parent}"
-        if done and sweeps is None:
+        if done and detector.sweeps is None:
             ways += f" (or finish it as it is by adding --epochs {done})"
         raise UserError(
             f"the run {file.parent} stopped in epoch {min(done + 1, epochs)} of {epochs}; {ways}"
         )
-    detector = build_model(checkpoint.config)
     try:
         detector.load_state_dict(checkpoint.model)
     except RuntimeError as error:

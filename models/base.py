@@ -39,6 +39,11 @@ class Detector(nn.Module):
         super().__init__()
         self.config = config
 
+    @property
+    def epochs(self) -> int:
+        """Passes over train/good: those that the detector wants, or else `train.epochs`."""
+        return self.config.train.epochs if self.sweeps is None else self.sweeps
+
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B, 3, H, W], float RGB in [0, 1]; see `Prediction`.
 

@@ -6,11 +6,10 @@ localization", ICPR 2020 workshops.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from models.backbones import LITE, build_backbone, concatenated
-from models.base import Detector, Prediction
-from utils.anomaly_map import image_score, smooth
+from models.backbones import LITE, concatenated
+from models.base import Prediction
+from models.features import FeatureDetector
 from utils.config import Config
 from utils.device import free_memory
 from utils.errors import UserError
@@ -23,7 +22,7 @@ POSITIONS = 256
 """Positions whose covariances are factorised at a time, in float64."""
 
 
-class Padim(Detector):
+class Padim(FeatureDetector):
     """Means and covariances of P = h * w positions, d channels each, from one pass over the images.
 
     The statistics are Welford's, for batches (Chan, Golub and LeVeque, 1979): a running mean, and
@@ -32,11 +31,8 @@ class Padim(Detector):
     positions, instead of 0.01 times the identity, whose meaning hangs on the scale of the features.
     """
 
-    sweeps = 1
-
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.backbone = build_backbone(config.backbone, default=LITE)
+        super().__init__(config, default=LITE)
         channels = min(config.padim.channels, sum(self.backbone.channels))
         self.register_buffer("chosen", torch.zeros(0, dtype=torch.long))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
@@ -45,10 +41,6 @@ class Padim(Detector):
         self.register_buffer("pending", torch.zeros(0, 0, channels))
         # What `finish` makes of it: whitening[p] @ (x - mean[p]) has the Mahalanobis length of x.
         self.register_buffer("whitening", torch.zeros(0, channels, channels))
-
-    def load_pretrained(self) -> None:
-        """See `Detector.load_pretrained`."""
-        self.backbone.load(self.config.backbone.weights)
 
     def features(self, images: Tensor) -> Tensor:
         """All features of images [B, 3, H, W]: [B, C, h, w]."""
@@ -140,6 +132,4 @@ class Padim(Detector):
         deviations = (self.rows(features) - self.mean).permute(1, 2, 0)
         distances = torch.bmm(self.whitening, deviations).square().sum(dim=1).sqrt().T
         maps = distances.reshape(len(images), 1, *features.shape[-2:])
-        anomaly_map = F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)
-        anomaly_map = smooth(anomaly_map, self.config.score.smooth)
-        return Prediction(anomaly_map, image_score(anomaly_map, self.config.score.reduce), None)
+        return self.predict(maps, images.shape[-2:])

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backbones import LITE, build_backbone, concatenated
-from models.base import Detector, Prediction
-from utils.anomaly_map import image_score, smooth
+from models.backbones import LITE, concatenated
+from models.base import Prediction
+from models.features import FeatureDetector, rows
 from utils.config import Config
 from utils.coreset import greedy_coreset, random_projection
 from utils.neighbours import nearest, nearest_few
@@ -20,7 +20,7 @@ DENSITY_SAMPLE = 10_000
 of all patches overlap the patch itself in its own image."""
 
 
-class PatchCore(Detector):
+class PatchCore(FeatureDetector):
     """A bank of features of good patches, thinned out by a greedy coreset.
 
     It differs from the paper in two ways, both of which can be switched off: `patchcore.density`
@@ -28,19 +28,12 @@ class PatchCore(Detector):
     sample of at most `patchcore.candidates` patches, which bounds the memory of a fit.
     """
 
-    sweeps = 1
-
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.backbone = build_backbone(config.backbone, default=LITE)
+        super().__init__(config, default=LITE)
         # Until it is thinned out by `finish`, the bank is a sample of all patches, with its keys.
         self.register_buffer("bank", torch.zeros(0, sum(self.backbone.channels)))
         self.register_buffer("keys", torch.zeros(0))
         self.register_buffer("spacing", torch.zeros(0))
-
-    def load_pretrained(self) -> None:
-        """See `Detector.load_pretrained`."""
-        self.backbone.load(self.config.backbone.weights)
 
     def patches(self, images: Tensor) -> Tensor:
         """Features [B, C, h, w] of images [B, 3, H, W], each averaged over 3x3 neighbours."""
@@ -74,7 +67,7 @@ class PatchCore(Detector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their patches to the bank; see `Detector.forward`."""
-        settings, score = self.config.patchcore, self.config.score
+        settings = self.config.patchcore
         features = self.patches(images)
         patches = rows(features)
         memory_mib = self.config.search.memory_mib
@@ -82,14 +75,13 @@ class PatchCore(Detector):
         if settings.density:
             distances = distances / self.spacing[places]
         maps = distances.view(len(images), 1, *features.shape[-2:])
-        anomaly_map = F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)
-        anomaly_map = smooth(anomaly_map, score.smooth)
+        prediction = self.predict(maps, images.shape[-2:])
         if not settings.reweight:
-            return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), None)
+            return prediction
         highest, patch = maps.flatten(1).max(dim=1)
         place = patch + torch.arange(len(images), device=patch.device) * maps[0].numel()
         weight = self.weight(patches[place], places[place])
-        return Prediction(anomaly_map, highest * weight, None)
+        return prediction._replace(score=highest * weight)
 
     def weight(self, patches: Tensor, places: Tensor) -> Tensor:
         """The paper's weight of the strangest patch of each image: [B, C], [B] -> [B] in [0, 1].
@@ -102,8 +94,3 @@ class PatchCore(Detector):
         _, around = nearest_few(self.bank[places], self.bank, count, memory_mib)  # itself first
         apart = (self.bank[around] - patches[:, None]).square().sum(dim=2).sqrt()
         return 1 - apart.softmax(dim=1)[:, 0]
-
-
-def rows(features: Tensor) -> Tensor:
-    """Feature maps [B, C, h, w] as one row a patch, [B * h * w, C]."""
-    return features.permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,3 +1,4 @@
+import math
 import sys
 
 import numpy as np
@@ -9,15 +10,14 @@ from PIL import Image
 import train
 from models import build_model, load_detector, padim
 from models.backbones import EfficientNetLite
-from models.patch_memory import rotated
-from models.patchcore import rows
+from models.features import rows
 from utils import distributed
 from utils.calibration import Calibration
 from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
 from utils.device import place
 from utils.errors import UserError
-from utils.pixels import to_pixels
+from utils.pixels import to_pixels, turned
 
 CPU = torch.device("cpu")
 CHANNELS = 24 + 40  # of blocks 2 and 4
@@ -218,8 +218,8 @@ def test_padim_says_what_it_needs_before_it_fits(good, monkeypatch, capsys):
 
 def test_rotations_are_quarter_turns_of_the_image(good):
     for turns in range(4):
-        turned = rotated(good, 90 * turns)
-        assert torch.allclose(turned, torch.rot90(good, -turns, (2, 3)), atol=1e-4)
+        copies = turned(good, turns * math.pi / 2)
+        assert torch.allclose(copies, torch.rot90(good, -turns, (2, 3)), atol=1e-4)
     model = fitted("patch_memory", good, **{"patch_memory.rotations": 4})
     assert len(model.bank) == 4 * 12 * 16 * 16
 

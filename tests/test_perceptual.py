@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from models import build_model
 from utils.config import load_config
 from utils.errors import UserError
-from utils.perceptual import STD, PerceptualDistance
+from utils.perceptual import PerceptualDistance
+from utils.pixels import IMAGENET_STD
 
 BLOCKS = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21)}
 """VGG16's convolutions in torchvision's `features`, by block."""
@@ -34,7 +35,7 @@ def weights(tmp_path_factory):
                 state[f"features.{index}.weight"] = kernel.contiguous()
                 state[f"features.{index}.bias"] = torch.from_numpy(layer["1"][:])
     # They take BGR in [0, 255] less a mean, torchvision RGB divided by a spread as well.
-    first = state["features.0.weight"].flip(1) * 255 * torch.tensor(STD)[:, None, None]
+    first = state["features.0.weight"].flip(1) * 255 * torch.tensor(IMAGENET_STD)[:, None, None]
     state["features.0.weight"] = first
     file = tmp_path_factory.mktemp("vgg16") / "vgg16.pth"
     torch.save(state, file)

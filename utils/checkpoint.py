@@ -21,6 +21,7 @@ import yaml
 from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
+from utils.weights import read_plain
 
 ROOT = Path("checkpoints")
 FORMAT = "visual-defect-detection"
@@ -136,11 +137,9 @@ def load_checkpoint(file: Path) -> Checkpoint:
         UserError: if the file is missing, is none of ours, is damaged or is from a newer version.
     """
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = read_plain(file)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {file}") from None
-    except Exception:  # torch.load raises whatever its unpickler stumbles over
-        content = None
     ours = isinstance(content, dict) and content.get("format") == FORMAT
     if not ours or not isinstance(content.get("version"), int):
         raise UserError(f"{file} is damaged or is no checkpoint written by train.py")

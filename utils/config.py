@@ -253,14 +253,7 @@ RESUMABLE = [
     "patchcore.reweight",
     "search.memory_mib",
     "train.epochs",
-    "score.msgms",
-    "score.ssim",
-    "score.l1",
-    "score.colour",
-    "score.cells",
-    "score.standardise",
-    "score.smooth",
-    "score.reduce",
+    *(f"score.{name}" for name in ScoreConfig.model_fields),
     "calibration.quantile",
 ]
 """Settings that a resumed run may change: they alter nothing that it has learned so far."""

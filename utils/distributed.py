@@ -16,9 +16,8 @@ def start(device: torch.device) -> None:
 
 
 def stop() -> None:
-    """Leave the process group, all processes together."""
+    """Leave the process group."""
     if dist.is_initialized():
-        dist.barrier()
         dist.destroy_process_group()
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from utils.anomaly_map import msgms_map
 from utils.config import LossConfig
-from utils.perceptual import PerceptualDistance
+from utils.perceptual import perceptual_distance
 
 
 class ReconstructionLoss(nn.Module):
@@ -24,7 +24,6 @@ class ReconstructionLoss(nn.Module):
     def __init__(self, weights: LossConfig) -> None:
         super().__init__()
         self.weights = weights
-        self._perceptual: PerceptualDistance | None = None
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """Mean loss (0-dim) over a batch; both arguments are [B, 3, H, W] in [0, 1]."""
@@ -39,17 +38,9 @@ class ReconstructionLoss(nn.Module):
             if self.weights.msgms:
                 loss = loss + self.weights.msgms * msgms_map(target, reconstruction).mean()
             if self.weights.perceptual:
-                distance = self._distance(target.device)(reconstruction, target)
-                loss = loss + self.weights.perceptual * distance
+                distance = perceptual_distance(self.weights.vgg16, target.device)
+                loss = loss + self.weights.perceptual * distance(reconstruction, target)
             return loss
-
-    def _distance(self, device: torch.device) -> PerceptualDistance:
-        """VGG16, loaded when first asked for: only training needs it, a checkpoint does not."""
-        if self._perceptual is None:
-            # Past nn.Module's registry, which would put its weights into the checkpoint.
-            distance = PerceptualDistance(self.weights.vgg16).to(device)
-            object.__setattr__(self, "_perceptual", distance)
-        return self._perceptual
 
 
 def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:

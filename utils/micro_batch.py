@@ -45,8 +45,7 @@ def pick_micro_batch(setting: int | str, model: Detector, image: Tensor, batch: 
 
 
 def saved_bytes(model: Detector, image: Tensor) -> int:
-    """Bytes that autograd keeps between the forward and backward pass of `model.learn`
-    on what it prepares of an image [1, 3, H, W].."""
+    """Bytes that autograd keeps for the backward pass of learning from an image [1, 3, H, W]."""
     storages: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Perceptual distance: how far apart two images are for a network that has seen the world."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -7,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.errors import UserError
+from utils.pixels import IMAGENET_MEAN, IMAGENET_STD
+from utils.weights import read_weights
 
 TAPS = (3, 8, 15, 22)
 """Layers of torchvision's `vgg16().features` that are compared: relu1_2, 2_2, 3_3 and 4_3."""
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PerceptualDistance(nn.Module):
@@ -39,7 +40,7 @@ class PerceptualDistance(nn.Module):
                     "that holds them with --set loss.vgg16=FILE, or set loss.perceptual=0"
                 ) from None
         else:
-            state = _read(Path(weights))
+            state = read_weights(Path(weights), setting="loss.vgg16")
         features = {
             key.removeprefix("features."): value
             for key, value in state.items()
@@ -59,8 +60,8 @@ class PerceptualDistance(nn.Module):
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False  # the tap before it is still needed
         self.layers = layers.requires_grad_(False).eval()
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(STD)[:, None, None])
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None])
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Distance (0-dim) of two batches [B, 3, H, W] in [0, 1], averaged over the taps.
@@ -76,14 +77,10 @@ class PerceptualDistance(nn.Module):
         return total / len(TAPS)
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """Tensors by name from a file; runs none of its code."""
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"no weights at {file}, which loss.vgg16 names") from None
-    except Exception:  # torch.load raises whatever its unpickler stumbles over
-        state = None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{file} is damaged or holds no tensors by name")
-    return state
+@cache
+def perceptual_distance(weights: str | None, device: torch.device) -> PerceptualDistance:
+    """The distance on a device, loaded when first asked for and then shared.
+
+    Not a part of the loss that asks for it: only training needs it, and no checkpoint holds it.
+    """
+    return PerceptualDistance(weights).to(device)

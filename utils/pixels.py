@@ -1,9 +1,15 @@
-"""Between pixels as files hold them (uint8, channels last) and tensors as detectors take them."""
+"""Pixels as files hold them (uint8, channels last) and as detectors take them (tensors)."""
+
+import math
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB in [0, 1]: what networks trained on ImageNet are normalised by."""
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -25,3 +31,19 @@ def to_pixels(image: Tensor) -> np.ndarray:
     """Float [3, H, W] in [0, 1] to uint8 [H, W, 3]; what lies outside [0, 1] is clipped."""
     scaled = image.detach().float().cpu().clamp(0, 1).mul(255).round()
     return scaled.to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def turned(images: Tensor, angle: float) -> Tensor:
+    """Images [B, C, H, W] turned about their middle; what comes from outside is reflected.
+
+    Args:
+        images: float images.
+        angle: in radians.
+    """
+    if angle == 0:
+        return images
+    height, width = images.shape[-2:]
+    cos, sin = math.cos(angle), math.sin(angle)
+    turn = images.new_tensor([[cos, sin * height / width, 0], [-sin * width / height, cos, 0]])
+    grid = F.affine_grid(turn.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

@@ -13,7 +13,6 @@ CELL = 8
 PRIOR = 8
 """Images' worth of the typical variance that is mixed into that of each position."""
 
-
 RINGS = 5
 """Cells from the border inwards that count as border: beyond them, one place is like another."""
 
@@ -59,11 +58,9 @@ class Standardisation(nn.Module):
         rows, columns = (torch.arange(side) for side in grid)
         from_border = torch.minimum(
             torch.minimum(rows, rows.flip(0))[:, None], torch.minimum(columns, columns.flip(0))
-        )
-        for distance in range(min(RINGS, int(from_border.max()) + 1)):
+        ).clamp(max=RINGS - 1)
+        for distance in range(RINGS):
             ring = from_border == distance
-            if distance == RINGS - 1:
-                ring = from_border >= distance
             ring_mean = mean[:, ring].mean(dim=1, keepdim=True)
             ring_square = square[:, ring].mean(dim=1, keepdim=True)
             spread = (ring_square - ring_mean.square()).clamp_min(1e-16).sqrt()
