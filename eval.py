@@ -22,14 +22,12 @@ from tqdm import tqdm
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage, split_holdout
 from data.pseudo_defects import PseudoImage, pseudo_split
-from models import load_detector
+from utils.anomaly_map import full_size
 from utils.calibration import Calibration
-from utils.checkpoint import find_run
 from utils.config import add_setting_flags
-from utils.device import pick_device
 from utils.errors import run_script
 from utils.heatmap import panel, stack
-from utils.inspection import full_size_map, inspect
+from utils.inspection import Inspector, open_inspector
 from utils.metrics import (
     PixelScores,
     auroc,
@@ -39,6 +37,7 @@ from utils.metrics import (
     precision_recall_f1,
 )
 from utils.plots import save_histogram, save_roc
+from utils.runs import find_run, run_name
 
 WORST = 4  # images in each picture of worst cases
 
@@ -48,7 +47,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="run folder or its last.pt")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="RUN",
+        help="run folder, its last.pt, or an .onnx file of export.py",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/eval")
     parser.add_argument(
         "--synthetic",
@@ -69,7 +73,9 @@ class Row:
     milliseconds: float
 
 
-def score_split(detector, tests, device) -> tuple[list[Row], PixelScores, list[str]]:
+def score_split(
+    inspector: Inspector, tests: list[TestImage] | list[PseudoImage]
+) -> tuple[list[Row], PixelScores, list[str]]:
     """Inspect all test images; returns their rows, their pixels and what went wrong."""
     rows, pixels, problems = [], PixelScores(), []
     reader = read_ahead(tests, lambda test: test.read())
@@ -78,12 +84,12 @@ def score_split(detector, tests, device) -> tuple[list[Row], PixelScores, list[s
             problems.append(f"left out: {found}")
             continue
         image, mask = found
-        inspection = inspect(detector, image, device)
+        inspection = inspector.inspect(image)
         rows.append(Row(test, inspection.score, inspection.milliseconds))
         if isinstance(mask, ImageError):
             problems.append(f"left out of the pixel metrics: {mask}")
             continue
-        pixels.add(full_size_map(inspection), mask)
+        pixels.add(full_size(inspection.anomaly_map, inspection.size), mask)
     return rows, pixels, problems
 
 
@@ -142,13 +148,13 @@ def report(metrics: dict, synthetic: bool) -> str:
     return "\n".join(lines)
 
 
-def worst_cases(rows: list[Row], detector, calibration, device) -> Image.Image:
+def worst_cases(rows: list[Row], inspector: Inspector) -> Image.Image:
     """Panels of the given rows, one below the other."""
     panels = []
     for row in rows:
-        inspection = inspect(detector, row.test.read()[0], device)
+        inspection = inspector.inspect(row.test.read()[0])
         title = f"{row.test.defect}/{row.test.path.name}"
-        panels.append(panel(inspection, calibration, title))
+        panels.append(panel(inspection, inspector.calibration, title))
     return stack(panels)
 
 
@@ -157,13 +163,10 @@ def main() -> int:
     args = parse_args()
     settings = vars(args)
     file = find_run(args.checkpoint, settings["data.category"], settings["model"])
-    device = pick_device(settings["device"] or "auto")
-    detector, calibration = load_detector(file, device)
-    category = Category.chosen(
-        detector.config.data, settings["data.root"], settings["data.category"]
-    )
+    inspector = open_inspector(file, settings["device"] or "auto")
+    config, calibration = inspector.config, inspector.calibration
+    category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
     if args.synthetic:
-        config = detector.config
         _, held_out = split_holdout(
             category.train_images(), config.calibration.holdout, config.seed
         )
@@ -171,12 +174,12 @@ def main() -> int:
     else:
         tests = category.test_images()
     folder = "synthetic" if args.synthetic else "eval"
-    output = args.output or Path("outputs") / file.parent.name / folder
+    output = args.output or Path("outputs") / run_name(file) / folder
     output.mkdir(parents=True, exist_ok=True)
 
-    rows, pixels, problems = score_split(detector, tests, device)
+    rows, pixels, problems = score_split(inspector, tests)
     metrics = measure(rows, pixels, calibration)
-    heading = f"{detector.config.model} on {category.name}, {file.parent}"
+    heading = f"{config.model} on {category.name}, {file}"
     print(f"{heading}\n\n{report(metrics, args.synthetic)}\n")
 
     with (output / "metrics.json").open("w") as stream:
@@ -193,10 +196,10 @@ def main() -> int:
     good = sorted((row for row in rows if not row.test.is_defect), key=lambda row: -row.score)
     defective = sorted((row for row in rows if row.test.is_defect), key=lambda row: row.score)
     if good:
-        picture = worst_cases(good[:WORST], detector, calibration, device)
+        picture = worst_cases(good[:WORST], inspector)
         picture.save(output / "highest_good.png")
     if defective:
-        picture = worst_cases(defective[:WORST], detector, calibration, device)
+        picture = worst_cases(defective[:WORST], inspector)
         picture.save(output / "lowest_defective.png")
     if good and defective:
         scores = [np.array([row.score for row in group]) for group in (good, defective)]

@@ -17,13 +17,11 @@ from pathlib import Path
 
 from data.images import ImageError, expand, read_ahead, read_image
 from data.mvtec import Category
-from models import load_detector
-from utils.checkpoint import find_run
 from utils.config import add_setting_flags
-from utils.device import pick_device
 from utils.errors import UserError, run_script
 from utils.heatmap import panel
-from utils.inspection import inspect, strongest_region
+from utils.inspection import open_inspector, strongest_region
+from utils.runs import find_run, run_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +30,12 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
-    parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="run folder or its last.pt")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="RUN",
+        help="run folder, its last.pt, or an .onnx file of export.py",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/infer")
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
     return parser.parse_args()
@@ -73,18 +76,18 @@ def main() -> int:
     args = parse_args()
     settings = vars(args)
     file = find_run(args.checkpoint, settings["data.category"], settings["model"])
-    device = pick_device(settings["device"] or "auto")
-    detector, calibration = load_detector(file, device)
+    inspector = open_inspector(file, settings["device"] or "auto")
+    calibration = inspector.calibration
     if args.images:
         paths = expand(args.images)
     else:
         category = Category.chosen(
-            detector.config.data, settings["data.root"], settings["data.category"]
+            inspector.config.data, settings["data.root"], settings["data.category"]
         )
         paths = [test.path for test in category.test_images()]
     if not paths:
         raise UserError(f"no images at {', '.join(args.images)}")
-    output = args.output or Path("outputs") / file.parent.name / "infer"
+    output = args.output or Path("outputs") / run_name(file) / "infer"
 
     names = panel_names(paths)
     results, failed = [], 0
@@ -94,8 +97,10 @@ def main() -> int:
                 print(f"FAILED  {image}", file=sys.stderr)
                 failed += 1
                 continue
-            inspection = inspect(detector, image, device)
+            inspection = inspector.inspect(image)
             verdict = "defect" if calibration.is_defect(inspection.score) else "good"
+            mark = "DEFECT" if verdict == "defect" else "good  "
+            print(f"{mark}  score {inspection.score:.5f}  {path}")
             picture = output / names[path]
             picture.parent.mkdir(parents=True, exist_ok=True)
             panel(inspection, calibration, path.name).save(picture)
@@ -109,8 +114,6 @@ def main() -> int:
                     "panel": str(picture),
                 }
             )
-            mark = "DEFECT" if verdict == "defect" else "good  "
-            print(f"{mark}  score {inspection.score:.5f}  {path}")
     finally:  # what is done is kept, also on Ctrl-C
         output.mkdir(parents=True, exist_ok=True)
         write_results(results, output)

@@ -29,9 +29,7 @@ from utils.calibration import Calibration, calibrate
 from utils.checkpoint import (
     Checkpoint,
     Progress,
-    find_run,
     load_checkpoint,
-    new_run,
     save_checkpoint,
 )
 from utils.config import Config, add_setting_flags, load_config, overrides_from, resumed_config
@@ -40,6 +38,7 @@ from utils.errors import UserError, run_script
 from utils.interrupt import StopRequest
 from utils.micro_batch import pick_micro_batch
 from utils.pixels import to_batch
+from utils.runs import find_run, new_run
 from utils.seed import epoch_order, seed_step
 
 

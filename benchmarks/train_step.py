@@ -23,7 +23,8 @@ from utils.checkpoint import Progress
 from utils.config import add_setting_flags, load_config, overrides_from
 from utils.device import pick_device, place
 from utils.micro_batch import pick_micro_batch
-from utils.pixels import resize, to_batch
+from utils.pixels import to_batch
+from utils.resize import resize
 
 
 def main() -> None:

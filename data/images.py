@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from utils.errors import UserError
-from utils.pixels import resize
+from utils.resize import resize
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 THREADS = 4

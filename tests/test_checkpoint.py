@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from utils import checkpoint as module
+from utils import runs
 from utils.calibration import Calibration
-from utils.checkpoint import Checkpoint, Progress, find_run, load_checkpoint, save_checkpoint
+from utils.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
+from utils.runs import find_run
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, checkpoint, monkeypatch):
 
 
 def test_newest_run_is_found(tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
     with pytest.raises(UserError, match="train.py"):
         find_run(None)
     for age, (name, category) in enumerate([("b", "wood"), ("a", "tile"), ("c", "wood")]):

@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 
 from data.images import ImageError, expand, list_images, read_ahead, read_image
-from utils.pixels import resize, to_batch, to_pixels
+from utils.pixels import to_batch, to_pixels
+from utils.resize import resize
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from utils.anomaly_map import full_size
 from utils.calibration import Calibration, calibrate
 from utils.heatmap import colourise, overlay, panel
-from utils.inspection import Inspection, full_size_map, strongest_region
+from utils.inspection import Inspection, strongest_region
 
 CALIBRATION = Calibration(threshold=0.5, pixel_threshold=0.5, low=0.0, high=1.0, scores=[0.4])
 
@@ -37,7 +38,7 @@ def test_box_of_the_strongest_region_is_in_original_pixels():
     anomaly_map[11, 6] = 1.0
     assert strongest_region(found, 0.5) == (15, 20, 9, 8)
     assert strongest_region(found, 1.0) is None
-    assert full_size_map(found).shape == (80, 60)
+    assert full_size(found.anomaly_map, found.size).shape == (80, 60)
 
 
 def test_colours_mean_the_same_in_every_image():

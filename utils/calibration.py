@@ -1,10 +1,15 @@
 """Decision threshold and heatmap range, set on held-out good images."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:  # an exported detector gives its verdicts without torch
+    from torch import Tensor
 
 
 @dataclass

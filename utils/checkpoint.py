@@ -10,7 +10,6 @@ from a stranger runs none of its code.
 
 import os
 import platform
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.weights import read_plain
 
-ROOT = Path("checkpoints")
 FORMAT = "visual-defect-detection"
 VERSION = 1
 
@@ -59,51 +57,6 @@ class Checkpoint:
     progress: Progress
     history: list[dict[str, float]] = field(default_factory=list)
     calibration: Calibration | None = None
-
-
-def new_run(config: Config) -> Path:
-    """A folder for a new run, named by category, detector and time; created."""
-    stem = f"{config.data.category}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for suffix in ["", *(f"-{number}" for number in range(2, 100))]:
-        run = ROOT / (stem + suffix)
-        try:
-            run.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"cannot create {run}: {error.strerror}") from None
-        return run
-    raise UserError(f"too many runs named {stem} in {ROOT}")
-
-
-def find_run(named: Path | None, category: str | None = None, model: str | None = None) -> Path:
-    """The run folder to use: the one that `named` gives, or else the newest under checkpoints/.
-
-    Args:
-        named: a run folder or a checkpoint file in it; None for the newest run.
-        category: only runs of this category count as the newest.
-        model: only runs of this detector count as the newest.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if named is not None:
-        file = named / "last.pt" if named.is_dir() else named
-        if not file.is_file():
-            raise UserError(f"no checkpoint at {file}")
-        return file
-    files = sorted(ROOT.glob("*/last.pt"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in files:
-        if category is None and model is None:
-            return file
-        config = load_checkpoint(file).config
-        if category in (None, config.data.category) and model in (None, config.model):
-            return file
-    wanted = " ".join(word for word in (model, category) if word)
-    raise UserError(
-        f"no {wanted + ' ' if wanted else ''}run in {ROOT.resolve()}; "
-        "train one with python train.py, or name one with --checkpoint"
-    )
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:

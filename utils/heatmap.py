@@ -4,10 +4,8 @@ Colours have one meaning in all panels of a run: the range is fixed at calibrati
 between cold and hot lies the highest value that good parts reach.
 """
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from utils.calibration import Calibration
 from utils.inspection import Inspection
@@ -23,6 +21,8 @@ GOOD, DEFECT = (74, 222, 128), (248, 113, 113)
 
 def colourise(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
     """Anomaly map float [H, W] to colours uint8 [H, W, 3]: `low` is blue, `high` is red."""
+    import matplotlib  # late, as scipy below: the first verdict need not wait for them
+
     values = (anomaly_map - low) / max(high - low, 1e-12)
     colours = matplotlib.colormaps["turbo"](np.clip(values, 0, 1), bytes=True)
     return colours[..., :3]
@@ -30,6 +30,8 @@ def colourise(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, calibration: Calibration) -> np.ndarray:
     """The image [H, W, 3] tinted by its heatmap; a contour rings what exceeds the threshold."""
+    from scipy import ndimage
+
     heat = colourise(anomaly_map, calibration.low, calibration.high)
     # The tint grows with the anomaly: what is ordinary keeps the look of the photograph.
     span = max(calibration.pixel_threshold - calibration.low, 1e-12)

@@ -1,20 +1,18 @@
-"""Inspecting one image with a trained detector."""
+"""Inspecting one image with a trained detector, whatever it runs on."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from scipy import ndimage
-from torch.nn import functional as F
 
+from utils.calibration import Calibration
+from utils.config import Config
 from utils.errors import UserError
-from utils.pixels import resize, to_batch, to_pixels
-
-if TYPE_CHECKING:
-    from models.base import Detector
+from utils.resize import resize
 
 
 class Inspection(NamedTuple):
@@ -37,35 +35,60 @@ class Inspection(NamedTuple):
     milliseconds: float
 
 
-@torch.inference_mode()
-def inspect(detector: Detector, image: np.ndarray, device: torch.device) -> Inspection:
-    """Resize an image, uint8 [H, W, 3], as in training and run the detector on it.
+class Inspector(ABC):
+    """A trained detector, ready to inspect images.
+
+    Attributes:
+        config: settings that it was trained with.
+        calibration: its thresholds and its range of colours.
+    """
+
+    config: Config
+    calibration: Calibration
+
+    @abstractmethod
+    def predict(self, image: np.ndarray) -> tuple[np.ndarray, float, np.ndarray | None]:
+        """Anomaly map float32 [h, w], score and reconstruction uint8 [h, w, 3] (or None).
+
+        Args:
+            image: uint8 [h, w, 3], of the size in the settings.
+        """
+
+    def inspect(self, image: np.ndarray) -> Inspection:
+        """Resize an image, uint8 [H, W, 3], as in training and run the detector on it.
+
+        Raises:
+            UserError: if the score is not finite, as a diverged training leaves it.
+        """
+        resized = resize(image, self.config.data.size)
+        started = time.perf_counter()
+        anomaly_map, score, reconstruction = self.predict(resized)
+        milliseconds = (time.perf_counter() - started) * 1000
+        if not np.isfinite(score):
+            raise UserError(f"the detector gave the score {score}: its training has diverged")
+        return Inspection(
+            resized, reconstruction, anomaly_map, score, image.shape[:2], milliseconds
+        )
+
+
+def open_inspector(file: Path, device: str) -> Inspector:
+    """The detector in a file: a checkpoint, run by torch, or an export, run by onnxruntime.
+
+    Args:
+        file: last.pt of a run, or an .onnx file written by export.py.
+        device: auto, cuda, mps or cpu.
 
     Raises:
-        UserError: if the score is not finite, as a diverged training leaves it.
+        UserError: if the file is none of these, or the device or a package is not there.
     """
-    resized = resize(image, detector.config.data.size)
-    batch = to_batch(resized[None], device)
-    started = time.perf_counter()
-    anomaly_map, scores, reconstruction = detector(batch)
-    score = scores.item()  # waits for the device
-    milliseconds = (time.perf_counter() - started) * 1000
-    if not np.isfinite(score):
-        raise UserError(f"the detector gave the score {score}: its training has diverged")
-    return Inspection(
-        resized,
-        None if reconstruction is None else to_pixels(reconstruction[0]),
-        anomaly_map[0, 0].float().cpu().numpy(),
-        score,
-        image.shape[:2],
-        milliseconds,
-    )
+    # Imported here, since only one of the two is needed, and torch takes a second to start.
+    if file.suffix == ".onnx":
+        from utils.onnx_inspector import OnnxInspector
 
+        return OnnxInspector(file, device)
+    from models.torch_inspector import TorchInspector
 
-def full_size_map(inspection: Inspection) -> np.ndarray:
-    """The anomaly map at the size of the original image, bilinearly: float32 [H, W]."""
-    small = torch.from_numpy(inspection.anomaly_map)[None, None]
-    return F.interpolate(small, inspection.size, mode="bilinear", align_corners=False)[0, 0].numpy()
+    return TorchInspector(file, device)
 
 
 def strongest_region(
@@ -77,9 +100,11 @@ def strongest_region(
         (x, y, width, height) in pixels of the original image; None if no pixel is above.
     """
     anomaly_map = inspection.anomaly_map
-    regions, count = ndimage.label(anomaly_map > pixel_threshold, structure=np.ones((3, 3)))
-    if count == 0:
+    if not (anomaly_map > pixel_threshold).any():
         return None
+    from scipy import ndimage  # late: the first verdict need not wait for it
+
+    regions, _ = ndimage.label(anomaly_map > pixel_threshold, structure=np.ones((3, 3)))
     strongest = regions[np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)]
     rows, columns = ndimage.find_objects(regions)[strongest - 1]
     y_scale = inspection.size[0] / anomaly_map.shape[0]

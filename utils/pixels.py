@@ -4,21 +4,11 @@ import math
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in [0, 1]: what networks trained on ImageNet are normalised by."""
-
-
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 [H, W, 3] to size (height, width), without aliasing; ratios are not kept."""
-    height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(picture)
 
 
 def to_batch(images: np.ndarray, device: torch.device) -> Tensor:

@@ -1,0 +1,73 @@
+"""Inspecting images with an exported detector, through onnxruntime and without torch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from utils.calibration import Calibration
+from utils.config import config_from
+from utils.errors import UserError
+from utils.extras import need
+from utils.inspection import Inspector
+
+FORMAT = "visual-defect-detection"
+VERSION = 1
+
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+"""Devices of onnxruntime, the preferred one first."""
+
+
+class OnnxInspector(Inspector):
+    """A detector in a file that export.py wrote: the file alone gives the verdict.
+
+    Args:
+        file: the .onnx file.
+        device: auto, cuda or cpu.
+
+    Raises:
+        UserError: if the file is none of ours or onnxruntime has no such device.
+    """
+
+    def __init__(self, file: Path, device: str) -> None:
+        onnxruntime = need("onnxruntime", "deploy")
+        there = [
+            name
+            for name, provider in PROVIDERS.items()
+            if provider in onnxruntime.get_available_providers()
+        ]
+        if device == "auto":
+            device = there[0]
+        if device not in there:
+            raise UserError(
+                f"onnxruntime has no device {device} here; use one of: auto, {', '.join(there)}"
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors alone; its warnings are about its own optimiser
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(file), options, providers=[PROVIDERS[device]]
+            )
+            about = self.session.get_modelmeta().custom_metadata_map
+        except Exception as error:  # of many kinds, all of which mean this
+            raise UserError(f"{file} cannot be run: {str(error).splitlines()[0]}") from None
+        if about.get("format") != FORMAT:
+            raise UserError(f"{file} was not written by export.py")
+        if int(about["version"]) > VERSION:
+            raise UserError(
+                f"{file} was written by a newer version (format {about['version']}, this one reads "
+                f"up to {VERSION}); update your copy with git pull"
+            )
+        self.config = config_from(json.loads(about["config"]), source=str(file))
+        self.calibration = Calibration(**json.loads(about["calibration"]))
+
+    def predict(self, image: np.ndarray) -> tuple[np.ndarray, float, np.ndarray | None]:
+        """See `Inspector.predict`."""
+        batch = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32) / 255
+        outputs = self.session.run(None, {"images": batch})
+        anomaly_map, score, *rest = (output.astype(np.float32, copy=False) for output in outputs)
+        pixels = None
+        if rest:
+            scaled = np.rint(np.clip(rest[0][0], 0, 1) * 255)
+            pixels = scaled.astype(np.uint8).transpose(1, 2, 0)
+        return anomaly_map[0, 0], float(score[0]), pixels

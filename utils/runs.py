@@ -1,0 +1,60 @@
+"""Run folders under checkpoints/: a name for a new one, and finding the one to use."""
+
+import time
+from pathlib import Path
+
+from utils.config import Config, config_from, read_yaml
+from utils.errors import UserError
+
+ROOT = Path("checkpoints")
+
+
+def new_run(config: Config) -> Path:
+    """A folder for a new run, named by category, detector and time; created."""
+    stem = f"{config.data.category}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ["", *(f"-{number}" for number in range(2, 100))]:
+        run = ROOT / (stem + suffix)
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot create {run}: {error.strerror}") from None
+        return run
+    raise UserError(f"too many runs named {stem} in {ROOT}")
+
+
+def run_name(file: Path) -> str:
+    """What a run is called, given its checkpoint, or an export of it."""
+    return file.resolve().parent.name if file.name == "last.pt" else file.stem
+
+
+def find_run(named: Path | None, category: str | None = None, model: str | None = None) -> Path:
+    """The run folder to use: the one that `named` gives, or else the newest under checkpoints/.
+
+    Args:
+        named: a run folder or a checkpoint file in it; None for the newest run.
+        category: only runs of this category count as the newest.
+        model: only runs of this detector count as the newest.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if named is not None:
+        file = named / "last.pt" if named.is_dir() else named
+        if not file.is_file():
+            raise UserError(f"no checkpoint at {file}")
+        return file
+    files = sorted(ROOT.glob("*/last.pt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files:
+        if category is None and model is None:
+            return file
+        settings = file.with_name("config.yaml")
+        config = config_from(read_yaml(settings), source=str(settings))
+        if category in (None, config.data.category) and model in (None, config.model):
+            return file
+    wanted = " ".join(word for word in (model, category) if word)
+    raise UserError(
+        f"no {wanted + ' ' if wanted else ''}run in {ROOT.resolve()}; "
+        "train one with python train.py, or name one with --checkpoint"
+    )
