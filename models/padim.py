@@ -131,5 +131,5 @@ class Padim(FeatureDetector):
         features = self.features(images)
         deviations = (self.rows(features) - self.mean).permute(1, 2, 0)
         distances = torch.bmm(self.whitening, deviations).square().sum(dim=1).sqrt().T
-        maps = distances.reshape(len(images), 1, *features.shape[-2:])
+        maps = distances.reshape(images.shape[0], 1, *features.shape[-2:])
         return self.predict(maps, images.shape[-2:])

@@ -50,5 +50,5 @@ class PatchMemory(FeatureDetector):
         """Score images by the distance of their tokens to the bank; see `Detector.forward`."""
         tokens = self.tokens(images)
         distances, _ = nearest(rows(tokens), self.bank, self.config.search.memory_mib)
-        maps = distances.view(len(images), 1, *tokens.shape[-2:])
+        maps = distances.view(images.shape[0], 1, *tokens.shape[-2:])
         return self.predict(maps, images.shape[-2:])

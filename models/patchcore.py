@@ -74,12 +74,12 @@ class PatchCore(FeatureDetector):
         distances, places = nearest(patches, self.bank, memory_mib)
         if settings.density:
             distances = distances / self.spacing[places]
-        maps = distances.view(len(images), 1, *features.shape[-2:])
+        maps = distances.view(images.shape[0], 1, *features.shape[-2:])
         prediction = self.predict(maps, images.shape[-2:])
         if not settings.reweight:
             return prediction
         highest, patch = maps.flatten(1).max(dim=1)
-        place = patch + torch.arange(len(images), device=patch.device) * maps[0].numel()
+        place = patch + torch.arange(images.shape[0], device=patch.device) * maps[0].numel()
         weight = self.weight(patches[place], places[place])
         return prediction._replace(score=highest * weight)
 

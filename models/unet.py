@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,12 @@ from utils.config import Config, UNetConfig
 from utils.errors import UserError
 from utils.losses import ReconstructionLoss
 from utils.standardise import Standardisation
+
+
+@cache
+def fixed_cell_sets(height: int, width: int, cell: int) -> Tensor:
+    """`cell_sets` that are the same for every image."""
+    return cell_sets(height, width, cell, torch.Generator().manual_seed(cell))
 
 
 def check_depth(config: Config) -> None:
@@ -165,8 +172,7 @@ class UNetAutoencoder(Detector):
             return [self.restore(images)]
         restored = []
         for cell in self.config.score.cells:
-            seed = torch.Generator().manual_seed(cell)  # the same cells for every image
-            hidden = cell_sets(*images.shape[-2:], cell, seed).to(images.device)[:, None]
+            hidden = fixed_cell_sets(*images.shape[-2:], cell).to(images.device)[:, None]
             passes = self.restore((images * ~hidden).flatten(0, 1))
             restored.append((passes.view(len(hidden), *images.shape) * hidden).sum(dim=0))
         return restored

@@ -65,10 +65,13 @@ def ssim_map(images: Tensor, reconstructions: Tensor) -> Tensor:
     """
 
     def dissimilarity(a: Tensor, b: Tensor) -> Tensor:
+        # Variances are the same around 0.5, where squares are smaller and cancel with less error.
+        a, b = a - 0.5, b - 0.5
         moments = smooth(torch.cat([a, b, a * a, b * b, a * b], dim=1), 1.5)
         mean_a, mean_b, square_a, square_b, product = moments.split(1, dim=1)
         covariance = product - mean_a * mean_b
         variances = square_a - mean_a * mean_a + square_b - mean_b * mean_b
+        mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
         c1, c2 = SSIM_CONSTANTS
         light = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
         return 1 - light * (2 * covariance + c2) / (variances + c2)

@@ -8,6 +8,9 @@ differences: an entry of the bank is at distance 0 from itself.
 import torch
 from torch import Tensor
 
+GRAPH_TILE = 2048
+"""The same in an exported graph, where each block is some nodes more."""
+
 TILE = 512
 """Entries of the bank in a block: few enough that the block's minimum is taken in the cache."""
 
@@ -27,6 +30,8 @@ def nearest(queries: Tensor, bank: Tensor, memory_mib: float) -> tuple[Tensor, T
     Returns:
         Euclidean distances [N] and places in the bank [N].
     """
+    if torch.compiler.is_exporting():
+        return _nearest_in_graph(queries, bank)
     rows = max(1, int(memory_mib * 2**20 / (queries.element_size() * TILE)))
     tiles, squares = bank.split(TILE), bank.square().sum(dim=1).split(TILE)
     places = torch.empty(len(queries), dtype=torch.long, device=queries.device)
@@ -59,16 +64,36 @@ def nearest_few(
         Euclidean distances [N, count] and places in the bank [N, count].
     """
     rows = max(1, int(memory_mib * 2**20 / (queries.element_size() * len(bank))))
+    # A graph cannot hold a loop over queries, of which it does not know how many there will be.
+    parts = [queries] if torch.compiler.is_exporting() else queries.split(rows)
     square = bank.square().sum(dim=1)
     places = torch.cat(
         [
             torch.addmm(square, part, bank.T, alpha=-2).topk(count, largest=False).indices
-            for part in queries.split(rows)
+            for part in parts
         ]
     )
     # One rank at a time: all entries found would take `count` times the memory of the queries.
     distances = [_distances(queries, bank, places[:, rank]) for rank in range(count)]
     return torch.stack(distances, dim=1), places
+
+
+def _nearest_in_graph(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    """`nearest` without a step that depends on the values: what an exported graph can hold.
+
+    It loops over the bank, whose size is known.
+    """
+    least, places = None, None
+    for start in range(0, len(bank), GRAPH_TILE):
+        tile = bank[start : start + GRAPH_TILE]
+        apart = torch.addmm(tile.square().sum(dim=1), queries, tile.T, alpha=-2)
+        lowest, place = apart.min(dim=1)
+        if least is None:
+            least, places = lowest, place
+        else:
+            places = torch.where(lowest < least, place + start, places)
+            least = torch.minimum(lowest, least)
+    return _distances(queries, bank, places), places
 
 
 def _distances(queries: Tensor, bank: Tensor, places: Tensor) -> Tensor:

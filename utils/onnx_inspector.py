@@ -18,6 +18,11 @@ PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 """Devices of onnxruntime, the preferred one first."""
 
 
+def as_input(image: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 3] as the graph takes it: float32 [1, 3, h, w] in [0, 1]."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32) / 255
+
+
 class OnnxInspector(Inspector):
     """A detector in a file that export.py wrote: the file alone gives the verdict.
 
@@ -63,8 +68,7 @@ class OnnxInspector(Inspector):
 
     def predict(self, image: np.ndarray) -> tuple[np.ndarray, float, np.ndarray | None]:
         """See `Inspector.predict`."""
-        batch = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32) / 255
-        outputs = self.session.run(None, {"images": batch})
+        outputs = self.session.run(None, {"images": as_input(image)})
         anomaly_map, score, *rest = (output.astype(np.float32, copy=False) for output in outputs)
         pixels = None
         if rest:

@@ -1,0 +1,217 @@
+"""Export a trained detector to one ONNX file, which gives its verdicts without torch.
+
+    python export.py                                the newest run
+    python export.py --category wood --half         weights in 16 bits
+    python export.py --checkpoint checkpoints/<run> --int8
+    python infer.py --checkpoint checkpoints/<run>/<run>.onnx part.png
+
+The file takes images [B, 3, H, W], float32 RGB in [0, 1], and gives anomaly_map [B, 1, H, W],
+score [B] and, where the detector has one, reconstruction. Its metadata hold the settings, the
+thresholds and the range of colours. It is compared with the checkpoint on real images before it is
+kept. --half and --int8 set the thresholds anew on the held-out good images and say what the
+smaller file costs in AUROC and gains in speed.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.images import ImageError, read_ahead, read_image, read_resized
+from data.mvtec import Category, split_holdout
+from models.torch_inspector import TorchInspector
+from utils.calibration import Calibration, calibrate
+from utils.config import Config, add_setting_flags
+from utils.errors import UserError, run_script
+from utils.inspection import Inspection, Inspector
+from utils.metrics import auroc
+from utils.onnx_export import write_half, write_int8, write_metadata, write_onnx
+from utils.onnx_inspector import OnnxInspector
+from utils.runs import find_run, run_name
+
+TOLERANCE = 1e-4
+"""Largest difference to the checkpoint, as a share of the largest value."""
+
+CHECKED = 16
+"""Images that an export is compared with its checkpoint on."""
+
+RANGE_IMAGES = 64
+"""Good images at most that set the ranges of --int8."""
+
+
+def parse_args() -> argparse.Namespace:
+    """Flags of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="run folder or its last.pt")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: checkpoints/<run>/<run>.onnx"
+    )
+    smaller = parser.add_mutually_exclusive_group()
+    smaller.add_argument("--half", action="store_true", help="weights and sums in float16")
+    smaller.add_argument("--int8", action="store_true", help="convolutions in 8 bits")
+    add_setting_flags(parser, ["--model", "--category", "--data-root"])
+    return parser.parse_args()
+
+
+class Agreement(NamedTuple):
+    """How an export compares with its checkpoint.
+
+    Attributes:
+        map_difference: largest difference of the maps, as a share of the largest value.
+        score_difference: the same of the scores.
+        verdicts: how many of the verdicts are equal.
+        images: how many images were compared.
+    """
+
+    map_difference: float
+    score_difference: float
+    verdicts: int
+    images: int
+
+
+def compare(ours: Inspector, reference: Inspector, images: list[np.ndarray]) -> Agreement:
+    """Inspect the same images, uint8 [H, W, 3], with both."""
+    pairs = [(ours.inspect(image), reference.inspect(image)) for image in images]
+
+    def difference(values: list[tuple[np.ndarray, np.ndarray]]) -> float:
+        largest = max(float(np.abs(right).max()) for _, right in values)
+        return max(float(np.abs(left - right).max()) for left, right in values) / max(
+            largest, 1e-12
+        )
+
+    return Agreement(
+        difference([(a.anomaly_map, b.anomaly_map) for a, b in pairs]),
+        difference([(np.array(a.score), np.array(b.score)) for a, b in pairs]),
+        sum(
+            ours.calibration.is_defect(a.score) == reference.calibration.is_defect(b.score)
+            for a, b in pairs
+        ),
+        len(pairs),
+    )
+
+
+def images_to_check(category: Category, held_out: list[Path]) -> list[np.ndarray]:
+    """Some images, evenly from the test split, or good ones where there is none."""
+    try:
+        paths = [test.path for test in category.test_images()]
+    except UserError:
+        paths = held_out
+    chosen = paths[:: max(1, len(paths) // CHECKED)][:CHECKED]
+    found = [image for _, image in read_ahead(chosen, read_image)]
+    images = [image for image in found if not isinstance(image, ImageError)]
+    if not images:
+        raise UserError(f"none of the images of {category.folder} could be read to check it with")
+    return images
+
+
+def good_images(paths: list[Path], config: Config) -> Iterator[np.ndarray]:
+    """Good images at the size of the detector, uint8 [h, w, 3]; damaged ones are left out."""
+    for _, image in read_ahead(paths, lambda path: read_resized(path, config.data.size)):
+        if not isinstance(image, ImageError):
+            yield image
+
+
+def calibrated(inspector: Inspector, held_out: list[Path]) -> Calibration:
+    """Thresholds and range of colours as train.py sets them, for a detector that has changed."""
+
+    def predictions() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for image in good_images(held_out, inspector.config):
+            anomaly_map, score, _ = inspector.predict(image)
+            yield torch.from_numpy(anomaly_map)[None, None], torch.tensor([score])
+
+    return calibrate(predictions(), inspector.config.calibration.quantile)
+
+
+def measure(inspector: Inspector, category: Category, what: str) -> tuple[float, float]:
+    """Image AUROC on the test split (NaN without one) and milliseconds an image."""
+    try:
+        tests = category.test_images()
+    except UserError:
+        return float("nan"), float("nan")
+    scores: dict[bool, list[float]] = {False: [], True: []}
+    milliseconds = []
+    reader = read_ahead(tests, lambda test: read_image(test.path))
+    for test, image in tqdm(reader, what, len(tests), unit="image", disable=None):
+        if not isinstance(image, ImageError):
+            found: Inspection = inspector.inspect(image)
+            scores[test.is_defect].append(found.score)
+            milliseconds.append(found.milliseconds)
+    return (
+        auroc(np.array(scores[False]), np.array(scores[True])),
+        float(np.median(milliseconds)) if milliseconds else float("nan"),
+    )
+
+
+def main() -> int:
+    """Export, compare, and keep the file only if it agrees; returns the exit status."""
+    args = parse_args()
+    settings = vars(args)
+    file = find_run(args.checkpoint, settings["data.category"], settings["model"])
+    reference = TorchInspector(file, "cpu")
+    config = reference.config
+    category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
+    train_paths, held_out = split_holdout(
+        category.train_images(), config.calibration.holdout, config.seed, config.data.limit
+    )
+    kind = "half" if args.half else "int8" if args.int8 else ""
+    name = "-".join(part for part in (run_name(file), kind) if part)
+    output = args.output or file.parent / f"{name}.onnx"
+    output.parent.mkdir(parents=True, exist_ok=True)
+
+    # 1. The graph, under another name until it has shown that it agrees.
+    whole = output.with_name(f".{output.stem}.whole.onnx")
+    smaller = output.with_name(f".{output.stem}.smaller.onnx")
+    try:
+        print(f"{config.model} on {config.data.category}, {file}: writing the graph")
+        write_onnx(reference.detector, whole)
+        write_metadata(whole, reference.detector, reference.calibration)
+        exported = OnnxInspector(whole, "cpu")
+        agreement = compare(exported, reference, images_to_check(category, held_out))
+        report = (
+            f"against the checkpoint, on {agreement.images} images: map within "
+            f"{agreement.map_difference:.1e}, score within {agreement.score_difference:.1e}, "
+            f"{agreement.verdicts} verdicts equal"
+        )
+        worst = max(agreement.map_difference, agreement.score_difference)
+        # Not `worst > TOLERANCE`, which a NaN would pass.
+        if not worst <= TOLERANCE or agreement.verdicts < agreement.images:
+            raise UserError(f"the export differs too much and is not kept: {report}")
+        print(report)
+        finished = whole
+
+        # 2. A smaller file: thresholds of its own, and what it costs.
+        if kind:
+            print(f"converting to {kind}")
+            if args.half:
+                write_half(whole, smaller)
+            else:
+                write_int8(whole, smaller, good_images(train_paths[:RANGE_IMAGES], config))
+            calibration = calibrated(OnnxInspector(smaller, "cpu"), held_out)
+            write_metadata(smaller, reference.detector, calibration)
+            compact = OnnxInspector(smaller, "cpu")
+            auroc_whole, ms_whole = measure(exported, category, "float32")
+            auroc_compact, ms_compact = measure(compact, category, kind)
+            print(
+                f"image AUROC {auroc_whole:.4f} in float32, {auroc_compact:.4f} in {kind}\n"
+                f"ms an image {ms_whole:.0f} in float32, {ms_compact:.0f} in {kind}\n"
+                f"MiB         {whole.stat().st_size / 2**20:.1f} in float32, "
+                f"{smaller.stat().st_size / 2**20:.1f} in {kind}"
+            )
+            finished = smaller
+        finished.replace(output)
+    finally:
+        whole.unlink(missing_ok=True)
+        smaller.unlink(missing_ok=True)
+    print(f"done: {output} ({output.stat().st_size / 2**20:.1f} MiB)")
+    print(f"next: python infer.py --checkpoint {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
