@@ -1,9 +1,13 @@
 """Packages that only some commands need; requirements-<extra>.txt installs them."""
 
+import os
 from importlib import import_module
 from types import ModuleType
 
 from utils.errors import UserError
+
+DISTRIBUTIONS = {"cv2": "opencv-python-headless"}
+"""What pip calls a package, where that is not the name to import it by."""
 
 
 def need(package: str, extra: str) -> ModuleType:
@@ -14,14 +18,29 @@ def need(package: str, extra: str) -> ModuleType:
         extra: which requirements file names it, such as "deploy" for requirements-deploy.txt.
 
     Raises:
-        UserError: if it is not installed, with the command that installs it.
+        UserError: if it is not installed, with the command that installs it, or does not load.
     """
+    name = DISTRIBUTIONS.get(package, package)
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package.partition(".")[0]:
             raise
         raise UserError(
-            f"this needs the package {package}; install it with: "
+            f"this needs the package {name}; install it with: "
             f"pip install -r requirements-{extra}.txt"
         ) from None
+    except ImportError as error:  # such as opencv-python in place of the headless one, without GL
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the package {name} does not load here: {reason}") from None
+
+
+def opencv() -> ModuleType:
+    """OpenCV, which reads and writes videos; raises `UserError` as `need` does.
+
+    It and the FFmpeg in it print to stderr by themselves; what a user has to know is said by the
+    caller, in one line. They read these variables when they start.
+    """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    return need("cv2", "deploy")
