@@ -1,0 +1,19 @@
+"""A detector that needs no training and starts at once."""
+
+import numpy as np
+
+from utils.calibration import Calibration
+from utils.config import Config
+from utils.inspection import Inspector
+
+SIZE = 64
+
+
+class Brightness(Inspector):
+    """The brighter, the stranger: above half of white is a defect."""
+
+    config = Config.model_validate({"data": {"size": SIZE}})
+    calibration = Calibration(threshold=0.5, pixel_threshold=0.5, low=0.0, high=1.0, scores=[0.5])
+
+    def predict(self, image):
+        return image[..., 0].astype(np.float32) / 255, float(image.mean()) / 255, None
