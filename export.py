@@ -181,7 +181,10 @@ def main() -> int:
         worst = max(agreement.map_difference, agreement.score_difference)
         # Not `worst > TOLERANCE`, which a NaN would pass.
         if not worst <= TOLERANCE or agreement.verdicts < agreement.images:
-            raise UserError(f"the export differs too much and is not kept: {report}")
+            raise UserError(
+                f"the export is not kept, for it differs too much: {report} (a network that hardly "
+                "changes its input leaves nothing but rounding to compare: train it longer)"
+            )
         print(report)
         finished = whole
 
