@@ -45,25 +45,37 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, calibration: Calibration
     return blended
 
 
-def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image.Image:
-    """One picture of an inspected image: the verdict, three or four tiles and a colour bar."""
+def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[str, Image.Image]:
+    """Pictures of an inspected image by caption: input, reconstruction (if any), heatmap, overlay.
+
+    All have the ratio of the original image; their longer side is `side` pixels.
+    """
     height, width = inspection.size
-    scale = TILE / max(height, width)
-    tile = (max(1, round(width * scale)), max(1, round(height * scale)))
-    heat = colourise(inspection.anomaly_map, calibration.low, calibration.high)
-    tiles = {
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    pictures = {
         "input": inspection.image,
         "reconstruction": inspection.reconstruction,
-        "heatmap": heat,
+        "heatmap": colourise(inspection.anomaly_map, calibration.low, calibration.high),
         "overlay": overlay(inspection.image, inspection.anomaly_map, calibration),
     }
-    shown = {caption: pixels for caption, pixels in tiles.items() if pixels is not None}
+    return {
+        caption: Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+        for caption, pixels in pictures.items()
+        if pixels is not None
+    }
+
+
+def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image.Image:
+    """One picture of an inspected image: the verdict, three or four tiles and a colour bar."""
+    shown = tiles(inspection, calibration, TILE)
+    width, height = shown["input"].size
     bar_space = BAR + 4 * MARGIN + 30
     canvas = Image.new(
         "RGB",
         (
-            MARGIN + len(shown) * (tile[0] + MARGIN) + bar_space,
-            HEADER + tile[1] + CAPTION + MARGIN // 2,
+            MARGIN + len(shown) * (width + MARGIN) + bar_space,
+            HEADER + height + CAPTION + MARGIN // 2,
         ),
         BACKGROUND,
     )
@@ -79,18 +91,17 @@ def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image
     draw.text((MARGIN + 100, 15), text, fill=INK, font=small)
 
     left = MARGIN
-    for caption, pixels in shown.items():
-        picture = Image.fromarray(pixels).resize(tile, Image.Resampling.BILINEAR)
+    for caption, picture in shown.items():
         canvas.paste(picture, (left, HEADER))
-        draw.text((left, HEADER + tile[1] + 5), caption, fill=INK, font=small)
-        left += tile[0] + MARGIN
+        draw.text((left, HEADER + height + 5), caption, fill=INK, font=small)
+        left += width + MARGIN
 
-    values = np.linspace(calibration.high, calibration.low, tile[1])[:, None].repeat(BAR, axis=1)
+    values = np.linspace(calibration.high, calibration.low, height)[:, None].repeat(BAR, axis=1)
     bar = Image.fromarray(colourise(values, calibration.low, calibration.high))
     canvas.paste(bar, (left, HEADER))
     ticks = {0.0: calibration.high, 0.5: calibration.pixel_threshold, 1.0: calibration.low}
     for position, value in ticks.items():
-        y = HEADER + position * (tile[1] - 14) - 2
+        y = HEADER + position * (height - 14) - 2
         draw.text((left + BAR + 4, y), f"{value:.3g}", fill=INK, font=small)
     return canvas
 
