@@ -12,19 +12,23 @@ it stopped.
 """
 
 import argparse
-import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from scipy.stats import spearmanr
 
-from utils.config import add_setting_flags, load_config, overrides_from
+from utils.config import (
+    add_setting_flags,
+    load_config,
+    overrides_from,
+    with_absolute_paths,
+    write_config,
+)
 from utils.errors import UserError, run_script
+from utils.files import write_whole
+from utils.scripts import as_flags, read_metrics, script, training_seconds
 
-REPO = Path(__file__).resolve().parent.parent
 FULL = "all corruption, all terms"
 
 TRAININGS = {
@@ -52,27 +56,9 @@ SCORINGS = {
 """Rows that score the run of all corruption anew."""
 
 
-def as_flags(settings: dict) -> list[str]:
-    """Settings by dotted key as arguments of train.py."""
-    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-
-
-def script(name: str, *arguments: object, cwd: Path) -> str:
-    """Run one of the scripts in a folder; returns what it printed.
-
-    Raises:
-        UserError: if it fails.
-    """
-    command = [sys.executable, str(REPO / name), *map(str, arguments)]
-    result = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
-    if result.returncode:
-        raise UserError(f"{' '.join(command)} failed with status {result.returncode}")
-    return result.stdout
-
-
-def train(flags: list[str], folder: Path) -> Path:
+def train(flags: list[object], folder: Path) -> Path:
     """Train in `folder`; returns the run."""
-    printed = script("train.py", *flags, cwd=folder)
+    printed = script("train.py", *flags, cwd=folder).printed
     return folder / printed.rsplit("--checkpoint ", 1)[1].strip()
 
 
@@ -91,11 +77,9 @@ def measure(run: Path, folder: Path) -> dict:
     for name, flags in {"pseudo": ["--synthetic"], "test": []}.items():
         output = folder / "measured" / name
         script("eval.py", "--checkpoint", run, "--output", output, *flags, cwd=folder)
-        metrics[name] = json.loads((output / "metrics.json").read_text())
-    with (run / "history.csv").open() as stream:
-        seconds = sum(float(row["seconds"]) for row in csv.DictReader(stream))
+        metrics[name] = read_metrics(output)
     return {
-        "seconds": seconds,
+        "seconds": training_seconds(run),
         "pseudo_auroc": metrics["pseudo"]["image_auroc"],
         "pseudo_pixel_auroc": metrics["pseudo"]["pixel_auroc"],
         **metrics["test"],
@@ -137,8 +121,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_setting_flags(parser)
-    overrides = overrides_from(parser.parse_args())
-    config = load_config(overrides=overrides)
+    config = load_config(overrides=overrides_from(parser.parse_args()))
     folder = Path("outputs/ablation").resolve() / config.data.category
     folder.mkdir(parents=True, exist_ok=True)
     file = folder.with_suffix(".json")
@@ -146,8 +129,8 @@ def main() -> int:
     settings = config.model_dump(mode="json")
     if state["settings"] not in (None, settings):
         raise UserError(f"{file} was begun with other settings; delete it to start anew")
-    overrides["data.root"] = str(Path(config.data.root).resolve())
-    given = as_flags(overrides)
+    given = folder / "settings.yaml"
+    write_config(with_absolute_paths(config), given)
 
     rows = state["rows"]
     for name, changes in (TRAININGS | SCORINGS).items():
@@ -155,11 +138,11 @@ def main() -> int:
             continue
         print(f"{name} ...", flush=True)
         if name in TRAININGS:
-            run = train([*given, *as_flags(changes)], folder)
+            run = train(["--config", given, *as_flags(changes)], folder)
         else:
             run = score_anew(Path(rows[FULL]["run"]), changes, folder)
         rows[name] = measure(run, folder) | {"run": str(run)}
-        file.write_text(json.dumps({"settings": settings, "rows": rows}, indent=2))
+        write_whole(file, json.dumps({"settings": settings, "rows": rows}, indent=2))
     print(table(rows))
     return 0
 

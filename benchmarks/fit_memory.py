@@ -5,29 +5,22 @@
 Flags are those of train.py. Each fit is a process of its own, in a temporary folder.
 """
 
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+from utils.errors import run_script
+from utils.scripts import as_flags, script
 
 
 def fit(images: int, flags: list[str]) -> tuple[float, float]:
     """Peak memory in MiB and seconds of a fit to at most this many images."""
-    command = [sys.executable, str(TRAIN), *flags, "--set", f"data.limit={images}"]
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit("train.py failed")
-    return usage.ru_maxrss / 1024, time.perf_counter() - started  # Linux counts in KiB
+        done = script("train.py", *flags, *as_flags({"data.limit": images}), cwd=Path(folder))
+    return done.peak_mib, done.seconds
 
 
-def main() -> None:
+def main() -> int:
     """Print a line for each number of images, and the ratio of the last to the first."""
     if "--help" in sys.argv or "--images" not in sys.argv:
         sys.exit(__doc__)
@@ -42,7 +35,8 @@ def main() -> None:
         peaks.append(peak)
         print(f"at most {number} images: peak {peak:.0f} MiB, {seconds:.0f} s", flush=True)
     print(f"ratio {peaks[-1] / peaks[0]:.2f}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from utils.errors import UserError
+from utils.files import write_whole
 
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
 
@@ -193,18 +194,19 @@ FLAGS = {
 
 
 def add_setting_flags(parser: argparse.ArgumentParser, flags: list[str] | None = None) -> None:
-    """Add the named flags of `FLAGS` (all of them by default) and `--set KEY=VALUE`."""
-    for flag in FLAGS if flags is None else flags:
-        key, placeholder, text = FLAGS[flag]
-        parser.add_argument(flag, dest=key, metavar=placeholder, help=f"{text} ({key})")
-    if flags is None:
-        parser.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="any setting of config.yaml by its dotted name, such as train.lr=3e-4",
-        )
+    """Add the named flags, those of `FLAGS` and `--set KEY=VALUE`; by default all of them."""
+    for flag in [*FLAGS, "--set"] if flags is None else flags:
+        if flag == "--set":
+            parser.add_argument(
+                flag,
+                action="append",
+                default=[],
+                metavar="KEY=VALUE",
+                help="any setting of config.yaml by its dotted name, such as train.lr=3e-4",
+            )
+        else:
+            key, placeholder, text = FLAGS[flag]
+            parser.add_argument(flag, dest=key, metavar=placeholder, help=f"{text} ({key})")
 
 
 def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -217,15 +219,25 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
     for key, _, _ in FLAGS.values():
         if getattr(arguments, key, None) is not None:
             values[key] = getattr(arguments, key)
-    for assignment in getattr(arguments, "set", []):
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise UserError(f"--set {assignment}: write it as KEY=VALUE, such as train.lr=3e-4")
-        try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {assignment}: the value cannot be read") from None
+    for text in getattr(arguments, "set", []):
+        key, value = assignment("--set", text)
+        values[key] = value
     return values
+
+
+def assignment(flag: str, text: str) -> tuple[str, Any]:
+    """Dotted key and value of the text KEY=VALUE that a flag was given.
+
+    Raises:
+        UserError: if it is not of this form.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"{flag} {text}: write it as KEY=VALUE, such as train.lr=3e-4")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{flag} {text}: the value cannot be read") from None
 
 
 def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
@@ -266,14 +278,35 @@ def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
         UserError: for a value that is not valid or a setting that cannot change in mid-run.
     """
     changed = config_from(_merge(config.model_dump(), _nested(overrides)))
-    for key in all_keys():
-        old, new = _get(config, key), _get(changed, key)
-        if old != new and key not in RESUMABLE:
+    for key, (old, new) in differences(config, changed).items():
+        if key not in RESUMABLE:
             raise UserError(
                 f"{key} is {old!r} in this run and cannot change to {new!r} on --resume (only "
                 f"{', '.join(RESUMABLE)} can); leave out --resume to start a new run"
             )
     return changed
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, by dotted key: (old, new)."""
+    pairs = {key: (_get(old, key), _get(new, key)) for key in all_keys()}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+PATHS = ["data.root", "corruption.textures", "loss.vgg16", "backbone.weights"]
+"""Settings that name a file or a folder."""
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same settings for a process that starts in another folder."""
+    named = {key: _get(config, key) for key in PATHS}
+    whole = {key: str(Path(path).resolve()) for key, path in named.items() if path is not None}
+    return config_from(_merge(config.model_dump(), _nested(whole)))
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write settings as a file for `--config`."""
+    write_whole(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
