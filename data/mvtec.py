@@ -146,8 +146,13 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
+def list_categories(root: str | Path) -> list[str]:
+    """Names of the categories in a folder: those that have good parts to learn from."""
+    return sorted(path.parent.parent.name for path in Path(root).glob("*/train/good"))
+
+
 def _missing(root: Path, name: str) -> str:
-    others = sorted(path.parent.parent.name for path in root.glob("*/train/good"))
+    others = list_categories(root)
     if others:
         return (
             f"no category {name} in {root}{nearest(name, others)}; there are: {', '.join(others)}"

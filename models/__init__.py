@@ -25,15 +25,19 @@ DETECTORS: dict[str, type[Detector]] = {
 }
 
 
-def build_model(config: Config) -> Detector:
-    """The untrained detector that `config.model` names; raises `UserError` if there is none."""
-    if config.model not in DETECTORS:
+def detector_class(name: str) -> type[Detector]:
+    """The detector of this name; raises `UserError` if there is none."""
+    if name not in DETECTORS:
         there = list(DETECTORS)
         raise UserError(
-            f"model is {config.model!r} but should be one of: {', '.join(there)}"
-            + nearest(config.model, there)
+            f"model is {name!r} but should be one of: {', '.join(there)}" + nearest(name, there)
         )
-    return DETECTORS[config.model](config)
+    return DETECTORS[name]
+
+
+def build_model(config: Config) -> Detector:
+    """The untrained detector that `config.model` names; raises `UserError` if there is none."""
+    return detector_class(config.model)(config)
 
 
 def load_detector(file: Path, device: torch.device) -> tuple[Detector, Calibration]:

@@ -1,10 +1,27 @@
 """Training in several processes started by torchrun; in a plain run every function is a no-op."""
 
 import os
+import sys
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+TORCHRUN = [
+    "RANK",
+    "LOCAL_RANK",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "ROLE_NAME",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+]
+"""What torchrun sets in the environment of its processes, apart from TORCHELASTIC_*."""
 
 
 def start(device: torch.device) -> None:
@@ -77,3 +94,40 @@ def average_buffers(model: nn.Module) -> None:
         if buffer.is_floating_point():
             dist.all_reduce(buffer)
             buffer /= world_size()
+
+
+def meet() -> tuple[dist.Store, int, int]:
+    """A store that all processes share, the number of this process, and how many there are.
+
+    For processes that share out work without a process group: they ask the store now and then,
+    where a message of the group would time out while another process is busy for hours.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return next(dist.rendezvous("env://"))
+    return dist.HashStore(), 0, 1
+
+
+def child_environment(jobs: int) -> dict[str, str]:
+    """The environment for plain runs of other scripts, `jobs` of them at a time for each process.
+
+    They know nothing of torchrun. The cores and the free memory of the machine are divided among
+    them, and each gets the GPU of the process that starts it.
+    """
+    launched = "WORLD_SIZE" in os.environ
+    jobs *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in TORCHRUN and not name.startswith("TORCHELASTIC_")
+    }
+    if jobs > 1:
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        if launched:
+            environment.pop("OMP_NUM_THREADS", None)  # torchrun sets 1
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
+        environment["LOCAL_WORLD_SIZE"] = str(jobs)  # for free_memory of utils/device.py
+    if launched and (count := torch.cuda.device_count()):
+        default = ",".join(map(str, range(count)))
+        there = os.environ.get("CUDA_VISIBLE_DEVICES", default).split(",")[:count]
+        environment["CUDA_VISIBLE_DEVICES"] = there[int(os.environ["LOCAL_RANK"]) % count]
+    return environment
