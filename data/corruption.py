@@ -88,7 +88,8 @@ def stain(image: Tensor, textures: Textures) -> Corrupted:
     """An irregular ellipse of one colour (AESc: Collin and De Vleeschouwer, ICPR 2020).
 
     The outline strays from the ellipse by random harmonics; edge and opacity are soft at random, so
-    that spots, blots and faint clouds all occur.
+    that spots, blots and faint clouds all occur. Every other one is a film that tints the image and
+    keeps its structure, as oil, water or a shadow does.
     """
     height, width = image.shape[1:]
     side = min(height, width)
@@ -104,7 +105,8 @@ def stain(image: Tensor, textures: Textures) -> Corrupted:
         outline += swing * torch.cos(harmonic * angle + uniform(0, 2 * math.pi))
     depth = (outline - torch.hypot(u, v)) * radius * side  # pixels inside the edge, roughly
     alpha = (depth / log_uniform(0.7, 0.05 * side + 0.7)).clamp(0, 1) * uniform(0.2, 1)
-    return _blend(image, _colour_near(image).expand_as(image), alpha[None])
+    layer = image * _tint(image) if coin() else _colour_near(image).expand_as(image)
+    return _blend(image, layer.clamp(0, 1), alpha[None])
 
 
 def perlin_blend(image: Tensor, textures: Textures) -> Corrupted:
@@ -224,6 +226,13 @@ def _blend(image: Tensor, layer: Tensor, alpha: Tensor) -> Corrupted:
     seen = F.avg_pool2d((blended - image).abs().amax(0, keepdim=True)[None], 3, 1, 1)[0] > VISIBLE
     mask = seen & (alpha > 0)
     return torch.where(mask, blended, image), mask
+
+
+def _tint(image: Tensor) -> Tensor:
+    """Factors of the colours [3, 1, 1]: darker or lighter, and half of the time another hue."""
+    shade = uniform(0.08, 0.6) * (-1 if coin(0.7) else 1)
+    hue = 0.15 * torch.randn(3).to(image) if coin() else torch.zeros(3).to(image)
+    return (1 + shade + hue)[:, None, None]
 
 
 def _colour_near(image: Tensor) -> Tensor:
