@@ -128,7 +128,7 @@ def work(cells: list[Cell], store: dist.Store, environment: dict[str, str], stop
 
 
 def wait_for_all(store: dist.Store, place: str, processes: int) -> None:
-    """Wait until all processes have come to this place."""
+    """Wait until that many processes have come to a place."""
     store.add(place, 1)
     while store.add(place, 0) < processes:
         time.sleep(POLL)
@@ -140,8 +140,8 @@ def main() -> int:
     if args.jobs < 1:
         raise UserError(f"--jobs is {args.jobs} but should be a whole number from 1")
     cells = chosen_cells(args)
-    store, rank, processes = distributed.meet()
-    writer = rank == 0
+    store, number, processes = distributed.meet()
+    writer = number == 0
     args.output.mkdir(parents=True, exist_ok=True)
 
     # 1. What is finished; each process tells, since their machines may not share a file system.
@@ -203,7 +203,7 @@ def main() -> int:
             f"{args.output}/<detector>/<category>, where their logs are, to start one anew",
             file=sys.stderr,
         )
-    wait_for_all(store, "end", processes)  # the store may live in the process of rank 0
+    wait_for_all(store, "end", processes)  # the store may live in the first process
     return 1 if failed else 0
 
 

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import time
+import uuid
 
 import torch
 import torch.distributed as dist
@@ -102,9 +104,22 @@ def meet() -> tuple[dist.Store, int, int]:
     For processes that share out work without a process group: they ask the store now and then,
     where a message of the group would time out while another process is busy for hours.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return next(dist.rendezvous("env://"))
-    return dist.HashStore(), 0, 1
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return dist.HashStore(), 0, 1
+    store, number, count = next(dist.rendezvous("env://"))
+    # When torchrun restarts its processes, the store still holds what those before them wrote. So
+    # the first one thinks of a name for this attempt and tells it to whoever asks anew.
+    name = uuid.uuid4().hex
+    if number > 0:
+        store.set(f"question {number}", name)
+        name = store.get(f"answer {name}").decode()
+        store.add(f"joined {name}", 1)
+    while number == 0 and store.add(f"joined {name}", 0) < count - 1:
+        for key in (f"question {other}" for other in range(1, count)):
+            if store.check([key]):
+                store.set(f"answer {store.get(key).decode()}", name)
+        time.sleep(0.1)
+    return dist.PrefixStore(name, store), number, count
 
 
 def child_environment(jobs: int) -> dict[str, str]:
