@@ -4,6 +4,7 @@
     python eval.py --category wood                    the newest run of a category
     python eval.py --checkpoint checkpoints/<run>     a certain one
     python eval.py --synthetic                        without test images, to choose settings by
+    python eval.py --html                             and a page to file or to send
 
 Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases.
 """
@@ -27,6 +28,7 @@ from utils.calibration import Calibration
 from utils.config import add_setting_flags
 from utils.errors import run_script
 from utils.heatmap import panel, stack
+from utils.html_report import html_report
 from utils.inspection import Inspector, open_inspector
 from utils.metrics import (
     PixelScores,
@@ -59,6 +61,9 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="measure with defects synthesised on the held-out good images, to choose settings "
         "by; the test split is not touched",
+    )
+    parser.add_argument(
+        "--html", action="store_true", help="also write all of it as one page, report.html"
     )
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
     return parser.parse_args()
@@ -148,14 +153,33 @@ def report(metrics: dict, synthetic: bool) -> str:
     return "\n".join(lines)
 
 
-def worst_cases(rows: list[Row], inspector: Inspector) -> Image.Image:
-    """Panels of the given rows, one below the other."""
+def by_defect(rows: list[Row], metrics: dict, calibration: Calibration) -> list[dict]:
+    """For each kind of defect, and for good parts, how many there are and how many are right."""
+    table = []
+    for kind in sorted({row.test.defect for row in rows}, key=lambda kind: (kind == "good", kind)):
+        of_kind = [row for row in rows if row.test.defect == kind]
+        marked = sum(calibration.is_defect(row.score) for row in of_kind)
+        table.append(
+            {
+                "kind": kind,
+                "images": len(of_kind),
+                "called defective": marked,
+                "AUROC": f"{metrics[f'auroc_{kind}']:.3f}" if kind != "good" else "",
+                "lowest score": f"{min(row.score for row in of_kind):.4g}",
+                "highest score": f"{max(row.score for row in of_kind):.4g}",
+            }
+        )
+    return table
+
+
+def worst_cases(rows: list[Row], inspector: Inspector) -> list[Image.Image]:
+    """Panels of the given rows."""
     panels = []
     for row in rows:
         inspection = inspector.inspect(row.test.read()[0])
         title = f"{row.test.defect}/{row.test.path.name}"
         panels.append(panel(inspection, inspector.calibration, title))
-    return stack(panels)
+    return panels
 
 
 def main() -> int:
@@ -171,8 +195,10 @@ def main() -> int:
             category.train_images(), config.calibration.holdout, config.seed
         )
         tests = pseudo_split(held_out, config.data.size)
+        measured_on = "defects synthesised on held-out good images"
     else:
         tests = category.test_images()
+        measured_on = f"images of {category.folder / 'test'}"
     folder = "synthetic" if args.synthetic else "eval"
     output = args.output or Path("outputs") / run_name(file) / folder
     output.mkdir(parents=True, exist_ok=True)
@@ -195,16 +221,30 @@ def main() -> int:
 
     good = sorted((row for row in rows if not row.test.is_defect), key=lambda row: -row.score)
     defective = sorted((row for row in rows if row.test.is_defect), key=lambda row: row.score)
-    if good:
-        picture = worst_cases(good[:WORST], inspector)
-        picture.save(output / "highest_good.png")
-    if defective:
-        picture = worst_cases(defective[:WORST], inspector)
-        picture.save(output / "lowest_defective.png")
+    missed = worst_cases(defective[:WORST], inspector)
+    alarming = worst_cases(good[:WORST], inspector)
+    for name, pictures in {"lowest_defective": missed, "highest_good": alarming}.items():
+        if pictures:
+            stack(pictures).save(output / f"{name}.png")
     if good and defective:
         scores = [np.array([row.score for row in group]) for group in (good, defective)]
         save_roc(*scores, metrics["image_auroc"], output / "roc.png")
         save_histogram(*scores, calibration.threshold, output / "histogram.png")
+    if args.html:
+        page = html_report(
+            f"{config.model} on {category.name}",
+            f"{file}; {measured_on}",
+            metrics,
+            by_defect(rows, metrics, calibration),
+            [output / "roc.png", output / "histogram.png"],
+            {
+                "Defective parts with the lowest scores": missed,
+                "Good parts with the highest scores": alarming,
+            },
+            problems,
+            config,
+        )
+        (output / "report.html").write_text(page, encoding="utf-8")
     print(f"metrics, plots and worst cases are in {output}")
     for problem in problems:
         print(problem, file=sys.stderr)

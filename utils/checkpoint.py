@@ -8,7 +8,6 @@ A checkpoint holds tensors and plain data only and is read with `weights_only=Tr
 from a stranger runs none of its code.
 """
 
-import os
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml
 from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
+from utils.files import replacing
 from utils.weights import read_plain
 
 FORMAT = "visual-defect-detection"
@@ -74,12 +74,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     }
     settings = yaml.safe_dump(content["config"], sort_keys=False)
     columns = list(checkpoint.history[0]) if checkpoint.history else ["epoch"]
-    with _replacing(run / "config.yaml") as file:
+    with replacing(run / "config.yaml") as file:
         file.write(settings.encode())
-    with _replacing(run / "history.csv") as file:
+    with replacing(run / "history.csv") as file:
         lines = [columns, *([row[column] for column in columns] for row in checkpoint.history)]
         file.write("".join(",".join(map(str, line)) + "\n" for line in lines).encode())
-    with _replacing(run / "last.pt") as file:
+    with replacing(run / "last.pt") as file:
         torch.save(content, file)
 
 
@@ -113,25 +113,3 @@ def load_checkpoint(file: Path) -> Checkpoint:
         )
     except (KeyError, TypeError):
         raise UserError(f"{file} is damaged or is no checkpoint written by train.py") from None
-
-
-class _replacing:
-    """Open a temporary file beside `path` for writing; on success it takes the place of `path`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(path.name + ".tmp")
-
-    def __enter__(self) -> Any:
-        self.file = self.temporary.open("wb")
-        return self.file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        self.file.close()
-        if kind is None:
-            self.temporary.replace(self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
