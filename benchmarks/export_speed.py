@@ -1,0 +1,89 @@
+"""An exported detector against its checkpoint: time an image, and time to the first verdict.
+
+    python export.py --checkpoint checkpoints/<run>
+    python -m benchmarks.export_speed --checkpoint checkpoints/<run>
+
+Images of the test split are inspected by both in turn, one at a time; the ratio is the median over
+the pairs. The first verdict is timed from the start of the command infer.py until it is printed.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from data.images import read_image
+from data.mvtec import Category
+from utils.config import add_setting_flags
+from utils.errors import UserError, run_script
+from utils.inspection import open_inspector
+from utils.runs import find_run, run_name
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def first_verdict(checkpoint: Path, image: Path) -> float:
+    """Seconds from the start of infer.py to its first line."""
+    command = [sys.executable, str(REPO / "infer.py"), "--checkpoint", str(checkpoint), str(image)]
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - started
+        process.communicate()
+    if "score" not in line:
+        raise UserError(f"{' '.join(command)} gave no verdict")
+    return seconds
+
+
+def spread(values: list[float], unit: str, digits: int) -> str:
+    """Median and range of measurements."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} {unit} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def main() -> int:
+    """Measure and print; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="RUN")
+    parser.add_argument("--images", type=int, default=20, metavar="N", help="pairs to measure")
+    parser.add_argument("--starts", type=int, default=5, metavar="N", help="starts of infer.py")
+    add_setting_flags(parser, ["--model", "--category", "--data-root"])
+    args = parser.parse_args()
+    settings = vars(args)
+    file = find_run(args.checkpoint, settings["data.category"], settings["model"])
+    export = file.with_name(f"{run_name(file)}.onnx")
+    if not export.exists():
+        raise UserError(f"no {export}; write it with: python export.py --checkpoint {file.parent}")
+    pair = [open_inspector(path, "cpu") for path in (file, export)]
+    data = pair[0].config.data
+    tests = Category.chosen(data, settings["data.root"], settings["data.category"]).test_images()
+    paths = [test.path for test in tests[:: max(1, len(tests) // args.images)]][: args.images]
+
+    verdicts_equal, times = 0, []
+    for path in [paths[0], *paths]:  # the first one warms up
+        image = read_image(path)
+        found = [inspector.inspect(image) for inspector in pair]
+        times.append([one.milliseconds for one in found])
+        verdicts = [
+            inspector.calibration.is_defect(one.score)
+            for inspector, one in zip(pair, found, strict=True)
+        ]
+        verdicts_equal += verdicts[0] == verdicts[1]
+    ours, theirs = (list(column) for column in zip(*times[1:], strict=True))
+    ratios = [one / other for one, other in times[1:]]
+    print(f"checkpoint  {spread(ours, 'ms an image', 0)}")
+    print(f"export      {spread(theirs, 'ms an image', 0)}")
+    print(f"ratio       {spread(ratios, 'times as fast', 2)}, {len(ratios)} pairs")
+    print(f"verdicts    {verdicts_equal} of {len(times)} equal")
+    for name, checkpoint in {"checkpoint": file, "export": export}.items():
+        starts = [first_verdict(checkpoint, paths[0]) for _ in range(args.starts)]
+        print(f"first verdict of the {name}: {spread(starts, 's', 2)}, {len(starts)} starts")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
