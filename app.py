@@ -293,7 +293,9 @@ def summary(table: list[list]) -> str:
 
 
 class Detectors:
-    """Opens detectors, keeps the last one, and inspects one image at a time.
+    """Opens detectors, keeps the last one, and reads and inspects one image at a time.
+
+    An image of the size that is still read takes gigabytes while it is resized: two do not fit.
 
     Args:
         device: auto, cuda, mps or cpu.
@@ -309,10 +311,10 @@ class Detectors:
         with self.lock:
             return self._open(run)
 
-    def inspect(self, run: str, image: np.ndarray) -> Inspection:
-        """Inspect an image, uint8 [H, W, 3]; raises `UserError` if that fails."""
+    def inspect(self, run: str, path: Path) -> Inspection:
+        """Inspect an image file; raises `UserError` if it or the run cannot be read."""
         with self.lock:
-            return self._open(run).inspect(image)
+            return self._open(run).inspect(read_upload(path))
 
     def _open(self, run: str) -> Inspector:
         file = runs.find_run(Path(run))
@@ -334,7 +336,7 @@ CSS = """
 .banner.good { background: #dcfce7; border-color: #86efac; color: #14532d; }
 .banner.defect { background: #fee2e2; border-color: #fca5a5; color: #7f1d1d; }
 .banner.error { background: #fef3c7; border-color: #fcd34d; color: #713f12; }
-.banner.good b, .banner.defect b, .banner.error b { color: inherit; }
+.banner.good *, .banner.defect *, .banner.error * { color: inherit; }
 .chart { padding: 0 12px; }
 .chart text { font-size: 12px; fill: var(--body-text-color); paint-order: stroke;
   stroke: var(--body-background-fill); stroke-width: 4px; }
@@ -346,7 +348,8 @@ CSS = """
 #reset, #csv { align-self: flex-end; width: auto; }
 #scores .html-container, #verdict .html-container, #summary .html-container { padding: 0; }
 #examples .grid-wrap { min-height: 0; }
-#examples .grid-container { grid-template-columns: repeat(8, minmax(0, 1fr)); }
+#examples .grid-container { grid-template-columns: repeat(8, minmax(0, 1fr));
+  grid-auto-rows: auto; }
 #examples .thumbnail-item { min-height: 0; height: auto; aspect-ratio: 1; }
 #examples .caption-label { font-size: 10px; padding: 0 4px; }
 @media (max-width: 640px) {
@@ -399,7 +402,7 @@ def build_page(gr: ModuleType, detectors: Detectors, first: Path, folder: Path) 
         if path is None:
             return opened, shot, gr.skip(), *judge(value, opened, shot), *hidden
         try:
-            inspection = detectors.inspect(opened.run, read_upload(Path(path)))
+            inspection = detectors.inspect(opened.run, Path(path))
         except UserError as error:
             return opened, Shot(), gr.skip(), chart(opened, value), message(error), *hidden
         shot = shot._replace(score=inspection.score)
@@ -442,7 +445,7 @@ def build_page(gr: ModuleType, detectors: Detectors, first: Path, folder: Path) 
             try:
                 if opened is None:
                     raise UserError(NO_RUN)
-                score = detectors.inspect(opened.run, read_upload(path)).score
+                score = detectors.inspect(opened.run, path).score
                 results.append(Result(path.name, score))
             except UserError as error:
                 results.append(Result(path.name, None, str(error)))

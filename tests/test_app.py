@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
 import torch
 from brightness import Brightness
@@ -171,7 +170,8 @@ def test_a_detector_is_opened_once_and_again_if_its_file_changes(tmp_path, monke
     for file in files:
         file.touch()
     detectors = Detectors("cpu")
-    image = np.zeros((8, 8, 3), np.uint8)
+    image = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(image)
     for _ in range(3):
         detectors.open(str(files[0]))
         detectors.inspect(str(files[0]), image)
@@ -197,11 +197,12 @@ def test_one_image_at_a_time(tmp_path, monkeypatch):
 
     monkeypatch.setattr(app, "open_inspector", lambda *_: Slow())
     (tmp_path / "a.onnx").touch()
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     detectors = Detectors("cpu")
     threads = [
         threading.Thread(
             target=detectors.inspect,
-            args=(str(tmp_path / "a.onnx"), np.zeros((8, 8, 3), np.uint8)),
+            args=(str(tmp_path / "a.onnx"), tmp_path / "image.png"),
         )
         for _ in range(8)
     ]
