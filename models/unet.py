@@ -119,9 +119,9 @@ class UNet(nn.Module):
 class RestoringUNet(nn.Module):
     """A U-Net that restores images [B, 3, H, W] in [0, 1], by the settings `unet`.
 
-    With `unet.residual` it predicts what to add to its input, from nothing at the start: it need
-    not learn to copy what is right, and knows the brightness of the image whatever the layers
-    between have normalised away. Without, it predicts the image itself.
+    It predicts the image itself or, with `unet.residual`, what to add to its input, from nothing at
+    the start. The latter soon has a lower loss, for it need not learn to copy what is right; but
+    then it stays near copying, and finds less.
     """
 
     def __init__(self, unet: UNetConfig) -> None:
