@@ -533,7 +533,7 @@ def build_page(gr: ModuleType, detectors: Detectors, first: Path, folder: Path) 
         many = [total, table, download]
         for opening in (
             page.load(find_runs, None, run).then(open_run, run, fresh),
-            run.input(open_run, run, fresh),
+            run.change(open_run, run, fresh),  # `input` comes twice, `select` not from the keyboard
         ):
             opening.then(inspect_again, [shot, opened, value], shown).then(
                 report, [results, opened, value], many

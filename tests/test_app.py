@@ -377,10 +377,19 @@ class Page:
 
         self.find("#threshold input[type=range]")[0].send_keys(getattr(Keys, key))
 
-    def choose(self, run):
-        self.find("#run input")[0].click()
+    def choose(self, run, keyboard=False):
+        box = self.find("#run input")[0]
+        box.click()
         options = self.wait(lambda: self.find("[role=option]"))
-        next(option for option in options if option.get_attribute("aria-label") == run).click()
+        if keyboard:
+            from selenium.webdriver.common.keys import Keys
+
+            while self.find("[role=option].active")[0].get_attribute("aria-label") != run:
+                box.send_keys(Keys.ARROW_UP)
+                time.sleep(0.1)
+            box.send_keys(Keys.ENTER)
+        else:
+            next(option for option in options if option.get_attribute("aria-label") == run).click()
 
     def hosts(self):
         """Hosts that the page turned to."""
@@ -522,6 +531,8 @@ def test_an_example_is_inspected(page, expected, parts):
 def test_the_webcam_takes_an_image(page):
     page.tab("Webcam")
     page.wait(lambda: [b for b in page.find("#webcam button") if "Access" in b.text])[0].click()
+    video = page.wait(lambda: page.find("#webcam video"))[0]
+    page.wait(lambda: video.get_property("readyState") >= 2 and video.get_property("videoWidth"))
     page.wait(lambda: page.find("#webcam button.capture-button"))[0].click()
     page.wait_for("verdict", "score", "webcam")
 
@@ -560,7 +571,7 @@ def test_runs_that_do_not_open_give_a_message(page, parts):
         page.choose(run)
         page.wait_for("scores", words)
         page.wait_for("verdict", app.NO_RUN)
-    page.choose("finished")  # the image is still there
+    page.choose("finished", keyboard=True)  # the image is still there
     page.wait_for("scores", "held-out good images")
     assert page.wait_for("verdict", "score") == before
 
