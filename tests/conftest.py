@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,9 @@ import pytest
 from data.sample import write_sample
 
 REPO = Path(__file__).resolve().parent.parent
+# Tests send Ctrl-C to scripts, which would ignore it where the tests run in a shell's background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TINY = ["--size", "64", "--batch", "4", "--set", "unet.width=4", "--set", "unet.depth=2"]
 
 
