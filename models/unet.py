@@ -119,10 +119,9 @@ class UNet(nn.Module):
 class RestoringUNet(nn.Module):
     """A U-Net that restores images [B, 3, H, W] in [0, 1], by the settings `unet`.
 
-    With `unet.residual` it predicts what to add to its input, from nothing at the start: it need
-    not learn to copy the grain of a texture, and is useful after few steps. Without, it predicts
-    the image itself: it takes longer to get sharp, but does not stay near copying where much of the
-    image is right from the start, as the ground behind an object is.
+    It predicts the image itself or, with `unet.residual`, what to add to its input, from nothing at
+    the start. The latter soon has a lower loss, for it need not learn to copy the grain of a
+    texture; but it is apt to stay near copying, and then leaves defects as they are.
     """
 
     def __init__(self, unet: UNetConfig) -> None:

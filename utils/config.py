@@ -49,7 +49,7 @@ class UNetConfig(Section):
     width: int = Field(32, ge=1, le=1024)
     depth: int = Field(4, ge=1, le=8)
     norm: Literal["batch", "group", "none"] = "batch"
-    residual: bool = True
+    residual: bool = False
 
 
 class CorruptionConfig(Section):
