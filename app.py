@@ -52,12 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="RUN",
-        help="run folder, its last.pt, or an .onnx file of export.py",
-    )
+    runs.add_checkpoint_flag(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max-upload-mb", type=int, default=20, metavar="MB", help="of one file")
@@ -202,9 +197,8 @@ def verdict(calibration: Calibration, shot: Shot) -> str:
     """The verdict on an image, as a banner."""
     if shot.score is None:
         return f'<div class="banner">{PROMPT}</div>'
-    word, relation = (
-        ("defect", "above") if calibration.is_defect(shot.score) else ("good", "not above")
-    )
+    word = calibration.verdict(shot.score)
+    relation = "above" if calibration.is_defect(shot.score) else "not above"
     numbers = f"score {shot.score:.4g}, {relation} the threshold {calibration.threshold:.4g}"
     return (
         f'<div class="banner {word}" role="status"><b>{word}</b><span>{numbers}</span>'
@@ -265,7 +259,7 @@ def rows(results: Iterable[Result], calibration: Calibration) -> list[list]:
         else [
             result.name,
             result.score,
-            "defect" if calibration.is_defect(result.score) else "good",
+            calibration.verdict(result.score),
             calibration.threshold,
             "",
         ]

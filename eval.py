@@ -39,7 +39,7 @@ from utils.metrics import (
     precision_recall_f1,
 )
 from utils.plots import save_histogram, save_roc
-from utils.runs import find_run, run_name
+from utils.runs import add_checkpoint_flag, find_run, run_name
 
 WORST = 4  # images in each picture of worst cases
 
@@ -49,12 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="RUN",
-        help="run folder, its last.pt, or an .onnx file of export.py",
-    )
+    add_checkpoint_flag(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/eval")
     parser.add_argument(
         "--synthetic",
@@ -216,7 +211,7 @@ def main() -> int:
         writer = csv.writer(stream)
         writer.writerow(["path", "defect", "score", "verdict"])
         for row in rows:
-            verdict = "defect" if calibration.is_defect(row.score) else "good"
+            verdict = calibration.verdict(row.score)
             writer.writerow([row.test.path, row.test.defect, row.score, verdict])
 
     good = sorted((row for row in rows if not row.test.is_defect), key=lambda row: -row.score)

@@ -37,7 +37,7 @@ from utils.heatmap import panel
 from utils.inspection import Inspection, open_inspector, strongest_region
 from utils.interrupt import StopRequest
 from utils.new_file import new_file
-from utils.runs import find_run, run_name
+from utils.runs import add_checkpoint_flag, find_run, run_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,12 +46,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="RUN",
-        help="run folder, its last.pt, or an .onnx file of export.py",
-    )
+    add_checkpoint_flag(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/infer")
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
     streams = parser.add_argument_group("streams", "a video file, or --camera, or --watch")
@@ -99,7 +94,7 @@ def write_results(results: list[dict], output: Path) -> None:
 
 def say(inspection: Inspection, calibration: Calibration, name: object) -> str:
     """Print the verdict on an image, and return it: good or defect."""
-    verdict = "defect" if calibration.is_defect(inspection.score) else "good"
+    verdict = calibration.verdict(inspection.score)
     mark = "DEFECT" if verdict == "defect" else "good  "
     print(f"{mark}  score {inspection.score:.5f}  {name}")
     return verdict

@@ -31,8 +31,12 @@ class Calibration:
     scores: list[float]
 
     def is_defect(self, score: float) -> bool:
-        """The verdict on an image of this score."""
+        """Whether an image of this score is called defective."""
         return score > self.threshold
+
+    def verdict(self, score: float) -> str:
+        """The verdict on an image of this score, as results say it: good or defect."""
+        return "defect" if self.is_defect(score) else "good"
 
 
 def calibrate(predictions: Iterable[tuple[Tensor, Tensor]], quantile: float) -> Calibration:

@@ -17,7 +17,7 @@ from typing import Any
 from utils.config import Config, config_from, differences, read_yaml, write_config
 from utils.errors import UserError
 from utils.files import write_whole
-from utils.scripts import read_metrics, script, training_seconds
+from utils.scripts import Finished, read_metrics, script, training_seconds
 
 METRICS = [
     "image_auroc",
@@ -97,6 +97,15 @@ class Cell:
         write_whole(self.folder / "row.json", json.dumps(row, indent=2))
         return row
 
+    def _script(
+        self, name: str, *flags: object, environment: dict[str, str], stop: Event
+    ) -> Finished:
+        """Run a script in the cell's folder; what it prints goes to a log of its name there."""
+        log = self.folder / f"{name}.log"
+        return script(
+            f"{name}.py", *flags, cwd=self.folder, log=log, environment=environment, stop=stop
+        )
+
     def _fit(self, environment: dict[str, str], stop: Event) -> Row:
         """Train unless that is done; seconds and peak memory.
 
@@ -107,28 +116,15 @@ class Cell:
         if not file.exists():
             flags = ["--resume", self.run] if self.run else ["--config", "settings.yaml"]
             earlier = training_seconds(self.run) if self.run else 0.0
-            done = script(
-                "train.py",
-                *flags,
-                cwd=self.folder,
-                log=self.folder / "train.log",
-                environment=environment,
-                stop=stop,
-            )
+            done = self._script("train", *flags, environment=environment, stop=stop)
             fit = {"fit_seconds": earlier + done.seconds, "fit_peak_mib": done.peak_mib}
             write_whole(file, json.dumps(fit))
         return json.loads(file.read_text())
 
     def _evaluate(self, environment: dict[str, str], stop: Event) -> Row:
         """Evaluate: metrics, peak memory and size of the checkpoint."""
-        done = script(
-            "eval.py",
-            *("--checkpoint", self.run, "--output", "eval", "--device", self.config.device),
-            cwd=self.folder,
-            log=self.folder / "eval.log",
-            environment=environment,
-            stop=stop,
-        )
+        flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
+        done = self._script("eval", *flags, environment=environment, stop=stop)
         metrics = read_metrics(self.folder / "eval")
         return {name: metrics[name] for name in METRICS} | {
             "eval_peak_mib": done.peak_mib,

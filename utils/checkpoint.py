@@ -20,9 +20,9 @@ from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.files import replacing
+from utils.runs import FORMAT, refuse_newer
 from utils.weights import read_plain
 
-FORMAT = "visual-defect-detection"
 VERSION = 1
 
 
@@ -96,11 +96,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
     ours = isinstance(content, dict) and content.get("format") == FORMAT
     if not ours or not isinstance(content.get("version"), int):
         raise UserError(f"{file} is damaged or is no checkpoint written by train.py")
-    if content["version"] > VERSION:
-        raise UserError(
-            f"{file} was written by a newer version (format {content['version']}, this one reads "
-            f"up to {VERSION}); update your copy with git pull"
-        )
+    refuse_newer(file, content["version"], VERSION)
     try:
         calibration = content["calibration"]
         return Checkpoint(

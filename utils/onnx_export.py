@@ -16,7 +16,8 @@ from models.base import Detector
 from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.extras import need
-from utils.onnx_inspector import FORMAT, VERSION, as_input
+from utils.onnx_inspector import VERSION, as_input
+from utils.runs import FORMAT
 
 OUTPUTS = ["anomaly_map", "score", "reconstruction"]
 LIMIT_GIB = 2.0

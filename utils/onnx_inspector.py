@@ -10,8 +10,8 @@ from utils.config import config_from
 from utils.errors import UserError
 from utils.extras import need
 from utils.inspection import Inspector
+from utils.runs import FORMAT, refuse_newer
 
-FORMAT = "visual-defect-detection"
 VERSION = 1
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -58,11 +58,7 @@ class OnnxInspector(Inspector):
             raise UserError(f"{file} cannot be run: {str(error).splitlines()[0]}") from None
         if about.get("format") != FORMAT:
             raise UserError(f"{file} was not written by export.py")
-        if int(about["version"]) > VERSION:
-            raise UserError(
-                f"{file} was written by a newer version (format {about['version']}, this one reads "
-                f"up to {VERSION}); update your copy with git pull"
-            )
+        refuse_newer(file, int(about["version"]), VERSION)
         self.config = config_from(json.loads(about["config"]), source=str(file))
         self.calibration = Calibration(**json.loads(about["calibration"]))
 

@@ -1,5 +1,6 @@
-"""Run folders under checkpoints/: a name for a new one, and finding the one to use."""
+"""Run folders under checkpoints/: a name for a new one, finding the one to use, and its format."""
 
+import argparse
 import time
 from pathlib import Path
 
@@ -7,6 +8,27 @@ from utils.config import Config, config_from, read_yaml
 from utils.errors import UserError
 
 ROOT = Path("checkpoints")
+FORMAT = "visual-defect-detection"
+"""What checkpoints and exports say that they are."""
+
+
+def refuse_newer(file: Path, version: int, known: int) -> None:
+    """Raise `UserError` if a file has a version of its format beyond the one known here."""
+    if version > known:
+        raise UserError(
+            f"{file} was written by a newer version (format {version}, this one reads "
+            f"up to {known}); update your copy with git pull"
+        )
+
+
+def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--checkpoint`, for scripts that take a run or an export of one."""
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="RUN",
+        help="run folder, its last.pt, or an .onnx file of export.py",
+    )
 
 
 def new_run(config: Config) -> Path:
