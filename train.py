@@ -36,6 +36,7 @@ from utils.config import Config, add_setting_flags, load_config, overrides_from,
 from utils.device import autocast, pick_device, place
 from utils.errors import UserError, run_script
 from utils.interrupt import StopRequest
+from utils.learning_rate import learning_rate
 from utils.micro_batch import pick_micro_batch
 from utils.pixels import to_batch
 from utils.runs import find_run, new_run
@@ -203,6 +204,11 @@ def main() -> int:
                 batch = random_crops(
                     images[chosen], crop, config.seed, progress.epoch, progress.step
                 )
+                if optimizer is not None:
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(
+                            config.train, progress.epoch + progress.step / steps
+                        )
                 progress.loss_sum += train_step(model, optimizer, batch, device, progress)
                 if not math.isfinite(progress.loss_sum):
                     raise UserError(

@@ -129,6 +129,7 @@ class TrainConfig(Section):
     batch: int = Field(24, ge=1)
     crop: Literal[0] | Side = 0
     lr: float = Field(1e-4, gt=0, allow_inf_nan=False)
+    cooldown: float = Field(0.3, ge=0, le=1)
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -265,6 +266,7 @@ RESUMABLE = [
     "patchcore.reweight",
     "search.memory_mib",
     "train.epochs",
+    "train.cooldown",
     *(f"score.{name}" for name in ScoreConfig.model_fields),
     "calibration.quantile",
 ]
