@@ -46,7 +46,7 @@ def main() -> int:
     category = Category.chosen(config.data, vars(args)["data.root"], vars(args)["data.category"])
     good = [test.path for test in category.test_images() if not test.is_defect]
     found = []
-    for image in read_ahead(good, lambda path: read_resized(path, config.data.size)):
+    for _, image in read_ahead(good, lambda path: read_resized(path, config.data.size)):
         if isinstance(image, ImageError):
             continue
         maps, _ = detector.term_maps(to_batch(image[None], device))
