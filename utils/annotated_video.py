@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps
 
 from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.extras import opencv
-from utils.heatmap import BACKGROUND, DEFECT, GOOD, INK, overlay
+from utils.heatmap import BACKGROUND, HEADER, draw_verdict, overlay
 from utils.inspection import Inspection
 from utils.new_file import new_file
 
@@ -17,7 +17,6 @@ CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """Those that every build of OpenCV writes and every player knows."""
 
 SIDES = 480, 1280  # longer side of a picture: enough for the text, not more than the eye needs
-HEADER = 32
 
 
 class AnnotatedVideo:
@@ -90,11 +89,5 @@ def annotate(
 
     canvas = Image.new("RGB", (even(max(size[0], SIDES[0])), HEADER + even(size[1])), BACKGROUND)
     canvas.paste(Image.fromarray(tinted), ((canvas.width - size[0]) // 2, HEADER))
-    draw = ImageDraw.Draw(canvas)
-    is_defect = calibration.is_defect(inspection.score)
-    verdict, colour = ("DEFECT", DEFECT) if is_defect else ("good", GOOD)
-    draw.rectangle((0, 0, canvas.width, 3), fill=colour)
-    draw.text((12, 7), verdict, fill=colour, font=ImageFont.load_default(18))
-    text = f"score {inspection.score:.4g}, threshold {calibration.threshold:.4g}    {name}"
-    draw.text((100, 10), text, fill=INK, font=ImageFont.load_default(14))
+    draw_verdict(canvas, inspection.score, calibration, name)
     return canvas

@@ -66,6 +66,18 @@ def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[s
     }
 
 
+def draw_verdict(canvas: Image.Image, score: float, calibration: Calibration, title: str) -> None:
+    """The verdict, the score and a title in the uppermost `HEADER` pixels of a picture."""
+    draw = ImageDraw.Draw(canvas)
+    is_defect = calibration.is_defect(score)
+    verdict, colour = ("DEFECT", DEFECT) if is_defect else ("good", GOOD)
+    draw.rectangle((0, 0, canvas.width, 4), fill=colour)
+    draw.text((MARGIN, 11), verdict, fill=colour, font=ImageFont.load_default(20))
+    relation = ">" if is_defect else "<="
+    text = f"score {score:.4g} {relation} {calibration.threshold:.4g}    {title}"
+    draw.text((MARGIN + 100, 15), text, fill=INK, font=ImageFont.load_default(14))
+
+
 def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image.Image:
     """One picture of an inspected image: the verdict, three or four tiles and a colour bar."""
     shown = tiles(inspection, calibration, TILE)
@@ -79,17 +91,8 @@ def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image
         ),
         BACKGROUND,
     )
-    draw = ImageDraw.Draw(canvas)
-    large, small = ImageFont.load_default(20), ImageFont.load_default(14)
-
-    is_defect = calibration.is_defect(inspection.score)
-    verdict, colour = ("DEFECT", DEFECT) if is_defect else ("good", GOOD)
-    draw.rectangle((0, 0, canvas.width, 4), fill=colour)
-    draw.text((MARGIN, 11), verdict, fill=colour, font=large)
-    relation = ">" if is_defect else "<="
-    text = f"score {inspection.score:.4g} {relation} {calibration.threshold:.4g}    {title}"
-    draw.text((MARGIN + 100, 15), text, fill=INK, font=small)
-
+    draw_verdict(canvas, inspection.score, calibration, title)
+    draw, small = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     left = MARGIN
     for caption, picture in shown.items():
         canvas.paste(picture, (left, HEADER))
