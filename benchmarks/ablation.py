@@ -2,8 +2,8 @@
 
     python -m benchmarks.ablation --category tile --size 256 --epochs 20 --set unet.width=16
 
-Rows: copy training, each kind of corruption alone, all of them, each term of the anomaly map alone
-(scored anew from the run of all), the masked inference, and DRAEM. Every row is measured twice: on
+Rows: copy training, each kind of corruption alone (mask with the masked inference), all of them, the
+same at one scale, DRAEM, and each term of the anomaly map alone, scored anew from the run of all. Every row is measured twice: on
 defects synthesised on held-out good images (the pseudo AUROC, by which settings may be chosen) and
 on the test split. At the end stands how well the first ranking agrees with the second.
 
@@ -32,13 +32,14 @@ from utils.scripts import as_flags, read_metrics, script, training_seconds
 FULL = "all corruption, all terms"
 
 TRAININGS = {
-    "copy training": {"corruption": "none", "unet.residual": False},
+    "copy training": {"corruption": "none"},
     "mask": {"corruption": "mask", "score.cells": [8]},
     "stain": {"corruption": "stain"},
     "perlin": {"corruption": "perlin"},
     "crack": {"corruption": "crack"},
     "cut_paste": {"corruption": "cut_paste"},
     FULL: {},
+    "all, at full size alone": {"unet.scales": [1]},
     "DRAEM": {"model": "draem"},
 }
 """Rows that train a network: settings that differ from those given."""

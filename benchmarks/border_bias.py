@@ -51,7 +51,7 @@ def main() -> int:
             continue
         maps, _ = detector.term_maps(to_batch(image[None], device))
         by_position = config.score.standardise == "position"
-        combined = detector.scale(maps, term_weights(config.score), by_position)
+        combined = detector.combine(maps, term_weights(config.score), by_position)
         found.append(border_and_middle(torch.cat([maps, combined], dim=1)))
     if not found:
         raise UserError(f"no good image of the test split of {category.folder} can be read")
@@ -60,8 +60,9 @@ def main() -> int:
         f"{len(found)} good images of the test split, {config.data.size[0]}x{config.data.size[1]}"
     )
     print(f"| map | outer {BORDER} pixels | inside | ratio |\n| --- | --- | --- | --- |")
-    for term, outer, inner in zip(TERMS, border, middle, strict=False):
-        print(f"| {term} | {outer:.4f} | {inner:.4f} | {outer / inner:.2f} |")
+    names = [f"{term}, 1/{scale} of the size" for scale in detector.scales for term in TERMS]
+    for name, outer, inner in zip(names, border, middle, strict=False):
+        print(f"| {name} | {outer:.4f} | {inner:.4f} | {outer / inner:.2f} |")
     print(f"\nstandardised: {border[-1]:.2f} and {middle[-1]:.2f} spreads of good parts")
     return 0
 

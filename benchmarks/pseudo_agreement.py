@@ -54,7 +54,7 @@ def scores(
         image = resize(read[0], detector.config.data.size)
         maps, _ = detector.term_maps(to_batch(image[None], device))
         combined = {
-            (terms, place): detector.scale(maps, weights, place == "position")
+            (terms, place): detector.combine(maps, weights, place == "position")
             for (terms, weights), place in product(WEIGHTS.items(), ["global", "position"])
         }
         found.append(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.corruption import corrupt
 from models.base import Detector, Prediction
+from models.scales import at_scales, enlarged
 from models.unet import RestoringUNet, UNet, check_depth
 from utils.anomaly_map import image_score, smooth
 from utils.config import Config
@@ -32,15 +33,26 @@ class Draem(Detector):
         unet = config.unet
         self.reconstructive = RestoringUNet(unet)
         self.discriminative = UNet(6, 1, unet.width, unet.depth, unet.norm)
-        self.scale = Standardisation(1, config.data.size)
+        self.scales = unet.scales
+        self.scale = Standardisation(len(self.scales), config.data.size)
 
-    def prepare(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The images corrupted, as they were, and where they are corrupted."""
-        corrupted, mask = corrupt(images, self.config.corruption)
-        return corrupted, images, mask
+    def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
+        """For each scale the images corrupted, as they were, and where they are corrupted."""
+        sample: list[Tensor] = []
+        for clean in at_scales(images, self.scales):
+            corrupted, mask = corrupt(clean, self.config.corruption)
+            sample += [corrupted, clean, mask]
+        return tuple(sample)
 
-    def learn(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
-        """L2 + SSIM of the reconstruction and focal loss of the segmentation, as in the paper."""
+    def learn(self, *sample: Tensor) -> Tensor:
+        """L2 + SSIM of the reconstruction and focal loss of the segmentation, as in the paper.
+
+        The mean over the scales.
+        """
+        triples = zip(sample[::3], sample[1::3], sample[2::3], strict=True)
+        return torch.stack([self._loss(*triple) for triple in triples]).mean()
+
+    def _loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
         restored, logits = self.restore_and_segment(corrupted)
         with torch.autocast(clean.device.type, enabled=False):
             restored, clean = restored.float(), clean.float()
@@ -53,10 +65,18 @@ class Draem(Detector):
         restored = self.reconstructive(images)
         return restored, self.discriminative(torch.cat([images, restored], dim=1))
 
+    def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Smoothed logits of each scale [B, S, H, W] and the first one's reconstruction."""
+        size, maps, reconstructions = images.shape[-2:], [], []
+        for scale, small in zip(self.scales, at_scales(images, self.scales), strict=True):
+            restored, logits = self.restore_and_segment(small)
+            maps.append(enlarged(smooth(logits, self.config.score.smooth / scale), size))
+            reconstructions.append(restored)
+        return torch.cat(maps, dim=1), enlarged(reconstructions[0], size)
+
     def standardise(self, images: Iterable[Tensor]) -> None:
         """Mean and spread of the smoothed logits; see `Detector.standardise`."""
-        sigma = self.config.score.smooth
-        self.scale.fit(smooth(self.restore_and_segment(batch)[1], sigma) for batch in images)
+        self.scale.fit(self.segment(batch)[0] for batch in images)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the logits of the segmentation; see `Detector.forward`.
@@ -64,7 +84,7 @@ class Draem(Detector):
         Logits rank pixels as probabilities do, but do not run into 1 where both are sure.
         """
         score = self.config.score
-        restored, logits = self.restore_and_segment(images)
-        logits = smooth(logits, score.smooth)
-        anomaly_map = self.scale(logits, [1.0], score.standardise == "position")
+        logits, restored = self.segment(images)
+        share = [1 / len(self.scales)] * len(self.scales)
+        anomaly_map = self.scale(logits, share, score.standardise == "position")
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), restored)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from data.corruption import cell_sets, corrupt
 from models.base import Detector, Prediction
+from models.scales import at_scales, enlarged
 from utils.anomaly_map import TERMS, image_score, term_maps, term_weights
 from utils.config import Config, UNetConfig
 from utils.errors import UserError
@@ -24,13 +25,14 @@ def fixed_cell_sets(height: int, width: int, cell: int) -> Tensor:
 
 
 def check_depth(config: Config) -> None:
-    """Raise `UserError` if the images, or the crops of them, are too small for `unet.depth`."""
-    depth = config.unet.depth
+    """Raise `UserError` if images, or crops, are too small for `unet.depth` and `unet.scales`."""
+    depth, scale = config.unet.depth, max(config.unet.scales)
     for key, side in {"data.size": min(config.data.size), "train.crop": config.train.crop}.items():
-        if side and side <= 2**depth:
+        if side and side // scale <= 2**depth:
+            shrunk = f", shrunk by {scale} (unet.scales)," if scale > 1 else ""
             raise UserError(
-                f"{key} of {side} pixels is too small to be halved {depth} times; raise it above "
-                f"{2**depth} or lower unet.depth"
+                f"{key} of {side} pixels{shrunk} is too small to be halved {depth} times; raise it "
+                f"to {(2**depth + 1) * scale} or more, or lower unet.depth"
             )
 
 
@@ -151,15 +153,21 @@ class UNetAutoencoder(Detector):
         check_depth(config)
         self.restore = RestoringUNet(config.unet)
         self.loss = ReconstructionLoss(config.loss)
-        self.scale = Standardisation(len(TERMS), config.data.size)
+        self.scales = config.unet.scales
+        self.scale = Standardisation(len(self.scales) * len(TERMS), config.data.size)
 
-    def prepare(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The images, corrupted, and as they were."""
-        return corrupt(images, self.config.corruption)[0], images
+    def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
+        """For each scale the images, corrupted, and as they were."""
+        sample: list[Tensor] = []
+        for clean in at_scales(images, self.scales):
+            sample += [corrupt(clean, self.config.corruption)[0], clean]
+        return tuple(sample)
 
-    def learn(self, corrupted: Tensor, clean: Tensor) -> Tensor:
-        """Loss between the restored and the clean images."""
-        return self.loss(self.restore(corrupted), clean)
+    def learn(self, *sample: Tensor) -> Tensor:
+        """Loss between the restored and the clean images, the mean over the scales."""
+        pairs = zip(sample[::2], sample[1::2], strict=True)
+        losses = [self.loss(self.restore(corrupted), clean) for corrupted, clean in pairs]
+        return torch.stack(losses).mean()
 
     def reconstruct(self, images: Tensor) -> list[Tensor]:
         """Reconstructions of images [B, 3, H, W], each [B, 3, H, W] in [0, 1].
@@ -178,11 +186,23 @@ class UNetAutoencoder(Detector):
         return restored
 
     def term_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Smoothed maps of all terms [B, T, H, W] and the reconstruction [B, 3, H, W]."""
-        restored = self.reconstruct(images)
-        sigma = self.config.score.smooth
-        maps = torch.stack([term_maps(images, one, sigma) for one in restored]).mean(dim=0)
-        return maps, torch.stack(restored).mean(dim=0)
+        """Smoothed maps of all terms, for one scale after the other, and the reconstruction.
+
+        [B, S * T, H, W] and [B, 3, H, W], which is that of the first scale.
+        """
+        size, maps, reconstructions = images.shape[-2:], [], []
+        for scale, small in zip(self.scales, at_scales(images, self.scales), strict=True):
+            restored = self.reconstruct(small)
+            sigma = self.config.score.smooth / scale
+            of_scale = torch.stack([term_maps(small, one, sigma) for one in restored]).mean(dim=0)
+            maps.append(enlarged(of_scale, size))
+            reconstructions.append(torch.stack(restored).mean(dim=0))
+        return torch.cat(maps, dim=1), enlarged(reconstructions[0], size)
+
+    def combine(self, maps: Tensor, weights: list[float], by_position: bool) -> Tensor:
+        """One map [B, 1, H, W] of those of `term_maps`, by weights for the T terms."""
+        share = [weight / len(self.scales) for weight in weights]
+        return self.scale(maps, share * len(self.scales), by_position)
 
     def standardise(self, images: Iterable[Tensor]) -> None:
         """Mean and spread of each term; see `Detector.standardise`."""
@@ -192,5 +212,5 @@ class UNetAutoencoder(Detector):
         """Score images by what the network would change in them; see `Detector.forward`."""
         score = self.config.score
         maps, reconstruction = self.term_maps(images)
-        anomaly_map = self.scale(maps, term_weights(score), score.standardise == "position")
+        anomaly_map = self.combine(maps, term_weights(score), score.standardise == "position")
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), reconstruction)

@@ -23,7 +23,7 @@ from utils.files import replacing
 from utils.runs import FORMAT, refuse_newer
 from utils.weights import read_plain
 
-VERSION = 1
+VERSION = 2  # 2: unet.scales
 
 
 @dataclass
@@ -98,6 +98,8 @@ def load_checkpoint(file: Path) -> Checkpoint:
         raise UserError(f"{file} is damaged or is no checkpoint written by train.py")
     refuse_newer(file, content["version"], VERSION)
     try:
+        if content["version"] < 2:
+            content["config"]["unet"]["scales"] = [1]
         calibration = content["calibration"]
         return Checkpoint(
             config=config_from(content["config"], source=str(file)),

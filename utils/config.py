@@ -50,6 +50,7 @@ class UNetConfig(Section):
     depth: int = Field(4, ge=1, le=8)
     norm: Literal["batch", "group", "none"] = "batch"
     residual: bool = False
+    scales: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (1, 2)
 
 
 class CorruptionConfig(Section):
