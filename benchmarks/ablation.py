@@ -2,10 +2,11 @@
 
     python -m benchmarks.ablation --category tile --size 256 --epochs 20 --set unet.width=16
 
-Rows: copy training, each kind of corruption alone (mask with the masked inference), all of them, the
-same at one scale, DRAEM, and each term of the anomaly map alone, scored anew from the run of all. Every row is measured twice: on
-defects synthesised on held-out good images (the pseudo AUROC, by which settings may be chosen) and
-on the test split. At the end stands how well the first ranking agrees with the second.
+Rows: copy training, each kind of corruption alone (mask with the masked inference), all of them,
+the same at full size alone, DRAEM, and each term of the anomaly map alone, scored anew from the run
+of all. Every row is measured twice: on defects synthesised on held-out good images (the pseudo
+AUROC, by which settings may be chosen) and on the test split. At the end stands how well the first
+ranking agrees with the second.
 
 Rows that are finished are kept in outputs/ablation/<category>.json: started again, it goes on where
 it stopped.

@@ -76,6 +76,15 @@ def test_newer_versions_are_told_apart(tmp_path, checkpoint, monkeypatch):
         load_checkpoint(tmp_path / "last.pt")
 
 
+def test_runs_from_before_the_scales_had_one(tmp_path, checkpoint):
+    save_checkpoint(tmp_path, checkpoint)
+    content = torch.load(tmp_path / "last.pt")
+    del content["config"]["unet"]["scales"]
+    content["version"] = 1
+    torch.save(content, tmp_path / "last.pt")
+    assert load_checkpoint(tmp_path / "last.pt").config.unet.scales == (1,)
+
+
 def test_failed_save_leaves_the_old_file(tmp_path, checkpoint, monkeypatch):
     save_checkpoint(tmp_path, checkpoint)
     before = (tmp_path / "last.pt").read_bytes()

@@ -50,6 +50,32 @@ def test_size_must_allow_the_depth():
         build_model(load_config(overrides={"unet.width": 1, "unet.depth": 5, "data.size": 32}))
 
 
+def test_size_must_allow_the_scales():
+    overrides = {"unet.width": 1, "unet.depth": 4, "data.size": 32, "unet.scales": [1, 2]}
+    with pytest.raises(UserError, match="shrunk by 2.*34 or more"):
+        build_model(load_config(overrides=overrides))
+    overrides["data.size"] = 34
+    build_model(load_config(overrides=overrides)).eval()(torch.rand(1, 3, 34, 34))
+
+
+def test_what_the_small_image_shows_is_marked_where_it_lies():
+    detector = tiny("group").eval()
+    images = torch.rand(1, 3, 64, 64)
+
+    def restore_small_ones_alone(x):
+        if x.shape[-1] == 32:
+            x = x.clone()
+            x[..., 8:12, 20:24] = 0
+        return x
+
+    detector.restore = restore_small_ones_alone
+    prediction = detector(images)
+    y, x = divmod(int(prediction.anomaly_map.argmax()), 64)
+    assert 16 <= y < 24
+    assert 40 <= x < 48
+    assert torch.equal(prediction.reconstruction, images)  # that of the full size
+
+
 def test_default_network_has_the_stated_size():
     parameters = sum(p.numel() for p in build_model(load_config()).parameters())
     assert 7.7e6 < parameters < 7.8e6
