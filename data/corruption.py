@@ -87,14 +87,14 @@ def mask_cells(image: Tensor, textures: Textures) -> Corrupted:
 def stain(image: Tensor, textures: Textures) -> Corrupted:
     """An irregular ellipse of one colour (AESc: Collin and De Vleeschouwer, ICPR 2020).
 
-    The outline strays from the ellipse by random harmonics; edge and opacity are soft at random, so
-    that spots, blots and faint clouds all occur. Every other one is a film that tints the image and
-    keeps its structure, as oil, water or a shadow does.
+    The outline strays from the ellipse by random harmonics; length, edge and opacity are random, so
+    that spots, blots, streaks and faint clouds all occur. Every other one is a film that tints the
+    image and keeps its structure, as oil, water or a shadow does.
     """
     height, width = image.shape[1:]
     side = min(height, width)
     centre = (uniform(0, height), uniform(0, width))
-    turn, radius, stretch = uniform(0, math.pi), log_uniform(0.01, 0.25), log_uniform(1, 3)
+    turn, radius, stretch = uniform(0, math.pi), log_uniform(0.01, 0.25), log_uniform(1, 10)
     along, across = _frame(height, width, centre, turn)
     u = along / (radius * side * math.sqrt(stretch))
     v = across / (radius * side / math.sqrt(stretch))
@@ -236,10 +236,13 @@ def _tint(image: Tensor) -> Tensor:
 
 
 def _colour_near(image: Tensor) -> Tensor:
-    """A colour [3, 1, 1]: that of a random pixel, shifted in lightness and a little in hue."""
+    """A colour [3, 1, 1]: that of a random pixel, shifted in lightness and a little in hue.
+
+    A small shift leaves an ordinary colour: what then is wrong is that it is all there is.
+    """
     height, width = image.shape[1:]
     pixel = int(torch.randint(height * width, ()))
     colour = image.flatten(1)[:, pixel]
-    shift = uniform(0.05, 0.6) * (1 if coin() else -1)
+    shift = uniform(-0.5, 0.5)
     hue = 0.1 * torch.randn(3).to(image) if coin() else 0.0
     return (colour + shift + hue).clamp(0, 1)[:, None, None]

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from data.corruption import CELL_SETS, KINDS, VISIBLE, cell_sets, corrupt, perlin_noise
 from data.textures import Textures
@@ -108,8 +109,13 @@ def test_the_target_is_always_the_clean_image(model):
     overrides = {"model": model, "unet.width": 4, "unet.depth": 2, "data.size": 64}
     detector = build_model(load_config(overrides=overrides | {"corruption.clean": 0}))
     images = smooth_images(4, (64, 64))
-    corrupted, clean, *mask = detector.prepare(images)
-    assert torch.equal(clean, images)
-    assert not torch.equal(corrupted, images)
-    if mask:
-        assert ((corrupted != clean).any(dim=1, keepdim=True) <= mask[0]).all()
+    sample = detector.prepare(images)
+    at_full_size, at_half = sample[: len(sample) // 2], sample[len(sample) // 2 :]
+    for (corrupted, clean, *mask), expected in (
+        (at_full_size, images),
+        (at_half, F.avg_pool2d(images, 2)),
+    ):
+        assert torch.equal(clean, expected)
+        assert not torch.equal(corrupted, clean)
+        if mask:
+            assert ((corrupted != clean).any(dim=1, keepdim=True) <= mask[0]).all()
