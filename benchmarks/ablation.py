@@ -52,6 +52,7 @@ SCORINGS = {
     "all corruption, SSIM alone": ONLY | {"score.ssim": 1},
     "all corruption, L1 alone": ONLY | {"score.l1": 1},
     "all corruption, colour alone": ONLY | {"score.colour": 1},
+    "all, globally": {"score.standardise": "global"},
     "all, by position": {"score.standardise": "position"},
     "all, highest pixel": {"score.reduce": "max"},
 }
