@@ -7,17 +7,12 @@ for each term as it is measured, and for the map once it is standardised, whose 
 that good parts have.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
-from benchmarks.pseudo_agreement import open_unet
+from benchmarks.pseudo_agreement import chosen_unet
 from data.images import ImageError, read_ahead, read_resized
-from data.mvtec import Category
 from utils.anomaly_map import TERMS, term_weights
-from utils.config import add_setting_flags
 from utils.errors import UserError, run_script
 from utils.pixels import to_batch
 
@@ -35,15 +30,8 @@ def border_and_middle(maps: Tensor) -> Tensor:
 @torch.inference_mode()
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--checkpoint", type=Path, metavar="RUN")
-    add_setting_flags(parser, ["--category", "--data-root", "--device"])
-    args = parser.parse_args()
-    detector, device = open_unet(args)
+    detector, category, device = chosen_unet(__doc__)
     config = detector.config
-    category = Category.chosen(config.data, vars(args)["data.root"], vars(args)["data.category"])
     good = [test.path for test in category.test_images() if not test.is_defect]
     found = []
     for _, image in read_ahead(good, lambda path: read_resized(path, config.data.size)):

@@ -64,31 +64,36 @@ def scores(
     return np.array(found), np.array(defective)
 
 
-def open_unet(args: argparse.Namespace) -> tuple[UNetAutoencoder, torch.device]:
-    """The U-Net that `--checkpoint` or `--category` name, and the device that it is on.
+def chosen_unet(description: str) -> tuple[UNetAutoencoder, Category, torch.device]:
+    """The U-Net that the flags of the command line choose, its category and its device.
+
+    Args:
+        description: what `--help` says of the script.
 
     Raises:
         UserError: if the run is one of another detector.
     """
-    file = find_run(args.checkpoint, vars(args)["data.category"], "unet")
-    device = pick_device(vars(args)["device"] or "auto")
-    detector, _ = load_detector(file, device)
-    if not isinstance(detector, UNetAutoencoder):
-        raise UserError(f"{file} is a {detector.config.model}; this looks at the terms of a unet")
-    return detector, device
-
-
-def main() -> int:
-    """Print the AUROC of each way, twice, and how well the rankings agree."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, metavar="RUN")
     add_setting_flags(parser, ["--category", "--data-root", "--device"])
     args = parser.parse_args()
-    detector, device = open_unet(args)
+    settings = vars(args)
+    file = find_run(args.checkpoint, settings["data.category"], "unet")
+    device = pick_device(settings["device"] or "auto")
+    detector, _ = load_detector(file, device)
+    if not isinstance(detector, UNetAutoencoder):
+        raise UserError(f"{file} is a {detector.config.model}; this looks at the terms of a unet")
+    data = detector.config.data
+    category = Category.chosen(data, settings["data.root"], settings["data.category"])
+    return detector, category, device
+
+
+def main() -> int:
+    """Print the AUROC of each way, twice, and how well the rankings agree."""
+    detector, category, device = chosen_unet(__doc__)
     config = detector.config
-    category = Category.chosen(config.data, vars(args)["data.root"], vars(args)["data.category"])
     _, held_out = split_holdout(category.train_images(), config.calibration.holdout, config.seed)
     splits = {
         "pseudo": pseudo_split(held_out, config.data.size),
