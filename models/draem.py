@@ -12,7 +12,8 @@ from torch import Tensor
 
 from data.corruption import corrupt
 from models.base import Detector, Prediction
-from models.scales import at_scales, enlarged
+from models.flips import mirrored_mean
+from models.scales import at_scales, maps_at_scales
 from models.unet import RestoringUNet, UNet, check_depth
 from utils.anomaly_map import image_score, smooth
 from utils.config import Config
@@ -67,12 +68,15 @@ class Draem(Detector):
 
     def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Smoothed logits of each scale [B, S, H, W] and the first one's reconstruction."""
-        size, maps, reconstructions = images.shape[-2:], [], []
-        for scale, small in zip(self.scales, at_scales(images, self.scales), strict=True):
-            restored, logits = self.restore_and_segment(small)
-            maps.append(enlarged(smooth(logits, self.config.score.smooth / scale), size))
-            reconstructions.append(restored)
-        return torch.cat(maps, dim=1), enlarged(reconstructions[0], size)
+        return mirrored_mean(
+            images,
+            lambda view: maps_at_scales(view, self.scales, self._smooth_logits),
+            self.config.score.flips,
+        )
+
+    def _smooth_logits(self, images: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+        restored, logits = self.restore_and_segment(images)
+        return smooth(logits, self.config.score.smooth / scale), restored
 
     def standardise(self, images: Iterable[Tensor]) -> None:
         """Mean and spread of the smoothed logits; see `Detector.standardise`."""

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from data.corruption import cell_sets, corrupt
 from models.base import Detector, Prediction
-from models.scales import at_scales, enlarged
+from models.flips import mirrored_mean
+from models.scales import at_scales, maps_at_scales
 from utils.anomaly_map import TERMS, image_score, term_maps, term_weights
 from utils.config import Config, UNetConfig
 from utils.errors import UserError
@@ -190,14 +191,17 @@ class UNetAutoencoder(Detector):
 
         [B, S * T, H, W] and [B, 3, H, W], which is that of the first scale.
         """
-        size, maps, reconstructions = images.shape[-2:], [], []
-        for scale, small in zip(self.scales, at_scales(images, self.scales), strict=True):
-            restored = self.reconstruct(small)
-            sigma = self.config.score.smooth / scale
-            of_scale = torch.stack([term_maps(small, one, sigma) for one in restored]).mean(dim=0)
-            maps.append(enlarged(of_scale, size))
-            reconstructions.append(torch.stack(restored).mean(dim=0))
-        return torch.cat(maps, dim=1), enlarged(reconstructions[0], size)
+        return mirrored_mean(
+            images,
+            lambda view: maps_at_scales(view, self.scales, self._term_maps_at),
+            self.config.score.flips,
+        )
+
+    def _term_maps_at(self, images: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+        restored = self.reconstruct(images)
+        sigma = self.config.score.smooth / scale
+        maps = torch.stack([term_maps(images, one, sigma) for one in restored]).mean(dim=0)
+        return maps, torch.stack(restored).mean(dim=0)
 
     def combine(self, maps: Tensor, weights: list[float], by_position: bool) -> Tensor:
         """One map [B, 1, H, W] of those of `term_maps`, by weights for the T terms."""

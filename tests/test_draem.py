@@ -53,6 +53,25 @@ def test_a_planted_defect_is_found_also_at_the_border(learned, at):
         assert column - 12 <= x < column + 20
 
 
+def test_with_flips_the_map_of_a_mirrored_part_is_the_mirrored_map(learned):
+    detector, held_out = learned
+    score = detector.config.score
+    mirrored_config = detector.config.model_copy(
+        update={"score": score.model_copy(update={"flips": True})}
+    )
+    mirrored = build_model(mirrored_config).eval()
+    mirrored.load_state_dict(detector.state_dict())
+    image = to_batch(held_out[:1], CPU)
+
+    def asymmetry(network):
+        one, other = (network(view).anomaly_map for view in (image, image.flip(-1)))
+        return (one - other.flip(-1)).abs().max() / one.abs().max()
+
+    with torch.inference_mode():
+        assert asymmetry(mirrored) < 1e-4
+        assert asymmetry(detector) > 1e-2
+
+
 def test_good_borders_are_no_stranger_than_the_middle(learned):
     detector, held_out = learned
     with torch.inference_mode():

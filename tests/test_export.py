@@ -59,6 +59,7 @@ DETECTORS = {
     "unet": lambda: network("unet"),
     "unet that hides cells": lambda: network("unet", **{"score.cells": [8]}),
     "draem": lambda: network("draem"),
+    "draem that looks in the mirror": lambda: network("draem", **{"score.flips": True}),
     "patchcore": lambda: fitted("patchcore", clouds(12)),
     "patchcore as in the paper": lambda: fitted(
         "patchcore", clouds(12), **{"patchcore.density": 0, "patchcore.reweight": 3}

@@ -143,6 +143,7 @@ class ScoreConfig(Section):
     l1: Weight = 1.0
     colour: Weight = 1.0
     cells: tuple[Annotated[int, Field(ge=1, le=512)], ...] = ()
+    flips: bool = False
     standardise: Literal["global", "position"] = "global"
     smooth: float = Field(4.0, ge=0, le=100)
     reduce: Literal["top1", "max", "mean"] = "top1"
