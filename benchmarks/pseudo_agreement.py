@@ -9,6 +9,7 @@ synthesised on held-out good images and on the test split; at the end stands the
 """
 
 import argparse
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def scores(
     reader = read_ahead(tests, lambda test: test.read())
     for test, read in tqdm(reader, what, len(tests), unit="image", disable=None):
         if isinstance(read, ImageError):
+            tqdm.write(f"left out: {read}", file=sys.stderr)
             continue
         image = resize(read[0], detector.config.data.size)
         maps, _ = detector.term_maps(to_batch(image[None], device))
