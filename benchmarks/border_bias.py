@@ -11,7 +11,6 @@ import sys
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from benchmarks.pseudo_agreement import chosen_unet
 from data.images import ImageError, read_ahead, read_resized
@@ -39,7 +38,7 @@ def main() -> int:
     found = []
     for _, image in read_ahead(good, lambda path: read_resized(path, config.data.size)):
         if isinstance(image, ImageError):
-            tqdm.write(f"left out: {image}", file=sys.stderr)
+            print(f"left out: {image}", file=sys.stderr)
             continue
         maps, _ = detector.term_maps(to_batch(image[None], device))
         by_position = config.score.standardise == "position"

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from data.corruption import corrupt
 from models.base import Detector, Prediction
-from models.flips import mirrored_mean
-from models.scales import at_scales, maps_at_scales
 from models.unet import RestoringUNet, UNet, check_depth
+from models.views import at_scales, maps_of_views
 from utils.anomaly_map import image_score, smooth
 from utils.config import Config
 from utils.losses import focal_loss
@@ -68,11 +67,7 @@ class Draem(Detector):
 
     def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Smoothed logits of each scale [B, S, H, W] and the first one's reconstruction."""
-        return mirrored_mean(
-            images,
-            lambda view: maps_at_scales(view, self.scales, self._smooth_logits),
-            self.config.score.flips,
-        )
+        return maps_of_views(images, self.config, self._smooth_logits)
 
     def _smooth_logits(self, images: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         restored, logits = self.restore_and_segment(images)

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from data.corruption import cell_sets, corrupt
 from models.base import Detector, Prediction
-from models.flips import mirrored_mean
-from models.scales import at_scales, maps_at_scales
+from models.views import at_scales, maps_of_views
 from utils.anomaly_map import TERMS, image_score, term_maps, term_weights
 from utils.config import Config, UNetConfig
 from utils.errors import UserError
@@ -191,11 +190,7 @@ class UNetAutoencoder(Detector):
 
         [B, S * T, H, W] and [B, 3, H, W], which is that of the first scale.
         """
-        return mirrored_mean(
-            images,
-            lambda view: maps_at_scales(view, self.scales, self._term_maps_at),
-            self.config.score.flips,
-        )
+        return maps_of_views(images, self.config, self._term_maps_at)
 
     def _term_maps_at(self, images: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         restored = self.reconstruct(images)
