@@ -51,7 +51,7 @@ def main() -> int:
         f"{len(found)} good images of the test split, {config.data.size[0]}x{config.data.size[1]}"
     )
     print(f"| map | outer {BORDER} pixels | inside | ratio |\n| --- | --- | --- | --- |")
-    names = [f"{term}, 1/{scale} of the size" for scale in detector.scales for term in TERMS]
+    names = [f"{term}, 1/{scale} of the size" for scale in config.unet.scales for term in TERMS]
     for name, outer, inner in zip(names, border, middle, strict=False):
         print(f"| {name} | {outer:.4f} | {inner:.4f} | {outer / inner:.2f} |")
     print(f"\nstandardised: {border[-1]:.2f} and {middle[-1]:.2f} spreads of good parts")

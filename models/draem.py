@@ -33,13 +33,12 @@ class Draem(Detector):
         unet = config.unet
         self.reconstructive = RestoringUNet(unet)
         self.discriminative = UNet(6, 1, unet.width, unet.depth, unet.norm)
-        self.scales = unet.scales
-        self.scale = Standardisation(len(self.scales), config.data.size)
+        self.scale = Standardisation(len(unet.scales), config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """For each scale the images corrupted, as they were, and where they are corrupted."""
         sample: list[Tensor] = []
-        for clean in at_scales(images, self.scales):
+        for clean in at_scales(images, self.config.unet.scales):
             corrupted, mask = corrupt(clean, self.config.corruption)
             sample += [corrupted, clean, mask]
         return tuple(sample)
@@ -84,6 +83,7 @@ class Draem(Detector):
         """
         score = self.config.score
         logits, restored = self.segment(images)
-        share = [1 / len(self.scales)] * len(self.scales)
+        scales = len(self.config.unet.scales)
+        share = [1 / scales] * scales
         anomaly_map = self.scale(logits, share, score.standardise == "position")
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), restored)

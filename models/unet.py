@@ -153,13 +153,12 @@ class UNetAutoencoder(Detector):
         check_depth(config)
         self.restore = RestoringUNet(config.unet)
         self.loss = ReconstructionLoss(config.loss)
-        self.scales = config.unet.scales
-        self.scale = Standardisation(len(self.scales) * len(TERMS), config.data.size)
+        self.scale = Standardisation(len(config.unet.scales) * len(TERMS), config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """For each scale the images, corrupted, and as they were."""
         sample: list[Tensor] = []
-        for clean in at_scales(images, self.scales):
+        for clean in at_scales(images, self.config.unet.scales):
             sample += [corrupt(clean, self.config.corruption)[0], clean]
         return tuple(sample)
 
@@ -200,8 +199,9 @@ class UNetAutoencoder(Detector):
 
     def combine(self, maps: Tensor, weights: list[float], by_position: bool) -> Tensor:
         """One map [B, 1, H, W] of those of `term_maps`, by weights for the T terms."""
-        share = [weight / len(self.scales) for weight in weights]
-        return self.scale(maps, share * len(self.scales), by_position)
+        scales = len(self.config.unet.scales)
+        share = [weight / scales for weight in weights]
+        return self.scale(maps, share * scales, by_position)
 
     def standardise(self, images: Iterable[Tensor]) -> None:
         """Mean and spread of each term; see `Detector.standardise`."""
