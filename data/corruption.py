@@ -180,11 +180,12 @@ KINDS: dict[str, Callable[[Tensor, Textures], Corrupted]] = {
 
 
 def corrupt(images: Tensor, config: CorruptionConfig) -> Corrupted:
-    """Corrupt a batch, each image in one way drawn by the weights of the settings.
+    """Corrupt a batch, each image in ways drawn by the weights of the settings.
 
     Args:
         images: [B, 3, H, W] float in [0, 1].
-        config: how often each kind is drawn, `clean` (left as it is) among them.
+        config: how often each kind is drawn, `clean` (left as it is) among them, and how many more
+            follow on the same image.
 
     Returns:
         The images, corrupted, and where they are: bool [B, 1, H, W].
@@ -195,12 +196,18 @@ def corrupt(images: Tensor, config: CorruptionConfig) -> Corrupted:
     if not weights[1:].any():
         return corrupted, masks
     textures, kinds = Textures(images, config.textures), list(KINDS.values())
-    for index, choice in enumerate(torch.multinomial(weights, len(images), replacement=True)):
-        if choice > 0:
-            result, masks[index] = kinds[choice - 1](images[index], textures)
-            if (images[index] == images[index, :1]).all():  # a grey camera sees no colours
-                result = result.mean(dim=0, keepdim=True)
-            corrupted[index] = result
+    for index, first in enumerate(torch.multinomial(weights, len(images), replacement=True)):
+        if first == 0:
+            continue
+        chosen = [first - 1]
+        chosen += [torch.multinomial(weights[1:], 1) for _ in range(config.more) if coin()]
+        result = images[index]
+        for choice in chosen:
+            result, mask = kinds[choice](result, textures)
+            masks[index] |= mask
+        if (images[index] == images[index, :1]).all():  # a grey camera sees no colours
+            result = result.mean(dim=0, keepdim=True)
+        corrupted[index] = result
     return corrupted, masks
 
 

@@ -76,6 +76,20 @@ def test_weights_decide_what_is_drawn():
         load_config(overrides={"corruption": "stian"})
 
 
+def test_more_corruption_of_the_same_image_is_all_marked():
+    images = smooth_images(40)
+    marked = []
+    for more in (0, 6):
+        torch.manual_seed(0)
+        config = load_config(overrides={"corruption": "crack+stain"}).corruption
+        corrupted, masks = corrupt(images, config.model_copy(update={"more": more}))
+        changed = (corrupted != images).any(dim=1, keepdim=True)
+        assert (changed <= masks).all()
+        assert not masks.flatten(1).any(dim=1).all()  # some are left clean all the same
+        marked.append(masks.float().mean())
+    assert marked[1] > 2 * marked[0]
+
+
 def test_equal_seeds_corrupt_alike_and_others_do_not():
     images = smooth_images(6)
     results = []

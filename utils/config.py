@@ -62,6 +62,7 @@ class CorruptionConfig(Section):
     perlin: Weight = 1.0
     crack: Weight = 1.0
     cut_paste: Weight = 1.0
+    more: int = Field(0, ge=0, le=100)
     textures: str | None = None
 
 
@@ -70,7 +71,8 @@ def _named_kinds(value: Any) -> Any:
     if not isinstance(value, str | None):
         return value
     kinds = [] if value in (None, "none") else value.split("+")
-    every = [key for key in CorruptionConfig.model_fields if key not in ("clean", "textures")]
+    not_kinds = ("clean", "more", "textures")
+    every = [key for key in CorruptionConfig.model_fields if key not in not_kinds]
     return dict.fromkeys(every, 0.0) | dict.fromkeys(kinds, 1.0)
 
 
