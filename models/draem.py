@@ -24,7 +24,8 @@ class Draem(Detector):
     """A reconstructive and a discriminative U-Net, trained together on corrupted good images.
 
     It differs from the paper in that both networks are the U-Net of this project with the width of
-    `unet`, and that the corruption is that of `corruption`: no textures from elsewhere are needed.
+    `unet`, that the corruption is that of `corruption`: no textures from elsewhere are needed, and
+    that pixels of thin and small defects weigh more in the focal loss (`draem.balance`).
     """
 
     def __init__(self, config: Config) -> None:
@@ -57,7 +58,8 @@ class Draem(Detector):
             restored, clean = restored.float(), clean.float()
             similarity = ssim(restored, clean, data_range=1.0)
             error = (restored - clean).square().mean()
-            return error + (1 - similarity) + focal_loss(logits.float(), mask)
+            segmentation = focal_loss(logits.float(), mask, balance=self.config.draem.balance)
+            return error + (1 - similarity) + segmentation
 
     def restore_and_segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction [B, 3, H, W] in [0, 1] and logits of a defect [B, 1, H, W]."""

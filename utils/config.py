@@ -76,6 +76,12 @@ def _named_kinds(value: Any) -> Any:
     return dict.fromkeys(every, 0.0) | dict.fromkeys(kinds, 1.0)
 
 
+class DraemConfig(Section):
+    """DRAEM, beside the U-Nets of `unet` and the corruption of `corruption`."""
+
+    balance: float = Field(8.0, ge=0, le=100)
+
+
 class LossConfig(Section):
     """Weights of the terms of the reconstruction loss."""
 
@@ -173,6 +179,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     unet: UNetConfig = UNetConfig()
     corruption: Annotated[CorruptionConfig, BeforeValidator(_named_kinds)] = CorruptionConfig()
+    draem: DraemConfig = DraemConfig()
     loss: LossConfig = LossConfig()
     backbone: BackboneConfig = BackboneConfig()
     patchcore: PatchCoreConfig = PatchCoreConfig()

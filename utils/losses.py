@@ -5,7 +5,7 @@ from pytorch_msssim import ssim
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.anomaly_map import msgms_map
+from utils.anomaly_map import msgms_map, smooth
 from utils.config import LossConfig
 from utils.perceptual import perceptual_distance
 
@@ -43,17 +43,29 @@ class ReconstructionLoss(nn.Module):
             return loss
 
 
-def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
+LEAST_DENSITY = 0.02
+"""Bounds the weight of a defect's pixel in `focal_loss` to 50."""
+
+
+def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, balance: float = 0.0) -> Tensor:
     """Focal loss (Lin et al., ICCV 2017) of the verdict on each pixel, 0-dim.
 
-    Pixels that are right already weigh little, so that the few of a defect are not outvoted.
+    Pixels that are right already weigh little, so that the few of a defect are not outvoted. Those
+    of cracks and spots still are, by the many of large defects: with `balance` a defect's pixel
+    weighs the more the less of its surroundings is defective.
 
     Args:
         logits: [B, 1, H, W], unbounded; positive says defect.
         mask: [B, 1, H, W] bool, True where defective.
         gamma: how much more an uncertain pixel weighs.
+        balance: extent of the surroundings, the standard deviation of a Gaussian in pixels; 0
+            weighs all pixels of defects alike.
     """
     labels = mask.to(logits)
     loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     wrong = torch.sigmoid(torch.where(mask, -logits, logits))
-    return (wrong**gamma * loss).mean()
+    loss = wrong**gamma * loss
+    if balance:
+        density = smooth(labels, balance).clamp_min(LEAST_DENSITY)
+        loss = torch.where(mask, loss / density, loss)
+    return loss.mean()
