@@ -10,10 +10,9 @@ import torch
 from pytorch_msssim import ssim
 from torch import Tensor
 
-from data.corruption import corrupt
 from models.base import Detector, Prediction
 from models.unet import RestoringUNet, UNet, check_depth
-from models.views import at_scales, maps_of_views
+from models.views import corrupted_at_scales, maps_of_views, mean_over_scales
 from utils.anomaly_map import image_score, smooth
 from utils.config import Config
 from utils.losses import focal_loss
@@ -37,20 +36,12 @@ class Draem(Detector):
         self.scale = Standardisation(len(unet.scales), config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """For each scale the images corrupted, as they were, and where they are corrupted."""
-        sample: list[Tensor] = []
-        for clean in at_scales(images, self.config.unet.scales):
-            corrupted, mask = corrupt(clean, self.config.corruption)
-            sample += [corrupted, clean, mask]
-        return tuple(sample)
+        """Three tensors a scale; see `corrupted_at_scales`."""
+        return corrupted_at_scales(images, self.config)
 
     def learn(self, *sample: Tensor) -> Tensor:
-        """L2 + SSIM of the reconstruction and focal loss of the segmentation, as in the paper.
-
-        The mean over the scales.
-        """
-        triples = zip(sample[::3], sample[1::3], sample[2::3], strict=True)
-        return torch.stack([self._loss(*triple) for triple in triples]).mean()
+        """L2 + SSIM of the reconstruction and focal loss of the segmentation, as in the paper."""
+        return mean_over_scales(self._loss, sample)
 
     def _loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
         restored, logits = self.restore_and_segment(corrupted)

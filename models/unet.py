@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.corruption import cell_sets, corrupt
+from data.corruption import cell_sets
 from models.base import Detector, Prediction
-from models.views import at_scales, maps_of_views
+from models.views import corrupted_at_scales, maps_of_views, mean_over_scales
 from utils.anomaly_map import TERMS, image_score, term_maps, term_weights
 from utils.config import Config, UNetConfig
 from utils.errors import UserError
@@ -156,17 +156,15 @@ class UNetAutoencoder(Detector):
         self.scale = Standardisation(len(config.unet.scales) * len(TERMS), config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """For each scale the images, corrupted, and as they were."""
-        sample: list[Tensor] = []
-        for clean in at_scales(images, self.config.unet.scales):
-            sample += [corrupt(clean, self.config.corruption)[0], clean]
-        return tuple(sample)
+        """Three tensors a scale; see `corrupted_at_scales`."""
+        return corrupted_at_scales(images, self.config)
 
     def learn(self, *sample: Tensor) -> Tensor:
-        """Loss between the restored and the clean images, the mean over the scales."""
-        pairs = zip(sample[::2], sample[1::2], strict=True)
-        losses = [self.loss(self.restore(corrupted), clean) for corrupted, clean in pairs]
-        return torch.stack(losses).mean()
+        """Loss between the restored and the clean images."""
+        return mean_over_scales(self._loss, sample)
+
+    def _loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
+        return self.loss(self.restore(corrupted), clean, mask)
 
     def reconstruct(self, images: Tensor) -> list[Tensor]:
         """Reconstructions of images [B, 3, H, W], each [B, 3, H, W] in [0, 1].

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.corruption import corrupt
 from utils.config import Config
 
 MIRRORS = ((), (-1,), (-2,), (-2, -1))
@@ -24,6 +25,24 @@ Look = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 def at_scales(images: Tensor, scales: Sequence[int]) -> list[Tensor]:
     """Images [B, C, H, W], shrunk by each of `scales`: [B, C, H // scale, W // scale]."""
     return [images if scale == 1 else F.avg_pool2d(images, scale) for scale in scales]
+
+
+def corrupted_at_scales(images: Tensor, config: Config) -> tuple[Tensor, ...]:
+    """For each of `unet.scales` good images [B, 3, H, W] corrupted, as they were, and where.
+
+    Three tensors a scale: two [B, 3, h, w] in [0, 1] and bool [B, 1, h, w].
+    """
+    sample: list[Tensor] = []
+    for clean in at_scales(images, config.unet.scales):
+        corrupted, mask = corrupt(clean, config.corruption)
+        sample += [corrupted, clean, mask]
+    return tuple(sample)
+
+
+def mean_over_scales(loss: Callable[..., Tensor], sample: Sequence[Tensor]) -> Tensor:
+    """Mean of a loss of the three tensors that `corrupted_at_scales` gives for each scale."""
+    triples = zip(sample[::3], sample[1::3], sample[2::3], strict=True)
+    return torch.stack([loss(*triple) for triple in triples]).mean()
 
 
 def maps_of_views(images: Tensor, config: Config, look: Look) -> tuple[Tensor, Tensor]:

@@ -89,6 +89,7 @@ class LossConfig(Section):
     ssim: Weight = 1.0
     msgms: Weight = 0.0
     perceptual: Weight = 0.0
+    corrupted: Weight = 0.0
     vgg16: str | None = None
 
 

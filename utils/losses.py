@@ -17,6 +17,10 @@ class ReconstructionLoss(nn.Module):
     distance of VGG16's features. Computed in float32 even under autocast: in half precision SSIM's
     variances cancel to noise.
 
+    The best guess by L1 at what may or may not be a defect is the likelier of the two, and most of
+    an image is good: so the network copies what it is not sure of. `loss.corrupted` adds the same
+    sum over what was corrupted alone, which shifts that balance.
+
     Raises:
         UserError: if `loss.perceptual` is set and VGG16's weights cannot be had.
     """
@@ -25,22 +29,35 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         self.weights = weights
 
-    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
-        """Mean loss (0-dim) over a batch; both arguments are [B, 3, H, W] in [0, 1]."""
+    def forward(self, reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Mean loss (0-dim) over a batch.
+
+        Args:
+            reconstruction: [B, 3, H, W] in [0, 1].
+            target: the same.
+            mask: [B, 1, H, W] bool, True where the network's input was corrupted.
+        """
         with torch.autocast(target.device.type, enabled=False):
             reconstruction, target = reconstruction.float(), target.float()
-            loss = target.new_zeros(())
-            if self.weights.l1:
-                loss = loss + self.weights.l1 * (reconstruction - target).abs().mean()
-            if self.weights.ssim:
-                similarity = ssim(reconstruction, target, data_range=1.0)
-                loss = loss + self.weights.ssim * (1 - similarity)
-            if self.weights.msgms:
-                loss = loss + self.weights.msgms * msgms_map(target, reconstruction).mean()
-            if self.weights.perceptual:
-                distance = perceptual_distance(self.weights.vgg16, target.device)
-                loss = loss + self.weights.perceptual * distance(reconstruction, target)
+            loss = self._terms(reconstruction, target)
+            if self.weights.corrupted:
+                only_there = torch.where(mask, reconstruction, target)
+                loss = loss + self.weights.corrupted * self._terms(only_there, target)
             return loss
+
+    def _terms(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        loss = target.new_zeros(())
+        if self.weights.l1:
+            loss = loss + self.weights.l1 * (reconstruction - target).abs().mean()
+        if self.weights.ssim:
+            similarity = ssim(reconstruction, target, data_range=1.0)
+            loss = loss + self.weights.ssim * (1 - similarity)
+        if self.weights.msgms:
+            loss = loss + self.weights.msgms * msgms_map(target, reconstruction).mean()
+        if self.weights.perceptual:
+            distance = perceptual_distance(self.weights.vgg16, target.device)
+            loss = loss + self.weights.perceptual * distance(reconstruction, target)
+        return loss
 
 
 LEAST_DENSITY = 0.02
