@@ -90,3 +90,18 @@ def test_focal_loss_by_hand():
     assert focal_loss(-logits, ~mask).item() == pytest.approx(expected.item(), rel=1e-5)
     sure, unsure = focal_loss(torch.tensor([[[[4.0]]]]), torch.tensor([[[[True]]]])), expected
     assert sure < 0.01 * unsure
+
+
+def test_balanced_focal_loss_weighs_small_defects_more():
+    logits = torch.zeros(1, 1, 96, 96, requires_grad=True)
+    mask = torch.zeros(1, 1, 96, 96, dtype=torch.bool)
+    mask[..., 10:12, 10:12] = True  # a spot
+    mask[..., 30:, :] = True  # a large patch
+    gradients = []
+    for balance in (0.0, 4.0):
+        gradients.append(torch.autograd.grad(focal_loss(logits, mask, balance=balance), logits)[0])
+    weight = (gradients[1] / gradients[0])[0, 0]
+    assert torch.allclose(weight[~mask[0, 0]], torch.ones(()))
+    assert weight[70, 50] == pytest.approx(1)
+    # 4 pixels near the peak of a Gaussian of 4 pixels have 4 / (2 pi 16) of its mass.
+    assert weight[10, 10] == pytest.approx(2 * torch.pi * 16 / 4, rel=0.05)

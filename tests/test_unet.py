@@ -106,13 +106,27 @@ def test_split_batch_has_the_gradients_of_the_whole(norm):
 
 def test_loss_is_l1_plus_ssim_in_float32():
     a, b = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
+    mask = torch.zeros(2, 1, 40, 40, dtype=torch.bool)
     loss = ReconstructionLoss(LossConfig(l1=2.0, ssim=0.5))
     expected = 2.0 * (a - b).abs().mean() + 0.5 * (1 - ssim(a, b, data_range=1.0))
-    assert torch.allclose(loss(a, b), expected)
+    assert torch.allclose(loss(a, b, mask), expected)
     with torch.autocast("cpu", torch.bfloat16):
-        low = loss(a.bfloat16(), b.bfloat16())
+        low = loss(a.bfloat16(), b.bfloat16(), mask)
     assert low.dtype == torch.float32
-    assert torch.allclose(low, loss(a.bfloat16().float(), b.bfloat16().float()))
+    assert torch.allclose(low, loss(a.bfloat16().float(), b.bfloat16().float(), mask))
+
+
+def test_loss_may_weigh_what_was_corrupted_more():
+    target = torch.rand(2, 3, 40, 40)
+    inside = torch.zeros(2, 1, 40, 40, dtype=torch.bool)
+    inside[..., 10:14, 5:30] = True
+    plain, weighing = (ReconstructionLoss(LossConfig(corrupted=weight)) for weight in (0.0, 9.0))
+    wrong_inside = torch.where(inside, 1 - target, target)
+    wrong_outside = torch.where(inside, target, 1 - target)
+    assert torch.allclose(
+        weighing(wrong_inside, target, inside), 10 * plain(wrong_inside, target, inside)
+    )
+    assert weighing(wrong_outside, target, inside) == plain(wrong_outside, target, inside)
 
 
 def test_image_scores_by_hand():
