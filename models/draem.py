@@ -40,7 +40,10 @@ class Draem(Detector):
         return corrupted_at_scales(images, self.config)
 
     def learn(self, *sample: Tensor) -> Tensor:
-        """L2 + SSIM of the reconstruction and focal loss of the segmentation, as in the paper."""
+        """L2 + SSIM of the reconstruction and focal loss of the segmentation, as in the paper.
+
+        The mean over the scales; with `draem.balance` small defects weigh more than in the paper.
+        """
         return mean_over_scales(self._loss, sample)
 
     def _loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:

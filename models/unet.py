@@ -160,7 +160,7 @@ class UNetAutoencoder(Detector):
         return corrupted_at_scales(images, self.config)
 
     def learn(self, *sample: Tensor) -> Tensor:
-        """Loss between the restored and the clean images."""
+        """Loss between the restored and the clean images, the mean over the scales."""
         return mean_over_scales(self._loss, sample)
 
     def _loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:

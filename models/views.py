@@ -2,7 +2,7 @@
 
 A defect that fills what a network sees looks to it like the part itself, and is restored as it is.
 In a smaller image the same network sees more of the part; thin defects are seen in the large one.
-The mean over mirror images errs less than a single look.
+The mean over mirror images errs less than a single look. Training, too, sees the shrunk views.
 """
 
 from collections.abc import Callable, Sequence
