@@ -14,7 +14,6 @@ from torch import Tensor
 
 from benchmarks.pseudo_agreement import chosen_unet
 from data.images import ImageError, read_ahead, read_resized
-from utils.anomaly_map import TERMS, term_weights
 from utils.errors import UserError, run_script
 from utils.pixels import to_batch
 
@@ -42,7 +41,7 @@ def main() -> int:
             continue
         maps, _ = detector.term_maps(to_batch(image[None], device))
         by_position = config.score.standardise == "position"
-        combined = detector.combine(maps, term_weights(config.score), by_position)
+        combined = detector.combine(maps, detector.weights, by_position)
         found.append(border_and_middle(torch.cat([maps, combined], dim=1)))
     if not found:
         raise UserError(f"no good image of the test split of {category.folder} can be read")
@@ -51,7 +50,9 @@ def main() -> int:
         f"{len(found)} good images of the test split, {config.data.size[0]}x{config.data.size[1]}"
     )
     print(f"| map | outer {BORDER} pixels | inside | ratio |\n| --- | --- | --- | --- |")
-    names = [f"{term}, 1/{scale} of the size" for scale in config.unet.scales for term in TERMS]
+    names = [
+        f"{term}, 1/{scale} of the size" for scale in config.unet.scales for term in detector.terms
+    ]
     for name, outer, inner in zip(names, border, middle, strict=False):
         print(f"| {name} | {outer:.4f} | {inner:.4f} | {outer / inner:.2f} |")
     print(f"\nstandardised: {border[-1]:.2f} and {middle[-1]:.2f} spreads of good parts")

@@ -10,6 +10,7 @@ synthesised on held-out good images and on the test split; at the end stands the
 
 import argparse
 import sys
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from data.mvtec import Category, TestImage, split_holdout
 from data.pseudo_defects import PseudoImage, pseudo_split
 from models import load_detector
 from models.unet import UNetAutoencoder
-from utils.anomaly_map import TERMS, image_score
+from utils.anomaly_map import image_score
 from utils.config import add_setting_flags
 from utils.device import pick_device
 from utils.errors import UserError, run_script
@@ -32,11 +33,10 @@ from utils.pixels import to_batch
 from utils.resize import resize
 from utils.runs import find_run
 
-WEIGHTS = {"all": [1 / len(TERMS)] * len(TERMS)} | {
-    term: [float(term == other) for other in TERMS] for term in TERMS
-}
-WAYS = list(product(WEIGHTS, ["global", "position"], ["top1", "max"]))
-"""(terms, standardise, reduce)."""
+
+def ways_of(terms: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(terms, standardise, reduce): all terms or one of them, in every way."""
+    return list(product(["all", *terms], ["global", "position"], ["top1", "max"]))
 
 
 @torch.inference_mode()
@@ -46,7 +46,11 @@ def scores(
     device: torch.device,
     what: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [N, len(WAYS)] of the images that can be read, and whether they are defective [N]."""
+    """Scores [N, ways] of the images that can be read, and whether they are defective [N]."""
+    terms = detector.terms
+    weights = {"all": [1 / len(terms)] * len(terms)} | {
+        term: [float(term == other) for other in terms] for term in terms
+    }
     found, defective = [], []
     reader = read_ahead(tests, lambda test: test.read())
     for test, read in tqdm(reader, what, len(tests), unit="image", disable=None):
@@ -56,11 +60,11 @@ def scores(
         image = resize(read[0], detector.config.data.size)
         maps, _ = detector.term_maps(to_batch(image[None], device))
         combined = {
-            (terms, place): detector.combine(maps, weights, place == "position")
-            for (terms, weights), place in product(WEIGHTS.items(), ["global", "position"])
+            (name, place): detector.combine(maps, weights[name], place == "position")
+            for name, place in product(weights, ["global", "position"])
         }
         found.append(
-            [image_score(combined[terms, place], reduce).item() for terms, place, reduce in WAYS]
+            [image_score(combined[name, place], by).item() for name, place, by in ways_of(terms)]
         )
         defective.append(test.is_defect)
     return np.array(found), np.array(defective)
@@ -101,7 +105,7 @@ def main() -> int:
         "pseudo": pseudo_split(held_out, config.data.size),
         "true": category.test_images(),
     }
-    found = {}
+    ways, found = ways_of(detector.terms), {}
     for name, tests in splits.items():
         values, defective = scores(detector, tests, device, name)
         found[name] = [auroc(way[~defective], way[defective]) for way in values.T]
@@ -109,10 +113,10 @@ def main() -> int:
     print("| --- | --- | --- | --- | --- |")
     for index in np.argsort(found["pseudo"])[::-1]:
         pseudo, true = found["pseudo"][index], found["true"][index]
-        print(f"| {' | '.join(WAYS[index])} | {pseudo:.3f} | {true:.3f} |")
+        print(f"| {' | '.join(ways[index])} | {pseudo:.3f} | {true:.3f} |")
     print(
         f"\nrank correlation {spearmanr(found['pseudo'], found['true']).statistic:.2f} over "
-        f"{len(WAYS)} settings; the one chosen by the pseudo AUROC reaches "
+        f"{len(ways)} settings; the one chosen by the pseudo AUROC reaches "
         f"{found['true'][int(np.argmax(found['pseudo']))]:.3f}, the best {max(found['true']):.3f}"
     )
     return 0

@@ -24,7 +24,7 @@ class Draem(Detector):
 
     It differs from the paper in that both networks are the U-Net of this project with the width of
     `unet`, that the corruption is that of `corruption`: no textures from elsewhere are needed, and
-    that pixels of thin and small defects weigh more in the focal loss (`draem.balance`).
+    that pixels of thin and small defects weigh more in the focal loss (`loss.balance`).
     """
 
     def __init__(self, config: Config) -> None:
@@ -42,7 +42,7 @@ class Draem(Detector):
     def learn(self, *sample: Tensor) -> Tensor:
         """L2 + SSIM of the reconstruction and focal loss of the segmentation, as in the paper.
 
-        The mean over the scales; with `draem.balance` small defects weigh more than in the paper.
+        The mean over the scales; with `loss.balance` small defects weigh more than in the paper.
         """
         return mean_over_scales(self._loss, sample)
 
@@ -52,12 +52,12 @@ class Draem(Detector):
             restored, clean = restored.float(), clean.float()
             similarity = ssim(restored, clean, data_range=1.0)
             error = (restored - clean).square().mean()
-            segmentation = focal_loss(logits.float(), mask, balance=self.config.draem.balance)
+            segmentation = focal_loss(logits, mask, balance=self.config.loss.balance)
             return error + (1 - similarity) + segmentation
 
     def restore_and_segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction [B, 3, H, W] in [0, 1] and logits of a defect [B, 1, H, W]."""
-        restored = self.reconstructive(images)
+        restored, _ = self.reconstructive(images)
         return restored, self.discriminative(torch.cat([images, restored], dim=1))
 
     def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:

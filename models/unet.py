@@ -14,7 +14,7 @@ from models.views import corrupted_at_scales, maps_of_views, mean_over_scales
 from utils.anomaly_map import TERMS, image_score, term_maps, term_weights
 from utils.config import Config, UNetConfig
 from utils.errors import UserError
-from utils.losses import ReconstructionLoss
+from utils.losses import ReconstructionLoss, focal_loss
 from utils.standardise import Standardisation
 
 
@@ -124,63 +124,80 @@ class RestoringUNet(nn.Module):
     It predicts the image itself or, with `unet.residual`, what to add to its input, from nothing at
     the start. The latter soon has a lower loss, for it need not learn to copy the grain of a
     texture; but it is apt to stay near copying, and then leaves defects as they are.
+
+    With a gate it also says where a defect is, and leaves the image as it is elsewhere, as networks
+    do that inpaint blindly (VCNet: Wang et al., ECCV 2020). Where the gate is shut no grain has to
+    be copied; where it opens, nothing of a defect is left.
     """
 
-    def __init__(self, unet: UNetConfig) -> None:
+    def __init__(self, unet: UNetConfig, gated: bool = False) -> None:
         super().__init__()
-        self.network = UNet(3, 3, unet.width, unet.depth, unet.norm)
+        self.network = UNet(3, 4 if gated else 3, unet.width, unet.depth, unet.norm)
+        self.gated = gated
         self.residual = unet.residual
         if self.residual:
             nn.init.zeros_(self.network.head.weight)
             nn.init.zeros_(self.network.head.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Restored images, [B, 3, H, W] in [0, 1]."""
-        if self.residual:
-            return (images + self.network(images)).clamp(0, 1)
-        return torch.sigmoid(self.network(images))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Restored images [B, 3, H, W] in [0, 1] and the gate, logits [B, 1 or 0, H, W]."""
+        predicted, gate = self.network(images).split([3, int(self.gated)], dim=1)
+        restored = (images + predicted).clamp(0, 1) if self.residual else torch.sigmoid(predicted)
+        if self.gated:
+            restored = images + torch.sigmoid(gate) * (restored - images)
+        return restored, gate
 
 
 class UNetAutoencoder(Detector):
     """A U-Net that restores corrupted images; what it changes in an image is an anomaly.
 
     A network with skip connections that is trained on clean images alone learns to copy, defects
-    included. Trained to restore what `corruption` did, it removes what does not belong.
+    included. Trained to restore what `corruption` did, it removes what does not belong. With
+    `unet.gate` it also learns to say where that is, as the second network of DRAEM does.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         check_depth(config)
-        self.restore = RestoringUNet(config.unet)
+        gated = config.unet.gate
+        if gated and config.score.cells:
+            raise UserError(
+                "score.cells hides from the network what unet.gate is to judge; leave out one"
+            )
+        self.restore = RestoringUNet(config.unet, gated)
         self.loss = ReconstructionLoss(config.loss)
-        self.scale = Standardisation(len(config.unet.scales) * len(TERMS), config.data.size)
+        self.terms = (*TERMS, "gate") if gated else tuple(TERMS)
+        self.weights = term_weights(config.score, self.terms)
+        self.scale = Standardisation(len(config.unet.scales) * len(self.terms), config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Three tensors a scale; see `corrupted_at_scales`."""
         return corrupted_at_scales(images, self.config)
 
     def learn(self, *sample: Tensor) -> Tensor:
-        """Loss between the restored and the clean images, the mean over the scales."""
+        """Loss between the restored and the clean images, the mean over the scales.
+
+        With a gate also the focal loss of where it opens, as of DRAEM's segmentation.
+        """
         return mean_over_scales(self._loss, sample)
 
     def _loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
-        return self.loss(self.restore(corrupted), clean, mask)
+        restored, gate = self.restore(corrupted)
+        loss = self.loss(restored, clean, mask)
+        if self.restore.gated:
+            weights = self.config.loss
+            loss = loss + weights.gate * focal_loss(gate, mask, balance=weights.balance)
+        return loss
 
-    def reconstruct(self, images: Tensor) -> list[Tensor]:
-        """Reconstructions of images [B, 3, H, W], each [B, 3, H, W] in [0, 1].
+    def restore_hidden(self, images: Tensor, cell: int) -> Tensor:
+        """Images [B, 3, H, W] in which every pixel was hidden from the network (RIAD's inference).
 
-        One plain pass, or, with `score.cells`, one reconstruction for each size of cell in which
-        every pixel was hidden from the network (RIAD's inference): the disjoint sets of cells are
-        hidden in turn, in one batch, and only what was hidden is kept.
+        The disjoint sets of cells are hidden in turn, in one batch, and only what was hidden is
+        kept: [B, 3, H, W] in [0, 1].
         """
-        if not self.config.score.cells:
-            return [self.restore(images)]
-        restored = []
-        for cell in self.config.score.cells:
-            hidden = fixed_cell_sets(*images.shape[-2:], cell).to(images.device)[:, None]
-            passes = self.restore((images * ~hidden).flatten(0, 1))
-            restored.append((passes.view(len(hidden), *images.shape) * hidden).sum(dim=0))
-        return restored
+        hidden = fixed_cell_sets(*images.shape[-2:], cell).to(images.device)[:, None]
+        passes, _ = self.restore((images * ~hidden).flatten(0, 1))
+        return (passes.view(len(hidden), *images.shape) * hidden).sum(dim=0)
 
     def term_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Smoothed maps of all terms, for one scale after the other, and the reconstruction.
@@ -190,10 +207,13 @@ class UNetAutoencoder(Detector):
         return maps_of_views(images, self.config, self._term_maps_at)
 
     def _term_maps_at(self, images: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-        restored = self.reconstruct(images)
         sigma = self.config.score.smooth / scale
-        maps = torch.stack([term_maps(images, one, sigma) for one in restored]).mean(dim=0)
-        return maps, torch.stack(restored).mean(dim=0)
+        if not self.config.score.cells:
+            restored, gate = self.restore(images)
+            return term_maps(images, restored, sigma, gate), restored
+        restorations = [self.restore_hidden(images, cell) for cell in self.config.score.cells]
+        maps = torch.stack([term_maps(images, one, sigma) for one in restorations]).mean(dim=0)
+        return maps, torch.stack(restorations).mean(dim=0)
 
     def combine(self, maps: Tensor, weights: list[float], by_position: bool) -> Tensor:
         """One map [B, 1, H, W] of those of `term_maps`, by weights for the T terms."""
@@ -209,5 +229,5 @@ class UNetAutoencoder(Detector):
         """Score images by what the network would change in them; see `Detector.forward`."""
         score = self.config.score
         maps, reconstruction = self.term_maps(images)
-        anomaly_map = self.combine(maps, term_weights(score), score.standardise == "position")
+        anomaly_map = self.combine(maps, self.weights, score.standardise == "position")
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), reconstruction)

@@ -100,6 +100,17 @@ def test_failed_save_leaves_the_old_file(tmp_path, checkpoint, monkeypatch):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_settings_that_have_moved_are_found_where_they_were(tmp_path, checkpoint):
+    save_checkpoint(tmp_path, checkpoint)
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    del content["config"]["loss"]["balance"]
+    content["config"]["draem"] = {"balance": 3.0}
+    torch.save(content, tmp_path / "last.pt")
+    assert load_checkpoint(tmp_path / "last.pt").config.loss.balance == 3.0
+    with pytest.raises(UserError, match=r"unknown setting draem"):
+        load_config(overrides={"draem.balanse": 3.0})
+
+
 def test_newest_run_is_found(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     with pytest.raises(UserError, match="train.py"):

@@ -11,10 +11,10 @@ from utils.losses import focal_loss
 from utils.pixels import to_batch
 
 CPU = torch.device("cpu")
-STEPS = {"unet": 100, "draem": 150}
+STEPS = {"unet": 100, "unet with a gate": 100, "draem": 150}
 
 
-@pytest.fixture(scope="module", params=["unet", "draem"])
+@pytest.fixture(scope="module", params=STEPS)
 def learned(request, dataset):
     """A detector after a few steps on the sample category, and held-out good images."""
     paths = Category(dataset, "tile").train_images()
@@ -22,8 +22,8 @@ def learned(request, dataset):
     images, held_out = (decode_all(part, (64, 64), 1, quiet=True)
                         for part in (train_paths, held_out_paths))  # fmt: skip
     config = load_config(overrides={
-        "model": request.param, "data.size": 64, "unet.width": 8, "unet.depth": 3,
-        "train.lr": 3e-3, "score.smooth": 2.0,
+        "model": request.param.split()[0], "unet.gate": "gate" in request.param, "data.size": 64,
+        "unet.width": 8, "unet.depth": 3, "train.lr": 3e-3, "score.smooth": 2.0,
     })  # fmt: skip
     torch.manual_seed(0)
     detector = build_model(config).train()

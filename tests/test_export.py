@@ -58,6 +58,7 @@ def network(model, **overrides):
 DETECTORS = {
     "unet": lambda: network("unet"),
     "unet that hides cells": lambda: network("unet", **{"score.cells": [8]}),
+    "unet with a gate": lambda: network("unet", **{"unet.gate": True}),
     "draem": lambda: network("draem"),
     "draem that looks in the mirror": lambda: network("draem", **{"score.flips": True}),
     "patchcore": lambda: fitted("patchcore", clouds(12)),

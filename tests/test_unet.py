@@ -6,14 +6,14 @@ import torch
 from pytorch_msssim import ssim
 
 from models import build_model
-from models.unet import UNet
+from models.unet import RestoringUNet, UNet
 from train import train_step
 from utils import micro_batch
 from utils.anomaly_map import image_score, smooth
 from utils.checkpoint import Progress
 from utils.config import LossConfig, load_config
 from utils.errors import UserError
-from utils.losses import ReconstructionLoss
+from utils.losses import ReconstructionLoss, focal_loss
 from utils.pixels import to_batch
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def test_what_the_small_image_shows_is_marked_where_it_lies():
         if x.shape[-1] == 32:
             x = x.clone()
             x[..., 8:12, 20:24] = 0
-        return x
+        return x, x[:, :0]
 
     detector.restore.forward = spoil_small_ones
     prediction = detector(images)
@@ -74,6 +74,41 @@ def test_what_the_small_image_shows_is_marked_where_it_lies():
     assert 16 <= y < 24
     assert 40 <= x < 48
     assert torch.equal(prediction.reconstruction, images)  # that of the full size
+
+
+def test_where_the_gate_is_shut_the_image_stays_as_it_is():
+    torch.manual_seed(0)
+    unet = load_config(overrides={"unet.width": 4, "unet.depth": 2}).unet
+    network = RestoringUNet(unet, gated=True).eval()
+    head, images = network.network.head, torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        head.weight[3] = 0
+        for bias, share in {-30.0: 0.0, 0.0: 0.5, 30.0: 1.0}.items():
+            head.bias[3] = bias
+            restored, gate = network(images)
+            assert (gate == bias).all()
+            predicted = torch.sigmoid(network.network(images)[:, :3])
+            assert torch.allclose(restored, torch.lerp(images, predicted, share), atol=1e-6)
+
+
+def test_the_gate_learns_where_the_image_was_corrupted():
+    overrides = {"unet.width": 4, "unet.depth": 2, "unet.gate": True, "data.size": 34}
+    clean = torch.rand(2, 3, 32, 32)
+    mask = torch.zeros(2, 1, 32, 32, dtype=torch.bool)
+    mask[..., 8:20, 4:16] = True
+    losses = {}
+    for weight in (0.0, 10.0):
+        torch.manual_seed(0)
+        detector = build_model(load_config(overrides=overrides | {"loss.gate": weight}))
+        losses[weight] = detector.learn(*[clean, clean, mask] * 2)
+        _, gate = detector.restore(clean)
+    by_hand = focal_loss(gate, mask, balance=detector.config.loss.balance)
+    assert torch.allclose(losses[10.0] - losses[0.0], 10 * by_hand, rtol=1e-4)
+
+
+def test_hidden_cells_tell_a_gate_nothing():
+    with pytest.raises(UserError, match=r"score.cells.*unet.gate"):
+        build_model(load_config(overrides={"unet.gate": True, "score.cells": [8]}))
 
 
 def test_default_network_has_the_stated_size():

@@ -50,6 +50,7 @@ class UNetConfig(Section):
     depth: int = Field(4, ge=1, le=8)
     norm: Literal["batch", "group", "none"] = "batch"
     residual: bool = False
+    gate: bool = False
     scales: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (1, 2)
 
 
@@ -76,14 +77,8 @@ def _named_kinds(value: Any) -> Any:
     return dict.fromkeys(every, 0.0) | dict.fromkeys(kinds, 1.0)
 
 
-class DraemConfig(Section):
-    """DRAEM, beside the U-Nets of `unet` and the corruption of `corruption`."""
-
-    balance: float = Field(8.0, ge=0, le=100)
-
-
 class LossConfig(Section):
-    """Weights of the terms of the reconstruction loss."""
+    """Weights of the terms of the loss."""
 
     l1: Weight = 1.0
     ssim: Weight = 1.0
@@ -91,6 +86,8 @@ class LossConfig(Section):
     perceptual: Weight = 0.0
     corrupted: Weight = 0.0
     vgg16: str | None = None
+    gate: Weight = 100.0
+    balance: float = Field(8.0, ge=0, le=100)
 
 
 class BackboneConfig(Section):
@@ -151,6 +148,7 @@ class ScoreConfig(Section):
     ssim: Weight = 1.0
     l1: Weight = 1.0
     colour: Weight = 1.0
+    gate: Weight = 1.0
     cells: tuple[Annotated[int, Field(ge=1, le=512)], ...] = ()
     flips: bool = False
     standardise: Literal["global", "position"] = "global"
@@ -159,7 +157,7 @@ class ScoreConfig(Section):
 
     @model_validator(mode="after")
     def _some_term(self) -> "ScoreConfig":
-        if not self.msgms + self.ssim + self.l1 + self.colour > 0:
+        if not self.msgms + self.ssim + self.l1 + self.colour + self.gate > 0:
             raise PydanticCustomError("no_term", "with a weight above 0 for at least one term")
         return self
 
@@ -180,7 +178,6 @@ class Config(Section):
     data: DataConfig = DataConfig()
     unet: UNetConfig = UNetConfig()
     corruption: Annotated[CorruptionConfig, BeforeValidator(_named_kinds)] = CorruptionConfig()
-    draem: DraemConfig = DraemConfig()
     loss: LossConfig = LossConfig()
     backbone: BackboneConfig = BackboneConfig()
     patchcore: PatchCoreConfig = PatchCoreConfig()
@@ -339,12 +336,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+MOVED = {"draem": {"balance": "loss.balance"}}
+"""Settings that earlier runs have elsewhere: section and name, and where each is now."""
+
+
 def config_from(settings: dict[str, Any], source: str = "") -> Config:
     """Validate nested settings read from `source` (a file, or "" for flags).
 
     Raises:
         UserError: naming the key and what would be right.
     """
+    for section, names in MOVED.items():
+        found = settings.get(section)
+        if isinstance(found, dict) and found.keys() <= names.keys():
+            rest = {key: value for key, value in settings.items() if key != section}
+            settings = _merge(rest, _nested({names[key]: found[key] for key in found}))
     try:
         return Config.model_validate(settings)
     except ValidationError as error:

@@ -65,7 +65,7 @@ LEAST_DENSITY = 0.02
 
 
 def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, balance: float = 0.0) -> Tensor:
-    """Focal loss (Lin et al., ICCV 2017) of the verdict on each pixel, 0-dim.
+    """Focal loss (Lin et al., ICCV 2017) of the verdict on each pixel, 0-dim, in float32.
 
     Pixels that are right already weigh little, so that the few of a defect are not outvoted. Those
     of cracks and spots still are, by the many of large defects: with `balance` a defect's pixel
@@ -78,11 +78,12 @@ def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, balance: float 
         balance: extent of the surroundings, the standard deviation of a Gaussian in pixels; 0
             weighs all pixels of defects alike.
     """
-    labels = mask.to(logits)
-    loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    wrong = torch.sigmoid(torch.where(mask, -logits, logits))
-    loss = wrong**gamma * loss
-    if balance:
-        density = smooth(labels, balance).clamp_min(LEAST_DENSITY)
-        loss = torch.where(mask, loss / density, loss)
-    return loss.mean()
+    with torch.autocast(mask.device.type, enabled=False):
+        logits, labels = logits.float(), mask.float()
+        loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        wrong = torch.sigmoid(torch.where(mask, -logits, logits))
+        loss = wrong**gamma * loss
+        if balance:
+            density = smooth(labels, balance).clamp_min(LEAST_DENSITY)
+            loss = torch.where(mask, loss / density, loss)
+        return loss.mean()
