@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage, split_holdout
-from data.pseudo_defects import PseudoImage, pseudo_split
+from data.pseudo_defects import KINDS, PseudoImage, pseudo_parts
 from utils.anomaly_map import full_size
 from utils.calibration import Calibration
 from utils.config import add_setting_flags
@@ -74,12 +75,16 @@ class Row:
 
 
 def score_split(
-    inspector: Inspector, tests: list[TestImage] | list[PseudoImage]
+    inspector: Inspector, parts: Iterable[Sequence[TestImage | PseudoImage]], count: int
 ) -> tuple[list[Row], PixelScores, list[str]]:
-    """Inspect all test images; returns their rows, their pixels and what went wrong."""
+    """Inspect `count` images, a part of them after the other.
+
+    Returns:
+        Their rows, their pixels and what went wrong.
+    """
     rows, pixels, problems = [], PixelScores(), []
-    reader = read_ahead(tests, lambda test: test.read())
-    for test, found in tqdm(reader, "scoring", len(tests), unit="image", disable=None):
+    reader = (read for part in parts for read in read_ahead(part, lambda test: test.read()))
+    for test, found in tqdm(reader, "scoring", count, unit="image", disable=None):
         if isinstance(found, ImageError):
             problems.append(f"left out: {found}")
             continue
@@ -189,16 +194,18 @@ def main() -> int:
         _, held_out = split_holdout(
             category.train_images(), config.calibration.holdout, config.seed
         )
-        tests = pseudo_split(held_out, config.data.size)
+        parts = pseudo_parts(held_out, config.data.size, inspector.standardise)
+        count = len(held_out) * (1 + len(KINDS))
         measured_on = "defects synthesised on held-out good images"
     else:
         tests = category.test_images()
+        parts, count = [tests], len(tests)
         measured_on = f"images of {category.folder / 'test'}"
     folder = "synthetic" if args.synthetic else "eval"
     output = args.output or Path("outputs") / run_name(file) / folder
     output.mkdir(parents=True, exist_ok=True)
 
-    rows, pixels, problems = score_split(inspector, tests)
+    rows, pixels, problems = score_split(inspector, parts, count)
     metrics = measure(rows, pixels, calibration)
     heading = f"{config.model} on {category.name}, {file}"
     print(f"{heading}\n\n{report(metrics, args.synthetic)}\n")

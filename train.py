@@ -12,11 +12,13 @@ Learns from <data.root>/<data.category>/train/good alone and writes checkpoints/
 import argparse
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from data.cache import decode_all
@@ -33,6 +35,7 @@ from utils.checkpoint import (
     save_checkpoint,
 )
 from utils.config import Config, add_setting_flags, load_config, overrides_from, resumed_config
+from utils.cross_fit import parts
 from utils.device import autocast, pick_device, place
 from utils.errors import UserError, run_script
 from utils.interrupt import StopRequest
@@ -109,12 +112,26 @@ def train_step(
 
 @torch.inference_mode()
 def calibrate_on(model: Detector, images: np.ndarray, device: torch.device) -> Calibration:
-    """Threshold and display range from held-out good images, uint8 [N, H, W, 3]."""
+    """Scale of the map, threshold and display range from held-out good images, uint8 [N, H, W, 3].
+
+    The threshold rests on scores by a scale that was set without the image in question.
+    """
     model.eval()
-    model.standardise(to_batch(images[i : i + 1], device) for i in range(len(images)))
-    predictions = (model(to_batch(images[i : i + 1], device)) for i in range(len(images)))
-    pairs = ((prediction.anomaly_map, prediction.score) for prediction in predictions)
-    return calibrate(pairs, model.config.calibration.quantile)
+
+    def batches(numbers: Iterable[int]) -> Iterator[Tensor]:
+        return (to_batch(images[number : number + 1], device) for number in numbers)
+
+    def predictions() -> Iterator[tuple[Tensor, Tensor]]:
+        for others, own in parts(len(images)):
+            model.standardise(batches(others))
+            for batch in batches(own):
+                prediction = model(batch)
+                yield prediction.anomaly_map, prediction.score
+
+    bar = tqdm(predictions(), "calibrating", len(images), unit="image", disable=None)
+    calibration = calibrate(bar, model.config.calibration.quantile)
+    model.standardise(batches(range(len(images))))
+    return calibration
 
 
 def main() -> int:

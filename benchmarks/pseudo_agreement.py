@@ -10,7 +10,7 @@ synthesised on held-out good images and on the test split; at the end stands the
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage, split_holdout
-from data.pseudo_defects import PseudoImage, pseudo_split
+from data.pseudo_defects import KINDS, PseudoImage, pseudo_parts
 from models import load_detector
 from models.unet import UNetAutoencoder
 from utils.anomaly_map import image_score
@@ -42,18 +42,19 @@ def ways_of(terms: Sequence[str]) -> list[tuple[str, str, str]]:
 @torch.inference_mode()
 def scores(
     detector: UNetAutoencoder,
-    tests: list[TestImage] | list[PseudoImage],
+    parts: Iterable[Sequence[TestImage | PseudoImage]],
+    count: int,
     device: torch.device,
     what: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [N, ways] of the images that can be read, and whether they are defective [N]."""
+    """Scores [N, ways] of those images that can be read, and whether they are defective [N]."""
     terms = detector.terms
     weights = {"all": [1 / len(terms)] * len(terms)} | {
         term: [float(term == other) for other in terms] for term in terms
     }
     found, defective = [], []
-    reader = read_ahead(tests, lambda test: test.read())
-    for test, read in tqdm(reader, what, len(tests), unit="image", disable=None):
+    reader = (found for part in parts for found in read_ahead(part, lambda test: test.read()))
+    for test, read in tqdm(reader, what, count, unit="image", disable=None):
         if isinstance(read, ImageError):
             tqdm.write(f"left out: {read}", file=sys.stderr)
             continue
@@ -101,13 +102,22 @@ def main() -> int:
     detector, category, device = chosen_unet(__doc__)
     config = detector.config
     _, held_out = split_holdout(category.train_images(), config.calibration.holdout, config.seed)
+
+    @torch.inference_mode()
+    def standardise(images: Iterable[np.ndarray]) -> None:
+        detector.standardise(to_batch(image[None], device) for image in images)
+
+    tests = category.test_images()
     splits = {
-        "pseudo": pseudo_split(held_out, config.data.size),
-        "true": category.test_images(),
+        "pseudo": (
+            pseudo_parts(held_out, config.data.size, standardise),
+            len(held_out) * (1 + len(KINDS)),
+        ),
+        "true": ([tests], len(tests)),
     }
     ways, found = ways_of(detector.terms), {}
-    for name, tests in splits.items():
-        values, defective = scores(detector, tests, device, name)
+    for name, (parts, count) in splits.items():
+        values, defective = scores(detector, parts, count, device, name)
         found[name] = [auroc(way[~defective], way[defective]) for way in values.T]
     print("| terms | standardise | reduce | pseudo AUROC | true AUROC |")
     print("| --- | --- | --- | --- | --- |")

@@ -8,14 +8,15 @@ returns the spoilt image.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from data.images import read_resized
+from data.images import ImageError, read_ahead, read_resized
+from utils.cross_fit import parts
 
 VISIBLE = 0.03
 """A pixel that changed by less, of a range of 1, does not belong to the defect."""
@@ -185,6 +186,29 @@ class PseudoImage:
         if not self.is_defect:
             return image, None
         return spoil(image, self.defect, np.random.default_rng(self.seed))
+
+
+def pseudo_parts(
+    paths: list[Path], size: tuple[int, int], standardise: Callable[[Iterable[np.ndarray]], None]
+) -> Iterator[list[PseudoImage]]:
+    """The images of `pseudo_split` in parts, each to be scored on a scale set without its images.
+
+    Before a part comes, and at the end with all of `paths`, `standardise` is called with the good
+    images, uint8 [H, W, 3], to set the scale of the anomaly map by; those that cannot be read are
+    left out.
+    """
+
+    def readable(chosen: list[Path]) -> Iterator[np.ndarray]:
+        for _, image in read_ahead(chosen, lambda path: read_resized(path, size)):
+            if not isinstance(image, ImageError):
+                yield image
+
+    tests = pseudo_split(paths, size)
+    for others, own in parts(len(paths)):
+        standardise(readable([paths[number] for number in others]))
+        of_part = {paths[number] for number in own}
+        yield [test for test in tests if test.path in of_part]
+    standardise(readable(paths))
 
 
 def pseudo_split(paths: list[Path], size: tuple[int, int]) -> list[PseudoImage]:

@@ -1,5 +1,6 @@
 """Inspecting images with a checkpoint, through torch."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,3 +32,8 @@ class TorchInspector(Inspector):
         score = scores.item()  # waits for the device
         pixels = None if reconstruction is None else to_pixels(reconstruction[0])
         return anomaly_map[0, 0].float().cpu().numpy(), score, pixels
+
+    @torch.inference_mode()
+    def standardise(self, images: Iterable[np.ndarray]) -> None:
+        """See `Inspector.standardise`."""
+        self.detector.standardise(to_batch(image[None], self.device) for image in images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +53,14 @@ class Inspector(ABC):
 
         Args:
             image: uint8 [h, w, 3], of the size in the settings.
+        """
+
+    @abstractmethod
+    def standardise(self, images: Iterable[np.ndarray]) -> None:
+        """Set the scale of the anomaly map anew on good images, uint8 [h, w, 3] of that size.
+
+        Raises:
+            UserError: if the scale cannot change.
         """
 
     def inspect(self, image: np.ndarray) -> Inspection:

@@ -1,6 +1,7 @@
 """Inspecting images with an exported detector, through onnxruntime and without torch."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ class OnnxInspector(Inspector):
         if about.get("format") != FORMAT:
             raise UserError(f"{file} was not written by export.py")
         refuse_newer(file, int(about["version"]), VERSION)
+        self.file = file
         self.config = config_from(json.loads(about["config"]), source=str(file))
         self.calibration = Calibration(**json.loads(about["calibration"]))
 
@@ -71,3 +73,9 @@ class OnnxInspector(Inspector):
             scaled = np.rint(np.clip(rest[0][0], 0, 1) * 255)
             pixels = scaled.astype(np.uint8).transpose(1, 2, 0)
         return anomaly_map[0, 0], float(score[0]), pixels
+
+    def standardise(self, images: Iterable[np.ndarray]) -> None:
+        """See `Inspector.standardise`; a graph has its scale fixed."""
+        raise UserError(
+            f"{self.file} is an export, whose scale is fixed; name the run that it was made of"
+        )
