@@ -166,8 +166,11 @@ class UNetAutoencoder(Detector):
             )
         self.restore = RestoringUNet(config.unet, gated)
         self.loss = ReconstructionLoss(config.loss)
-        self.terms = (*TERMS, "gate") if gated else tuple(TERMS)
-        self.weights = term_weights(config.score, self.terms)
+        self.terms, self.weights = tuple(TERMS), term_weights(config.score)
+        if gated:
+            share = config.score.gate
+            self.terms = (*TERMS, "gate")
+            self.weights = [*((1 - share) * weight for weight in self.weights), share]
         self.scale = Standardisation(len(config.unet.scales) * len(self.terms), config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:

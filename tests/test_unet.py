@@ -106,6 +106,16 @@ def test_the_gate_learns_where_the_image_was_corrupted():
     assert torch.allclose(losses[10.0] - losses[0.0], 10 * by_hand, rtol=1e-4)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_the_gate_has_its_share_of_the_map(share):
+    settings = {"unet.gate": True, "score.gate": share, "score.l1": 0, "score.msgms": 2}
+    detector = build_model(load_config(overrides=settings))
+    weights = dict(zip(detector.terms, detector.weights, strict=True))
+    rest = 1 - share
+    expected = {"msgms": rest / 2, "ssim": rest / 4, "l1": 0, "colour": rest / 4, "gate": share}
+    assert weights == pytest.approx(expected)
+
+
 def test_hidden_cells_tell_a_gate_nothing():
     with pytest.raises(UserError, match=r"score.cells.*unet.gate"):
         build_model(load_config(overrides={"unet.gate": True, "score.cells": [8]}))

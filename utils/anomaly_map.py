@@ -1,7 +1,7 @@
 """From images and their reconstructions to anomaly maps, and from maps to image scores."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.config import ScoreConfig
-from utils.errors import UserError
 
 GMS_CONSTANT = 0.0026
 """Keeps the gradient similarity of flat regions at 1; RIAD's value, for gradients of [0, 1]."""
@@ -123,16 +122,9 @@ def term_maps(images: Tensor, reconstructions: Tensor, sigma: float, *further: T
     return smooth(torch.cat([*maps, *further], dim=1), sigma)
 
 
-def term_weights(score: ScoreConfig, terms: Sequence[str]) -> list[float]:
-    """Weights of the named terms in a combined map; they add up to 1.
-
-    Raises:
-        UserError: if all of them are 0.
-    """
-    weights = [getattr(score, term) for term in terms]
-    if not any(weights):
-        keys = ", ".join(f"score.{term}" for term in terms)
-        raise UserError(f"no term makes the anomaly map: raise one of {keys} above 0")
+def term_weights(score: ScoreConfig) -> list[float]:
+    """Weights of the `TERMS` in a combined map; they add up to 1."""
+    weights = [getattr(score, term) for term in TERMS]
     return [weight / sum(weights) for weight in weights]
 
 

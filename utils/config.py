@@ -148,7 +148,7 @@ class ScoreConfig(Section):
     ssim: Weight = 1.0
     l1: Weight = 1.0
     colour: Weight = 1.0
-    gate: Weight = 1.0
+    gate: float = Field(1.0, ge=0, le=1)
     cells: tuple[Annotated[int, Field(ge=1, le=512)], ...] = ()
     flips: bool = False
     standardise: Literal["global", "position"] = "global"
@@ -157,7 +157,7 @@ class ScoreConfig(Section):
 
     @model_validator(mode="after")
     def _some_term(self) -> "ScoreConfig":
-        if not self.msgms + self.ssim + self.l1 + self.colour + self.gate > 0:
+        if not self.msgms + self.ssim + self.l1 + self.colour > 0:
             raise PydanticCustomError("no_term", "with a weight above 0 for at least one term")
         return self
 
