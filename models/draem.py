@@ -23,8 +23,10 @@ class Draem(Detector):
     """A reconstructive and a discriminative U-Net, trained together on corrupted good images.
 
     It differs from the paper in that both networks are the U-Net of this project with the width of
-    `unet`, that the corruption is that of `corruption`: no textures from elsewhere are needed, and
-    that pixels of thin and small defects weigh more in the focal loss (`loss.balance`).
+    `unet`, that the corruption is that of `corruption`: no textures from elsewhere are needed, that
+    the focal loss weighs much more, so that the first network, too, learns to show the second one
+    where a defect is (`loss.focal`), and that pixels of thin and small defects weigh more in it
+    (`loss.balance`).
     """
 
     def __init__(self, config: Config) -> None:
@@ -40,20 +42,21 @@ class Draem(Detector):
         return corrupted_at_scales(images, self.config)
 
     def learn(self, *sample: Tensor) -> Tensor:
-        """L2 + SSIM of the reconstruction and focal loss of the segmentation, as in the paper.
+        """L2 + SSIM of the reconstruction and focal loss of the segmentation, mean over the scales.
 
-        The mean over the scales; with `loss.balance` small defects weigh more than in the paper.
+        As in the paper with `loss.focal=1 loss.balance=0`.
         """
         return mean_over_scales(self._loss, sample)
 
     def _loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
         restored, logits = self.restore_and_segment(corrupted)
+        weights = self.config.loss
         with torch.autocast(clean.device.type, enabled=False):
             restored, clean = restored.float(), clean.float()
             similarity = ssim(restored, clean, data_range=1.0)
             error = (restored - clean).square().mean()
-            segmentation = focal_loss(logits, mask, balance=self.config.loss.balance)
-            return error + (1 - similarity) + segmentation
+            segmentation = focal_loss(logits, mask, balance=weights.balance)
+            return error + (1 - similarity) + weights.focal * segmentation
 
     def restore_and_segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction [B, 3, H, W] in [0, 1] and logits of a defect [B, 1, H, W]."""

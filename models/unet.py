@@ -189,7 +189,7 @@ class UNetAutoencoder(Detector):
         loss = self.loss(restored, clean, mask)
         if self.restore.gated:
             weights = self.config.loss
-            loss = loss + weights.gate * focal_loss(gate, mask, balance=weights.balance)
+            loss = loss + weights.focal * focal_loss(gate, mask, balance=weights.balance)
         return loss
 
     def restore_hidden(self, images: Tensor, cell: int) -> Tensor:

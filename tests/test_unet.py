@@ -99,7 +99,7 @@ def test_the_gate_learns_where_the_image_was_corrupted():
     losses = {}
     for weight in (0.0, 10.0):
         torch.manual_seed(0)
-        detector = build_model(load_config(overrides=overrides | {"loss.gate": weight}))
+        detector = build_model(load_config(overrides=overrides | {"loss.focal": weight}))
         losses[weight] = detector.learn(*[clean, clean, mask] * 2)
         _, gate = detector.restore(clean)
     by_hand = focal_loss(gate, mask, balance=detector.config.loss.balance)

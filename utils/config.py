@@ -86,7 +86,7 @@ class LossConfig(Section):
     perceptual: Weight = 0.0
     corrupted: Weight = 0.0
     vgg16: str | None = None
-    gate: Weight = 100.0
+    focal: Weight = 100.0
     balance: float = Field(8.0, ge=0, le=100)
 
 
