@@ -33,8 +33,8 @@ from utils.scripts import as_flags, read_metrics, script, training_seconds
 FULL = "all corruption, all terms"
 
 TRAININGS = {
-    "copy training": {"corruption": "none"},
-    "mask": {"corruption": "mask", "score.cells": [8]},
+    "copy training": {"corruption": "none", "unet.gate": False},
+    "mask": {"corruption": "mask", "score.cells": [8], "unet.gate": False},
     "stain": {"corruption": "stain"},
     "perlin": {"corruption": "perlin"},
     "crack": {"corruption": "crack"},

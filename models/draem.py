@@ -11,7 +11,7 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 from models.base import Detector, Prediction
-from models.unet import RestoringUNet, UNet, check_depth
+from models.unet import RestoringUNet, UNet, check_corruption, check_depth
 from models.views import corrupted_at_scales, maps_of_views, mean_over_scales
 from utils.anomaly_map import image_score, smooth
 from utils.config import Config
@@ -32,6 +32,7 @@ class Draem(Detector):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         check_depth(config)
+        check_corruption(config, "draem")
         unet = config.unet
         self.reconstructive = RestoringUNet(unet)
         self.discriminative = UNet(6, 1, unet.width, unet.depth, unet.norm)

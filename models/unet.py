@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.corruption import cell_sets
+from data.corruption import KINDS, cell_sets
 from models.base import Detector, Prediction
 from models.views import corrupted_at_scales, maps_of_views, mean_over_scales
 from utils.anomaly_map import TERMS, image_score, term_maps, term_weights
@@ -34,6 +34,15 @@ def check_depth(config: Config) -> None:
                 f"{key} of {side} pixels{shrunk} is too small to be halved {depth} times; raise it "
                 f"to {(2**depth + 1) * scale} or more, or lower unet.depth"
             )
+
+
+def check_corruption(config: Config, learner: str) -> None:
+    """Raise `UserError` if no image is ever corrupted, which is what `learner` learns to tell."""
+    if not any(getattr(config.corruption, kind) for kind in KINDS):
+        raise UserError(
+            f"{learner} learns to tell what was corrupted, but corruption is none; raise one of "
+            f"{', '.join(f'corruption.{kind}' for kind in KINDS)} above 0"
+        )
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:
@@ -160,10 +169,12 @@ class UNetAutoencoder(Detector):
         super().__init__(config)
         check_depth(config)
         gated = config.unet.gate
-        if gated and config.score.cells:
-            raise UserError(
-                "score.cells hides from the network what unet.gate is to judge; leave out one"
-            )
+        if gated:
+            check_corruption(config, "unet.gate")
+            if config.score.cells:
+                raise UserError(
+                    "score.cells hides from the network what unet.gate is to judge; leave out one"
+                )
         self.restore = RestoringUNet(config.unet, gated)
         self.loss = ReconstructionLoss(config.loss)
         self.terms, self.weights = tuple(TERMS), term_weights(config.score)

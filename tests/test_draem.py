@@ -11,7 +11,7 @@ from utils.losses import focal_loss
 from utils.pixels import to_batch
 
 CPU = torch.device("cpu")
-STEPS = {"unet": 100, "unet with a gate": 100, "draem": 150}
+STEPS = {"unet": 100, "unet with a gate": 300, "draem": 150}
 
 
 @pytest.fixture(scope="module", params=STEPS)

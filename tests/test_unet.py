@@ -106,6 +106,12 @@ def test_the_gate_learns_where_the_image_was_corrupted():
     assert torch.allclose(losses[10.0] - losses[0.0], 10 * by_hand, rtol=1e-4)
 
 
+@pytest.mark.parametrize("settings", [{"unet.gate": True}, {"model": "draem"}])
+def test_what_tells_corruption_is_refused_without_any(settings):
+    with pytest.raises(UserError, match=r"corruption is none; raise one of corruption.mask"):
+        build_model(load_config(overrides=settings | {"corruption": "none"}))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_the_gate_has_its_share_of_the_map(share):
     settings = {"unet.gate": True, "score.gate": share, "score.l1": 0, "score.msgms": 2}
