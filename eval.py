@@ -13,9 +13,10 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage, split_holdout
-from data.pseudo_defects import KINDS, PseudoImage, pseudo_parts
+from data.pseudo_defects import PseudoImage, pseudo_split, read_cross_fitted
 from utils.anomaly_map import full_size
 from utils.calibration import Calibration
 from utils.config import add_setting_flags
@@ -75,15 +76,10 @@ class Row:
 
 
 def score_split(
-    inspector: Inspector, parts: Iterable[Sequence[TestImage | PseudoImage]], count: int
+    inspector: Inspector, reader: Iterator[tuple[TestImage | PseudoImage, Any]], count: int
 ) -> tuple[list[Row], PixelScores, list[str]]:
-    """Inspect `count` images, a part of them after the other.
-
-    Returns:
-        Their rows, their pixels and what went wrong.
-    """
+    """Inspect the `count` test images that are read; returns rows, pixels and what went wrong."""
     rows, pixels, problems = [], PixelScores(), []
-    reader = (read for part in parts for read in read_ahead(part, lambda test: test.read()))
     for test, found in tqdm(reader, "scoring", count, unit="image", disable=None):
         if isinstance(found, ImageError):
             problems.append(f"left out: {found}")
@@ -194,18 +190,18 @@ def main() -> int:
         _, held_out = split_holdout(
             category.train_images(), config.calibration.holdout, config.seed
         )
-        parts = pseudo_parts(held_out, config.data.size, inspector.standardise)
-        count = len(held_out) * (1 + len(KINDS))
+        tests = pseudo_split(held_out, config.data.size)
+        reader = read_cross_fitted(tests, inspector.standardise)
         measured_on = "defects synthesised on held-out good images"
     else:
         tests = category.test_images()
-        parts, count = [tests], len(tests)
+        reader = read_ahead(tests, TestImage.read)
         measured_on = f"images of {category.folder / 'test'}"
     folder = "synthetic" if args.synthetic else "eval"
     output = args.output or Path("outputs") / run_name(file) / folder
     output.mkdir(parents=True, exist_ok=True)
 
-    rows, pixels, problems = score_split(inspector, parts, count)
+    rows, pixels, problems = score_split(inspector, reader, len(tests))
     metrics = measure(rows, pixels, calibration)
     heading = f"{config.model} on {category.name}, {file}"
     print(f"{heading}\n\n{report(metrics, args.synthetic)}\n")

@@ -31,15 +31,15 @@ def border_and_middle(maps: Tensor) -> Tensor:
 @torch.inference_mode()
 def main() -> int:
     """Print the table."""
-    detector, category, device = chosen_unet(__doc__)
-    config = detector.config
+    inspector, category = chosen_unet(__doc__)
+    detector, config = inspector.detector, inspector.config
     good = [test.path for test in category.test_images() if not test.is_defect]
     found = []
     for _, image in read_ahead(good, lambda path: read_resized(path, config.data.size)):
         if isinstance(image, ImageError):
             print(f"left out: {image}", file=sys.stderr)
             continue
-        maps, _ = detector.term_maps(to_batch(image[None], device))
+        maps, _ = detector.term_maps(to_batch(image[None], inspector.device))
         by_position = config.score.standardise == "position"
         combined = detector.combine(maps, detector.weights, by_position)
         found.append(border_and_middle(torch.cat([maps, combined], dim=1)))

@@ -10,9 +10,10 @@ synthesised on held-out good images and on the test split; at the end stands the
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +22,11 @@ from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage, split_holdout
-from data.pseudo_defects import KINDS, PseudoImage, pseudo_parts
-from models import load_detector
+from data.pseudo_defects import PseudoImage, pseudo_split, read_cross_fitted
+from models.torch_inspector import TorchInspector
 from models.unet import UNetAutoencoder
 from utils.anomaly_map import image_score
 from utils.config import add_setting_flags
-from utils.device import pick_device
 from utils.errors import UserError, run_script
 from utils.metrics import auroc
 from utils.pixels import to_batch
@@ -42,18 +42,17 @@ def ways_of(terms: Sequence[str]) -> list[tuple[str, str, str]]:
 @torch.inference_mode()
 def scores(
     detector: UNetAutoencoder,
-    parts: Iterable[Sequence[TestImage | PseudoImage]],
+    reader: Iterator[tuple[TestImage | PseudoImage, Any]],
     count: int,
     device: torch.device,
     what: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores [N, ways] of those images that can be read, and whether they are defective [N]."""
-    terms = detector.terms
+    terms, ways = detector.terms, ways_of(detector.terms)
     weights = {"all": [1 / len(terms)] * len(terms)} | {
         term: [float(term == other) for other in terms] for term in terms
     }
     found, defective = [], []
-    reader = (found for part in parts for found in read_ahead(part, lambda test: test.read()))
     for test, read in tqdm(reader, what, count, unit="image", disable=None):
         if isinstance(read, ImageError):
             tqdm.write(f"left out: {read}", file=sys.stderr)
@@ -65,14 +64,14 @@ def scores(
             for name, place in product(weights, ["global", "position"])
         }
         found.append(
-            [image_score(combined[name, place], by).item() for name, place, by in ways_of(terms)]
+            [image_score(combined[name, place], reduce).item() for name, place, reduce in ways]
         )
         defective.append(test.is_defect)
     return np.array(found), np.array(defective)
 
 
-def chosen_unet(description: str) -> tuple[UNetAutoencoder, Category, torch.device]:
-    """The U-Net that the flags of the command line choose, its category and its device.
+def chosen_unet(description: str) -> tuple[TorchInspector, Category]:
+    """The inspector of the U-Net that the flags of the command line choose, and its category.
 
     Args:
         description: what `--help` says of the script.
@@ -88,36 +87,28 @@ def chosen_unet(description: str) -> tuple[UNetAutoencoder, Category, torch.devi
     args = parser.parse_args()
     settings = vars(args)
     file = find_run(args.checkpoint, settings["data.category"], "unet")
-    device = pick_device(settings["device"] or "auto")
-    detector, _ = load_detector(file, device)
-    if not isinstance(detector, UNetAutoencoder):
-        raise UserError(f"{file} is a {detector.config.model}; this looks at the terms of a unet")
-    data = detector.config.data
-    category = Category.chosen(data, settings["data.root"], settings["data.category"])
-    return detector, category, device
+    inspector = TorchInspector(file, settings["device"] or "auto")
+    config = inspector.config
+    if not isinstance(inspector.detector, UNetAutoencoder):
+        raise UserError(f"{file} is a {config.model}; this looks at the terms of a unet")
+    category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
+    return inspector, category
 
 
 def main() -> int:
     """Print the AUROC of each way, twice, and how well the rankings agree."""
-    detector, category, device = chosen_unet(__doc__)
-    config = detector.config
+    inspector, category = chosen_unet(__doc__)
+    detector, config = inspector.detector, inspector.config
     _, held_out = split_holdout(category.train_images(), config.calibration.holdout, config.seed)
-
-    @torch.inference_mode()
-    def standardise(images: Iterable[np.ndarray]) -> None:
-        detector.standardise(to_batch(image[None], device) for image in images)
-
-    tests = category.test_images()
+    pseudo = pseudo_split(held_out, config.data.size)
+    true = category.test_images()
     splits = {
-        "pseudo": (
-            pseudo_parts(held_out, config.data.size, standardise),
-            len(held_out) * (1 + len(KINDS)),
-        ),
-        "true": ([tests], len(tests)),
+        "pseudo": (read_cross_fitted(pseudo, inspector.standardise), len(pseudo)),
+        "true": (read_ahead(true, TestImage.read), len(true)),
     }
     ways, found = ways_of(detector.terms), {}
-    for name, (parts, count) in splits.items():
-        values, defective = scores(detector, parts, count, device, name)
+    for name, (reader, count) in splits.items():
+        values, defective = scores(detector, reader, count, inspector.device, name)
         found[name] = [auroc(way[~defective], way[defective]) for way in values.T]
     print("| terms | standardise | reduce | pseudo AUROC | true AUROC |")
     print("| --- | --- | --- | --- | --- |")

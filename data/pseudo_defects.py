@@ -188,29 +188,6 @@ class PseudoImage:
         return spoil(image, self.defect, np.random.default_rng(self.seed))
 
 
-def pseudo_parts(
-    paths: list[Path], size: tuple[int, int], standardise: Callable[[Iterable[np.ndarray]], None]
-) -> Iterator[list[PseudoImage]]:
-    """The images of `pseudo_split` in parts, each to be scored on a scale set without its images.
-
-    Before a part comes, and at the end with all of `paths`, `standardise` is called with the good
-    images, uint8 [H, W, 3], to set the scale of the anomaly map by; those that cannot be read are
-    left out.
-    """
-
-    def readable(chosen: list[Path]) -> Iterator[np.ndarray]:
-        for _, image in read_ahead(chosen, lambda path: read_resized(path, size)):
-            if not isinstance(image, ImageError):
-                yield image
-
-    tests = pseudo_split(paths, size)
-    for others, own in parts(len(paths)):
-        standardise(readable([paths[number] for number in others]))
-        of_part = {paths[number] for number in own}
-        yield [test for test in tests if test.path in of_part]
-    standardise(readable(paths))
-
-
 def pseudo_split(paths: list[Path], size: tuple[int, int]) -> list[PseudoImage]:
     """Each good image once as it is and once with each kind of defect, the good ones first."""
     good = [PseudoImage(path, "good", size, ()) for path in paths]
@@ -220,3 +197,29 @@ def pseudo_split(paths: list[Path], size: tuple[int, int]) -> list[PseudoImage]:
         for index, path in enumerate(paths)
     ]
     return good + spoilt
+
+
+def read_cross_fitted(
+    tests: list[PseudoImage], standardise: Callable[[Iterable[np.ndarray]], None]
+) -> Iterator[tuple[PseudoImage, tuple[np.ndarray, np.ndarray | None] | ImageError]]:
+    """Read the images of `pseudo_split`, each to be scored on a scale set without its good image.
+
+    They come in parts. Before a part, and at the end with all of them, `standardise` is called with
+    good images, uint8 [H, W, 3], to set the scale of the anomaly map by; those that cannot be read
+    are left out.
+
+    Yields:
+        Each image with what reading it gave, or with the error, as `read_ahead` does.
+    """
+    good = [test for test in tests if not test.is_defect]
+
+    def readable(chosen: list[PseudoImage]) -> Iterator[np.ndarray]:
+        for _, read in read_ahead(chosen, PseudoImage.read):
+            if not isinstance(read, ImageError):
+                yield read[0]
+
+    for others, own in parts(len(good)):
+        standardise(readable([good[number] for number in others]))
+        of_part = {good[number].path for number in own}
+        yield from read_ahead([test for test in tests if test.path in of_part], PseudoImage.read)
+    standardise(readable(good))

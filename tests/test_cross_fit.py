@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.pseudo_defects import KINDS, pseudo_parts
+from data.pseudo_defects import KINDS, pseudo_split, read_cross_fitted
 from models.base import Detector, Prediction
 from train import calibrate_on
 from utils.config import load_config
@@ -50,13 +50,16 @@ def test_drawn_defects_are_scored_on_scales_set_without_their_image(tmp_path):
         Image.fromarray(np.full((40, 40, 3), 30 * number, np.uint8)).save(path)
     (tmp_path / "5.png").write_bytes(b"damaged")
     scales, scored = [], []
+    by_scale = {}
 
     def standardise(images):
         scales.append({int(image[0, 0, 0]) // 30 for image in images})
 
-    for tests in pseudo_parts(paths, (32, 32), standardise):
-        numbers = {int(test.path.stem) for test in tests}
-        assert scales[-1] == set(range(5)) - numbers
-        scored += tests
+    for test, _ in read_cross_fitted(pseudo_split(paths, (32, 32)), standardise):
+        by_scale.setdefault(len(scales) - 1, set()).add(int(test.path.stem))
+        scored.append(test)
+    assert len(by_scale) == len(scales) - 1 == PARTS
+    for scale, numbers in by_scale.items():
+        assert scales[scale] == set(range(5)) - numbers
     assert scales[-1] == set(range(5))
     assert len(set(scored)) == len(scored) == 6 * (1 + len(KINDS))
