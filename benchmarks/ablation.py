@@ -3,10 +3,11 @@
     python -m benchmarks.ablation --category tile --size 256 --epochs 20 --set unet.width=16
 
 Rows: copy training, each kind of corruption alone (mask with the masked inference), all of them,
-the same at full size alone, DRAEM, and each term of the anomaly map alone, scored anew from the run
-of all. Every row is measured twice: on defects synthesised on held-out good images (the pseudo
-AUROC, by which settings may be chosen) and on the test split. At the end stands how well the first
-ranking agrees with the second.
+the same at full size alone, what may be added (several corruptions in an image, more weight of what
+was corrupted, a gate), DRAEM by its defaults here and by the paper's weights, and each term of the
+anomaly map alone, scored anew from the run of all. Every row is measured twice: on defects
+synthesised on held-out good images (the pseudo AUROC, by which settings may be chosen) and on the
+test split. At the end stands how well the first ranking agrees with the second.
 
 Rows that are finished are kept in outputs/ablation/<category>.json: started again, it goes on where
 it stopped.
@@ -41,7 +42,11 @@ TRAININGS = {
     "cut_paste": {"corruption": "cut_paste"},
     FULL: {},
     "all, at full size alone": {"unet.scales": [1]},
+    "all, several at once": {"corruption.more": 3},
+    "all, corrupted parts weigh more": {"loss.corrupted": 10},
+    "all, with a gate": {"unet.gate": True},
     "DRAEM": {"model": "draem"},
+    "DRAEM, the paper's weights": {"model": "draem", "loss.focal": 1, "loss.balance": 0},
 }
 """Rows that train a network: settings that differ from those given."""
 

@@ -35,7 +35,7 @@ class Draem(Detector):
         check_corruption(config, "draem")
         unet = config.unet
         self.reconstructive = RestoringUNet(unet)
-        self.discriminative = UNet(6, 1, unet.width, unet.depth, unet.norm)
+        self.discriminative = UNet(6, 1, unet)
         self.scale = Standardisation(len(unet.scales), config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -47,10 +47,10 @@ class Draem(Detector):
 
         As in the paper with `loss.focal=1 loss.balance=0`.
         """
-        return mean_over_scales(self._loss, sample)
+        return mean_over_scales(self._loss, self.config.unet.scales, sample)
 
-    def _loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
-        restored, logits = self.restore_and_segment(corrupted)
+    def _loss(self, scale: int, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
+        restored, logits = self.restore_and_segment(corrupted, scale)
         weights = self.config.loss
         with torch.autocast(clean.device.type, enabled=False):
             restored, clean = restored.float(), clean.float()
@@ -59,17 +59,17 @@ class Draem(Detector):
             segmentation = focal_loss(logits, mask, balance=weights.balance)
             return error + (1 - similarity) + weights.focal * segmentation
 
-    def restore_and_segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def restore_and_segment(self, images: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         """Reconstruction [B, 3, H, W] in [0, 1] and logits of a defect [B, 1, H, W]."""
-        restored, _ = self.reconstructive(images)
-        return restored, self.discriminative(torch.cat([images, restored], dim=1))
+        restored, _ = self.reconstructive(images, scale)
+        return restored, self.discriminative(torch.cat([images, restored], dim=1), scale)
 
     def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Smoothed logits of each scale [B, S, H, W] and the first one's reconstruction."""
         return maps_of_views(images, self.config, self._smooth_logits)
 
     def _smooth_logits(self, images: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-        restored, logits = self.restore_and_segment(images)
+        restored, logits = self.restore_and_segment(images, scale)
         return smooth(logits, self.config.score.smooth / scale), restored
 
     def standardise(self, images: Iterable[Tensor]) -> None:

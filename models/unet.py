@@ -1,8 +1,9 @@
 """U-Net autoencoder: learns to restore corrupted good parts; what it changes is an anomaly."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,25 +46,82 @@ def check_corruption(config: Config, learner: str) -> None:
         )
 
 
-def normalisation(kind: str, channels: int) -> nn.Module:
+class ScaleNorm(nn.BatchNorm2d):
+    """Batch normalisation with running statistics of each scale (AdaBN: Li et al., 2016).
+
+    Each step of training normalises by images of one scale. Statistics of all of them together
+    would fit none at inference, for what is shrunk differs in contrast and sharpness.
+
+    Args:
+        channels: C of the input.
+        scales: the scales that the input may have.
+    """
+
+    def __init__(self, channels: int, scales: Sequence[int]) -> None:
+        super().__init__(channels)
+        self.scales = tuple(scales)
+        self.running_mean = self.running_mean.repeat(len(scales), 1)
+        self.running_var = self.running_var.repeat(len(scales), 1)
+        self.register_load_state_dict_pre_hook(self._repeat_common_statistics)
+
+    @staticmethod
+    def _repeat_common_statistics(
+        norm: "ScaleNorm", state: dict[str, Any], prefix: str, *_
+    ) -> None:
+        """Read a checkpoint from before format 3, which has one row for all scales."""
+        for name in ("running_mean", "running_var"):
+            if state[prefix + name].dim() == 1:
+                state[prefix + name] = state[prefix + name].repeat(len(norm.scales), 1)
+
+    def forward(self, x: Tensor, scale: int) -> Tensor:
+        """Normalise [B, C, h, w], features of images that were shrunk by `scale`."""
+        row = self.scales.index(scale)
+        return F.batch_norm(
+            x,
+            self.running_mean[row],
+            self.running_var[row],
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+
+def normalisation(unet: UNetConfig, channels: int) -> nn.Module:
     """The normalisation layer that `unet.norm` names."""
-    if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    if kind == "group":
+    if unet.norm == "batch":
+        return ScaleNorm(channels, unet.scales)
+    if unet.norm == "group":
         return nn.GroupNorm(num_groups=math.gcd(8, channels), num_channels=channels)
     return nn.Identity()
 
 
-def double_conv(inputs: int, outputs: int, norm: str) -> nn.Sequential:
+class DoubleConv(nn.Sequential):
     """(3x3 convolution, normalisation, ReLU) twice; keeps height and width."""
-    layers: list[nn.Module] = []
-    for channels in (inputs, outputs):
-        # Reflecting at the border leaves no dark frame in the reconstruction, nor in the map.
-        layers.append(
-            nn.Conv2d(channels, outputs, 3, padding=1, padding_mode="reflect", bias=norm == "none")
-        )
-        layers += [normalisation(norm, outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
+
+    def __init__(self, inputs: int, outputs: int, unet: UNetConfig) -> None:
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs):
+            # Reflecting at the border leaves no dark frame in the reconstruction, nor in the map.
+            layers.append(
+                nn.Conv2d(
+                    channels,
+                    outputs,
+                    3,
+                    padding=1,
+                    padding_mode="reflect",
+                    bias=unet.norm == "none",
+                )
+            )
+            layers += [normalisation(unet, outputs), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+
+    def forward(self, x: Tensor, scale: int) -> Tensor:
+        """Map [B, inputs, h, w] of images shrunk by `scale` to [B, outputs, h, w]."""
+        for layer in self:
+            x = layer(x, scale) if isinstance(layer, ScaleNorm) else layer(x)
+        return x
 
 
 class UNet(nn.Module):
@@ -75,28 +133,26 @@ class UNet(nn.Module):
     Args:
         inputs: channels of the input.
         outputs: channels of the output.
-        width: channels of the first level; each level below has twice as many.
-        depth: number of times that the resolution is halved.
-        norm: "batch", "group" or "none".
+        unet: width of the first level (each level below has twice as many channels), depth (how
+            often the resolution is halved) and normalisation.
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int, depth: int, norm: str) -> None:
+    def __init__(self, inputs: int, outputs: int, unet: UNetConfig) -> None:
         super().__init__()
-        widths = [width * 2**level for level in range(depth + 1)]
-        self.stem = double_conv(inputs, width, norm)
+        widths = [unet.width * 2**level for level in range(unet.depth + 1)]
+        self.stem = DoubleConv(inputs, unet.width, unet)
         self.down = nn.ModuleList(
-            double_conv(above, below, norm)
-            for above, below in zip(widths, widths[1:], strict=False)
+            DoubleConv(above, below, unet) for above, below in zip(widths, widths[1:], strict=False)
         )
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(below, above, 2, stride=2)
             for above, below in zip(widths, widths[1:], strict=False)
         )
-        self.merge = nn.ModuleList(double_conv(2 * above, above, norm) for above in widths[:-1])
-        self.head = nn.Conv2d(width, outputs, 1)
+        self.merge = nn.ModuleList(DoubleConv(2 * above, above, unet) for above in widths[:-1])
+        self.head = nn.Conv2d(unet.width, outputs, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map [B, inputs, H, W] to [B, outputs, H, W], unbounded.
+    def forward(self, images: Tensor, scale: int) -> Tensor:
+        """Map [B, inputs, H, W], shrunk by one of `unet.scales`, to [B, outputs, H, W], unbounded.
 
         Raises:
             ValueError: if H or W is too small to be padded by reflection.
@@ -115,15 +171,15 @@ class UNet(nn.Module):
         x = images
         if pad_bottom or pad_right:
             x = F.pad(x, (0, pad_right, 0, pad_bottom), mode="reflect")
-        x = self.stem(x)
+        x = self.stem(x, scale)
         skips = []
         for down in self.down:
             skips.append(x)
-            x = down(F.max_pool2d(x, 2))
+            x = down(F.max_pool2d(x, 2), scale)
         for up, merge, skip in zip(
             reversed(self.up), reversed(self.merge), reversed(skips), strict=True
         ):
-            x = merge(torch.cat([skip, up(x)], dim=1))
+            x = merge(torch.cat([skip, up(x)], dim=1), scale)
         return self.head(x)[..., :height, :width]
 
 
@@ -141,16 +197,16 @@ class RestoringUNet(nn.Module):
 
     def __init__(self, unet: UNetConfig, gated: bool = False) -> None:
         super().__init__()
-        self.network = UNet(3, 4 if gated else 3, unet.width, unet.depth, unet.norm)
+        self.network = UNet(3, 4 if gated else 3, unet)
         self.gated = gated
         self.residual = unet.residual
         if self.residual:
             nn.init.zeros_(self.network.head.weight)
             nn.init.zeros_(self.network.head.bias)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         """Restored images [B, 3, H, W] in [0, 1] and the gate, logits [B, 1 or 0, H, W]."""
-        predicted, gate = self.network(images).split([3, int(self.gated)], dim=1)
+        predicted, gate = self.network(images, scale).split([3, int(self.gated)], dim=1)
         restored = (images + predicted).clamp(0, 1) if self.residual else torch.sigmoid(predicted)
         if self.gated:
             restored = images + torch.sigmoid(gate) * (restored - images)
@@ -193,24 +249,24 @@ class UNetAutoencoder(Detector):
 
         With a gate also the focal loss of where it opens, as of DRAEM's segmentation.
         """
-        return mean_over_scales(self._loss, sample)
+        return mean_over_scales(self._loss, self.config.unet.scales, sample)
 
-    def _loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
-        restored, gate = self.restore(corrupted)
+    def _loss(self, scale: int, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
+        restored, gate = self.restore(corrupted, scale)
         loss = self.loss(restored, clean, mask)
         if self.restore.gated:
             weights = self.config.loss
             loss = loss + weights.focal * focal_loss(gate, mask, balance=weights.balance)
         return loss
 
-    def restore_hidden(self, images: Tensor, cell: int) -> Tensor:
+    def restore_hidden(self, images: Tensor, scale: int, cell: int) -> Tensor:
         """Images [B, 3, H, W] in which every pixel was hidden from the network (RIAD's inference).
 
         The disjoint sets of cells are hidden in turn, in one batch, and only what was hidden is
         kept: [B, 3, H, W] in [0, 1].
         """
         hidden = fixed_cell_sets(*images.shape[-2:], cell).to(images.device)[:, None]
-        passes, _ = self.restore((images * ~hidden).flatten(0, 1))
+        passes, _ = self.restore((images * ~hidden).flatten(0, 1), scale)
         return (passes.view(len(hidden), *images.shape) * hidden).sum(dim=0)
 
     def term_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,9 +279,11 @@ class UNetAutoencoder(Detector):
     def _term_maps_at(self, images: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         sigma = self.config.score.smooth / scale
         if not self.config.score.cells:
-            restored, gate = self.restore(images)
+            restored, gate = self.restore(images, scale)
             return term_maps(images, restored, sigma, gate), restored
-        restorations = [self.restore_hidden(images, cell) for cell in self.config.score.cells]
+        restorations = [
+            self.restore_hidden(images, scale, cell) for cell in self.config.score.cells
+        ]
         maps = torch.stack([term_maps(images, one, sigma) for one in restorations]).mean(dim=0)
         return maps, torch.stack(restorations).mean(dim=0)
 

@@ -39,10 +39,12 @@ def corrupted_at_scales(images: Tensor, config: Config) -> tuple[Tensor, ...]:
     return tuple(sample)
 
 
-def mean_over_scales(loss: Callable[..., Tensor], sample: Sequence[Tensor]) -> Tensor:
-    """Mean of a loss of the three tensors that `corrupted_at_scales` gives for each scale."""
-    triples = zip(sample[::3], sample[1::3], sample[2::3], strict=True)
-    return torch.stack([loss(*triple) for triple in triples]).mean()
+def mean_over_scales(
+    loss: Callable[..., Tensor], scales: Sequence[int], sample: Sequence[Tensor]
+) -> Tensor:
+    """Mean of a loss of a scale and the three tensors that `corrupted_at_scales` gives for it."""
+    each = zip(scales, sample[::3], sample[1::3], sample[2::3], strict=True)
+    return torch.stack([loss(*one) for one in each]).mean()
 
 
 def maps_of_views(images: Tensor, config: Config, look: Look) -> tuple[Tensor, Tensor]:

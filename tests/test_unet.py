@@ -6,7 +6,7 @@ import torch
 from pytorch_msssim import ssim
 
 from models import build_model
-from models.unet import RestoringUNet, UNet
+from models.unet import RestoringUNet, ScaleNorm, UNet
 from train import train_step
 from utils import micro_batch
 from utils.anomaly_map import image_score, smooth
@@ -17,6 +17,11 @@ from utils.losses import ReconstructionLoss, focal_loss
 from utils.pixels import to_batch
 
 CPU = torch.device("cpu")
+
+
+def settings(width, depth, norm):
+    overrides = {"unet.width": width, "unet.depth": depth, "unet.norm": norm}
+    return load_config(overrides=overrides).unet
 
 
 def tiny(norm):
@@ -36,13 +41,14 @@ def test_any_size_comes_back(size):
 
 def test_too_small_an_image_is_refused():
     with pytest.raises(ValueError, match="too small"):
-        UNet(3, 3, 4, 4, "group")(torch.rand(1, 3, 12, 64))
+        UNet(3, 3, settings(4, 4, "group"))(torch.rand(1, 3, 12, 64), scale=1)
 
 
 @pytest.mark.parametrize("width", [1, 6, 12, 20])
 def test_every_width_builds(width):
     for norm in ("group", "batch", "none"):
-        assert UNet(3, 1, width, 2, norm)(torch.rand(1, 3, 32, 32)).shape == (1, 1, 32, 32)
+        network = UNet(3, 1, settings(width, 2, norm))
+        assert network(torch.rand(1, 3, 32, 32), scale=1).shape == (1, 1, 32, 32)
 
 
 def test_size_must_allow_the_depth():
@@ -62,8 +68,8 @@ def test_what_the_small_image_shows_is_marked_where_it_lies():
     detector = tiny("group").eval()
     images = torch.rand(1, 3, 64, 64)
 
-    def spoil_small_ones(x):
-        if x.shape[-1] == 32:
+    def spoil_small_ones(x, scale):
+        if scale == 2:
             x = x.clone()
             x[..., 8:12, 20:24] = 0
         return x, x[:, :0]
@@ -76,6 +82,32 @@ def test_what_the_small_image_shows_is_marked_where_it_lies():
     assert torch.equal(prediction.reconstruction, images)  # that of the full size
 
 
+def test_each_scale_is_normalised_by_its_own_statistics():
+    detector, fresh = tiny("batch"), tiny("batch")
+    norms = [module for module in detector.modules() if isinstance(module, ScaleNorm)]
+    small = torch.rand(8, 3, 16, 16)
+    detector.train()
+    for _ in range(200):
+        trained = detector.restore(small, 2)[0]
+    assert all((norm.running_mean[0] == 0).all() for norm in norms)
+    assert all((norm.running_var[0] == 1).all() for norm in norms)
+    detector.eval()
+    assert torch.allclose(detector.restore(small, 2)[0], trained, atol=0.01)
+    assert torch.equal(detector.restore(small, 1)[0], fresh.eval().restore(small, 1)[0])
+
+
+def test_statistics_common_to_all_scales_are_still_read():
+    detector, old = tiny("batch"), tiny("batch").state_dict()
+    for name, tensor in old.items():
+        if "running_" in name:
+            old[name] = torch.rand_like(tensor[0])
+    detector.load_state_dict(old)
+    for name, tensor in detector.state_dict().items():
+        if "running_" in name:
+            assert tensor.shape == (2, *old[name].shape)
+            assert (tensor == old[name]).all()
+
+
 def test_where_the_gate_is_shut_the_image_stays_as_it_is():
     torch.manual_seed(0)
     unet = load_config(overrides={"unet.width": 4, "unet.depth": 2}).unet
@@ -85,9 +117,9 @@ def test_where_the_gate_is_shut_the_image_stays_as_it_is():
         head.weight[3] = 0
         for bias, share in {-30.0: 0.0, 0.0: 0.5, 30.0: 1.0}.items():
             head.bias[3] = bias
-            restored, gate = network(images)
+            restored, gate = network(images, 1)
             assert (gate == bias).all()
-            predicted = torch.sigmoid(network.network(images)[:, :3])
+            predicted = torch.sigmoid(network.network(images, 1)[:, :3])
             assert torch.allclose(restored, torch.lerp(images, predicted, share), atol=1e-6)
 
 
@@ -101,7 +133,7 @@ def test_the_gate_learns_where_the_image_was_corrupted():
         torch.manual_seed(0)
         detector = build_model(load_config(overrides=overrides | {"loss.focal": weight}))
         losses[weight] = detector.learn(*[clean, clean, mask] * 2)
-        _, gate = detector.restore(clean)
+        _, gate = detector.restore(clean, 1)
     by_hand = focal_loss(gate, mask, balance=detector.config.loss.balance)
     assert torch.allclose(losses[10.0] - losses[0.0], 10 * by_hand, rtol=1e-4)
 

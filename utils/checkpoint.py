@@ -23,7 +23,7 @@ from utils.files import replacing
 from utils.runs import FORMAT, refuse_newer
 from utils.weights import read_plain
 
-VERSION = 2  # 2: unet.scales
+VERSION = 3  # 2: unet.scales; 3: batch statistics of each scale
 
 
 @dataclass
