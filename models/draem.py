@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.base import Detector, Prediction
 from models.unet import RestoringUNet, UNet, check_corruption, check_depth
-from models.views import corrupted_at_scales, maps_of_views, mean_over_scales
+from models.views import corrupted_at_scales, maps_of_views, mean_over_scales, over_scales
 from utils.anomaly_map import image_score, smooth
 from utils.config import Config
 from utils.losses import focal_loss
@@ -83,7 +83,6 @@ class Draem(Detector):
         """
         score = self.config.score
         logits, restored = self.segment(images)
-        scales = len(self.config.unet.scales)
-        share = [1 / scales] * scales
-        anomaly_map = self.scale(logits, share, score.standardise == "position")
+        maps = self.scale(logits, [1.0], score.standardise == "position")
+        anomaly_map = over_scales(maps, score.scales)
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), restored)

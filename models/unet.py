@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from data.corruption import KINDS, cell_sets
 from models.base import Detector, Prediction
-from models.views import corrupted_at_scales, maps_of_views, mean_over_scales
+from models.views import corrupted_at_scales, maps_of_views, mean_over_scales, over_scales
 from utils.anomaly_map import TERMS, image_score, term_maps, term_weights
 from utils.config import Config, UNetConfig
 from utils.errors import UserError
@@ -289,9 +289,7 @@ class UNetAutoencoder(Detector):
 
     def combine(self, maps: Tensor, weights: list[float], by_position: bool) -> Tensor:
         """One map [B, 1, H, W] of those of `term_maps`, by weights for the T terms."""
-        scales = len(self.config.unet.scales)
-        share = [weight / scales for weight in weights]
-        return self.scale(maps, share * scales, by_position)
+        return over_scales(self.scale(maps, weights, by_position), self.config.score.scales)
 
     def standardise(self, images: Iterable[Tensor]) -> None:
         """Mean and spread of each term; see `Detector.standardise`."""

@@ -69,6 +69,16 @@ def maps_of_views(images: Tensor, config: Config, look: Look) -> tuple[Tensor, T
     return maps, reconstruction
 
 
+def over_scales(maps: Tensor, combine: str) -> Tensor:
+    """One map of those of all scales: [B, S, H, W] -> [B, 1, H, W].
+
+    Args:
+        maps: on one scale of values, such as spreads of good parts.
+        combine: "mean", or "max" where a defect need show at one of the scales only.
+    """
+    return maps.amax(1, keepdim=True) if combine == "max" else maps.mean(1, keepdim=True)
+
+
 def _maps_at_scales(images: Tensor, scales: Sequence[int], look: Look) -> tuple[Tensor, Tensor]:
     looks = map(look, at_scales(images, scales), scales)
     maps, reconstructions = zip(*looks, strict=True)

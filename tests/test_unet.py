@@ -24,10 +24,10 @@ def settings(width, depth, norm):
     return load_config(overrides=overrides).unet
 
 
-def tiny(norm):
+def tiny(norm, changes=()):
     overrides = {"unet.width": 4, "unet.depth": 2, "unet.norm": norm, "data.size": 32}
     torch.manual_seed(0)
-    return build_model(load_config(overrides=overrides))
+    return build_model(load_config(overrides=overrides | dict(changes)))
 
 
 @pytest.mark.parametrize("size", [(37, 50), (64, 33), (32, 32), (17, 90)])
@@ -80,6 +80,16 @@ def test_what_the_small_image_shows_is_marked_where_it_lies():
     assert 16 <= y < 24
     assert 40 <= x < 48
     assert torch.equal(prediction.reconstruction, images)  # that of the full size
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_the_maps_of_the_scales_become_one(how):
+    detector = tiny("group", {"score.scales": how})
+    maps, weights = torch.rand(2, 8, 32, 32), [1.0, 0.0, 3.0, 0.0]
+    scales = torch.stack([maps[:, 0] + 3 * maps[:, 2], maps[:, 4] + 3 * maps[:, 6]])
+    expected = scales.mean(dim=0) if how == "mean" else scales.amax(dim=0)
+    found = detector.combine(maps, weights, by_position=False)
+    assert torch.allclose(found, expected[:, None], atol=1e-6)
 
 
 def test_each_scale_is_normalised_by_its_own_statistics():

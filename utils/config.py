@@ -152,6 +152,7 @@ class ScoreConfig(Section):
     cells: tuple[Annotated[int, Field(ge=1, le=512)], ...] = ()
     flips: bool = False
     standardise: Literal["global", "position"] = "global"
+    scales: Literal["mean", "max"] = "mean"
     smooth: float = Field(4.0, ge=0, le=100)
     reduce: Literal["top1", "max", "mean"] = "top1"
 

@@ -68,7 +68,13 @@ class Standardisation(nn.Module):
             self.spread_globally[:, ring] = spread.to(self.spread_globally)
 
     def forward(self, maps: Tensor, weights: list[float], by_position: bool) -> Tensor:
-        """Weighted sum of the standardised maps: [B, T, H, W] -> [B, 1, H, W]."""
+        """Weighted sums of the standardised maps: [B, S * T, H, W] -> [B, S, H, W].
+
+        Args:
+            maps: T terms of the first of S scales, then those of the next.
+            weights: T of them, the same at every scale.
+            by_position: take the statistics of each place.
+        """
         grids = (
             (self.mean_by_position, self.spread_by_position)
             if by_position
@@ -79,4 +85,5 @@ class Standardisation(nn.Module):
             for grid in grids
         )
         factors = maps.new_tensor(weights)[:, None, None]
-        return ((maps - mean) / spread * factors).sum(dim=1, keepdim=True)
+        terms = ((maps - mean) / spread).unflatten(1, (-1, len(weights)))
+        return (terms * factors).sum(dim=2)
