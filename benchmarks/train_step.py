@@ -61,7 +61,7 @@ def main() -> None:
         ]
         batch = torch.stack(decoded).contiguous().to(device).float() / 255
         usual_optimizer.zero_grad()
-        loss = usual.learn(batch)
+        loss = usual.learn(*usual.prepare(batch))
         loss.backward()
         usual_optimizer.step()
         loss.item()  # waits for the device
