@@ -16,6 +16,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from benchmarks.export_speed import spread
 from models import build_model
 from models.unet import UNet
 from utils.config import add_setting_flags, load_config, overrides_from
@@ -59,8 +60,7 @@ def main() -> int:
     ratios = [ours / plain for ours, plain in zip(verdicts, passes, strict=True)]
     print(
         f"verdict {1000 * median(verdicts):.0f} ms, plain pass {1000 * median(passes):.0f} ms: "
-        f"{median(ratios):.2f} times (median of {len(ratios)} pairs, {min(ratios):.2f} to "
-        f"{max(ratios):.2f})"
+        f"{spread(ratios, 'times', 2)}, {len(ratios)} pairs"
     )
     return 0
 
