@@ -110,6 +110,14 @@ def train_step(
     return distributed.total(loss_sum, device)
 
 
+def batches(images: np.ndarray | OnDemand, device: torch.device) -> Iterator[Tensor]:
+    """Images uint8 [N, H, W, 3] one after the other as batches [1, 3, H, W] in [0, 1]."""
+    for number in tqdm(range(len(images)), "finishing", unit="image", disable=None):
+        image = images[number : number + 1]
+        if len(image):
+            yield to_batch(image, device)
+
+
 @torch.inference_mode()
 def calibrate_on(model: Detector, images: np.ndarray, device: torch.device) -> Calibration:
     """Scale of the map, threshold and display range from held-out good images, uint8 [N, H, W, 3].
@@ -262,7 +270,8 @@ def main() -> int:
     # 5. Finish: fit what was collected, set the threshold.
     seed_step(config.seed, epochs, step=0)
     if not finished:  # a finished run that is only scored anew has nothing more to fit
-        model.finish()
+        model.eval()
+        model.finish(batches(images, device))
     if writer:
         calibration = calibrate_on(model, held_out, device)
         save(calibration)

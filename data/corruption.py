@@ -1,8 +1,10 @@
-"""Corrupting good images, so that a network learns to restore them instead of copying them.
+"""Corrupting good images, so that a network learns to restore them and to say what was wrong.
 
-Each kind is a small function on one image [3, H, W], float in [0, 1]. It returns the corrupted
-image and where it is corrupted, bool [1, H, W]. All randomness comes from torch's generator of the
-CPU, so that equal seeds give equal corruption on every device.
+Each kind is a function of some images [n, 3, H, W], float in [0, 1], and of points [n, 2] (y, x in
+pixels) to put the defects at. It returns what to lay over them, [n, 3, H, W], and with what
+opacity, [n, 1, H, W]. Nothing is drawn image by image: the parameters of all come from torch's
+generator of the CPU at once, so that equal seeds give equal corruption on every device, and the
+rest is a few tensor operations on the device.
 """
 
 import math
@@ -12,244 +14,216 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.draws import coin, log_uniform, uniform
+from data.draws import coins, log_uniform, uniform
+from data.fields import displaced, frame, grain, random_perlin, resampled, spread
+from data.foreground import ground, random_places, structure
 from data.textures import Textures
 from utils.config import CorruptionConfig
-from utils.pixels import turned
 
 VISIBLE = 0.02
 """A pixel that changed by less, of a range of 1, does not count as corrupted."""
 
-CELLS = (2, 4, 8, 16)
-"""Sides of RIAD's cells, in pixels."""
+OBJECT = 0.35
+"""Mean structure below which an image shows an object on a ground, above it a texture."""
 
-CELL_SETS = 3
-"""Disjoint sets that RIAD's cells are dealt into; one of them is hidden at a time."""
-
-Corrupted = tuple[Tensor, Tensor]
+Drawn = tuple[Tensor, Tensor]
 
 
-def perlin_noise(height: int, width: int, cells_y: int, cells_x: int) -> Tensor:
-    """Gradient noise (Perlin, SIGGRAPH 1985): float [height, width], mostly within [-1, 1].
+def blob(images: Tensor, at: Tensor, least: float, most: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A ragged ellipse: its depth in pixels, negative outside, and coordinates in radii.
 
     Args:
-        height: rows of the result.
-        width: columns of the result.
-        cells_y: lattice cells from top to bottom; more cells, finer noise.
-        cells_x: lattice cells from left to right.
-    """
-    angle = 2 * math.pi * torch.rand(cells_y + 1, cells_x + 1)
-    lattice = torch.stack([angle.cos(), angle.sin()])
-    y = (torch.arange(height) + 0.5) * cells_y / height
-    x = (torch.arange(width) + 0.5) * cells_x / width
-    row, column = y.long(), x.long()
-    y, x = (y - row)[:, None], (x - column)[None, :]
-
-    def corner(below: int, right: int) -> Tensor:
-        gradient = lattice[:, row + below][:, :, column + right]
-        return gradient[0] * (y - below) + gradient[1] * (x - right)
-
-    fade_y, fade_x = (t * t * t * (t * (6 * t - 15) + 10) for t in (y, x))
-    top = torch.lerp(corner(0, 0), corner(0, 1), fade_x.expand(height, width))
-    bottom = torch.lerp(corner(1, 0), corner(1, 1), fade_x.expand(height, width))
-    return math.sqrt(2) * torch.lerp(top, bottom, fade_y.expand(height, width))
-
-
-def random_perlin(height: int, width: int, finest: int) -> Tensor:
-    """Perlin noise [height, width] whose cells along each axis are a random power of two."""
-    powers = round(math.log2(finest)) + 1
-    cells_y, cells_x = (2 ** int(torch.randint(powers, ())) for _ in range(2))
-    return perlin_noise(height, width, min(cells_y, height), min(cells_x, width))
-
-
-def cell_sets(height: int, width: int, cell: int, generator: torch.Generator | None = None):
-    """Deal square cells into `CELL_SETS` disjoint sets that cover the image.
+        images: [n, 3, H, W], only their size and device count.
+        at: [n, 2] its middle.
+        least: smallest radius, in shares of the shorter side.
+        most: largest radius.
 
     Returns:
-        bool [CELL_SETS, 1, height, width], each pixel True in one of them.
+        depth, along, across: [n, 1, H, W] each; the coordinates are 1 at the ellipse's edge.
     """
-    rows, columns = -(-height // cell), -(-width // cell)
-    deal = torch.randperm(rows * columns, generator=generator).view(rows, columns) % CELL_SETS
-    deal = deal.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width]
-    return torch.stack([deal == number for number in range(CELL_SETS)])[:, None]
+    count, side = len(images), min(images.shape[-2:])
+    radius = log_uniform(least, most, count) * side
+    stretch = log_uniform(1, 10, count).sqrt()
+    along, across = frame(images, at, uniform(0, math.pi, count))
+    along, across = (
+        along / spread(radius * stretch, images),
+        across / spread(radius / stretch, images),
+    )
+    rag = spread(uniform(0.1, 0.9, count), images) * random_perlin(images, finest=16)
+    depth = (1 + rag - torch.hypot(along, across)) * spread(radius / stretch, images)
+    return depth, along, across
 
 
-def mask_cells(image: Tensor, textures: Textures) -> Corrupted:
-    """Hide a third of the image in random cells (RIAD: Zavrtanik et al., Pattern Recognition 2021).
+def opacity(depth: Tensor, softest: float, least: float) -> Tensor:
+    """Opacity of what is drawn within an outline of random softness, [n, 1, H, W] in [0, 1].
 
-    The cells have one of the sides of `CELLS`; what is hidden is black, as in the paper.
+    Args:
+        depth: [n, 1, H, W] pixels inside the outline.
+        softest: widest edge, in pixels.
+        least: least opacity of the middle.
     """
-    cell = CELLS[int(torch.randint(len(CELLS), ()))]
-    hidden = cell_sets(*image.shape[1:], cell)[0].to(image.device)
-    return image * ~hidden, hidden
+    count = len(depth)
+    edge = spread(log_uniform(0.7, softest + 0.7, count), depth)
+    return (depth / edge).clamp(0, 1) * spread(uniform(least, 1, count), depth)
 
 
-def stain(image: Tensor, textures: Textures) -> Corrupted:
-    """An irregular ellipse of one colour (AESc: Collin and De Vleeschouwer, ICPR 2020).
+def stain(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
+    """A spot, blot, streak or film (after the stains of AESc: Collin and De Vleeschouwer, 2020).
 
-    The outline strays from the ellipse by random harmonics; length, edge and opacity are random, so
-    that spots, blots, streaks and faint clouds all occur. Every other one is a film that tints the
-    image and keeps its structure, as oil, water or a shadow does.
+    Half of them tint the image and keep its structure, as oil, water or a shadow do, some blurring
+    it as glue does; others cover it with a colour, or do some of both.
     """
-    height, width = image.shape[1:]
-    side = min(height, width)
-    centre = (uniform(0, height), uniform(0, width))
-    turn, radius, stretch = uniform(0, math.pi), log_uniform(0.01, 0.25), log_uniform(1, 10)
-    along, across = _frame(height, width, centre, turn)
-    u = along / (radius * side * math.sqrt(stretch))
-    v = across / (radius * side / math.sqrt(stretch))
-    angle = torch.atan2(v, u)
-    outline = torch.ones_like(u)
-    for harmonic in range(2, 7):
-        swing = uniform(-0.3, 0.3) / harmonic
-        outline += swing * torch.cos(harmonic * angle + uniform(0, 2 * math.pi))
-    depth = (outline - torch.hypot(u, v)) * radius * side  # pixels inside the edge, roughly
-    alpha = (depth / log_uniform(0.7, 0.05 * side + 0.7)).clamp(0, 1) * uniform(0.2, 1)
-    layer = image * _tint(image) if coin() else _colour_near(image).expand_as(image)
-    return _blend(image, layer.clamp(0, 1), alpha[None])
+    count = len(images)
+    depth, _, _ = blob(images, at, 0.008, 0.25)
+    alpha = opacity(depth, 0.05 * min(images.shape[-2:]), 0.2)
+    shade = uniform(0.08, 0.6, count) * torch.where(coins(count, 0.7), -1.0, 1.0)
+    hue = 0.15 * torch.randn(count, 3) * coins(count)[:, None]
+    tint = (1 + shade[:, None] + hue).to(images)[:, :, None, None]
+    below = torch.where(spread(coins(count, 0.3), images) > 0, _blurred(images), images)
+    cover = torch.where(coins(count), 0.0, uniform(0, 2, count).clamp(max=1))
+    return torch.lerp(below * tint, _colours_near(images), spread(cover, images)), alpha
 
 
-def perlin_blend(image: Tensor, textures: Textures) -> Corrupted:
+def perlin(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
     """Another texture, laid over the image where Perlin noise is high (DRAEM, ICCV 2021).
 
     As in the paper (Zavrtanik et al.): noise of a random scale above 0.5, opacity from 0.1 to 1.
     """
-    height, width = image.shape[1:]
-    region = random_perlin(height, width, finest=32) > 0.5
-    if not region.any():  # coarse noise may stay low everywhere
-        region = random_perlin(height, width, finest=32) > 0.2
-    alpha = region.to(image) * uniform(0.1, 1)
-    return _blend(image, textures.draw(image), alpha[None])
+    noise = random_perlin(images, finest=32)
+    highest = noise.amax(dim=(2, 3), keepdim=True)
+    region = noise > (0.8 * highest).clamp(max=0.5)  # coarse noise may stay low everywhere
+    return textures.draw(len(images)), region * spread(uniform(0.1, 1, len(images)), images)
 
 
-def crack(image: Tensor, textures: Textures) -> Corrupted:
+def crack(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
     """A thin winding line, darker or lighter than the image.
 
-    The line is a contour of Perlin noise, which winds as cracks and scratches do, within a random
-    part of the image. Thin structures are what blobs and patches do not teach.
+    The line is a contour of Perlin noise, which winds as cracks and scratches do, around a point.
+    Thin structures are what blobs and patches do not teach.
     """
-    height, width = image.shape[1:]
-    rough = 0.06 * random_perlin(height, width, finest=64)
-    noise = random_perlin(height, width, finest=8) + rough
-    steepness = torch.hypot(*torch.gradient(noise)).clamp_min(1e-4)
-    centre = int(torch.randint(noise.numel(), ()))
-    distance = (noise - noise.flatten()[centre]).abs() / steepness  # pixels from the contour
-    line = (log_uniform(0.5, 4) - distance + 0.5).clamp(0, 1)
-    reach = log_uniform(0.06, 0.7) * max(height, width)
-    apart = torch.hypot(*_frame(height, width, divmod(centre, width)))
-    line = line * (4 * (1 - apart / reach)).clamp(0, 1) * uniform(0.25, 1)
-    shade = uniform(-0.5, -0.08) if coin(0.7) else uniform(0.08, 0.5)
-    return _blend(image, (image + shade).clamp(0, 1), line[None])
+    count = len(images)
+    height, width = images.shape[-2:]
+    noise = random_perlin(images, finest=8) + 0.06 * random_perlin(images, finest=64)
+    slope = torch.hypot(*torch.gradient(noise, dim=(2, 3))).clamp_min(1e-4)
+    places = at[:, 0].long().clamp(max=height - 1) * width + at[:, 1].long().clamp(max=width - 1)
+    level = noise.flatten(1).gather(1, places.to(noise.device)[:, None])
+    distance = (noise - level[:, :, None, None]).abs() / slope  # pixels from the contour
+    line = (spread(log_uniform(0.4, 4, count), images) - distance + 0.5).clamp(0, 1)
+    reach = log_uniform(0.05, 0.7, count) * max(height, width)
+    apart = torch.hypot(*frame(images, at, torch.zeros(count)))
+    line = line * (4 * (1 - apart / spread(reach, images))).clamp(0, 1)
+    shade = torch.where(coins(count, 0.7), uniform(-0.5, -0.08, count), uniform(0.08, 0.5, count))
+    return images + spread(shade, images), line * spread(uniform(0.25, 1, count), images)
 
 
-def cut_paste(image: Tensor, textures: Textures) -> Corrupted:
+def cut_paste(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
     """A patch or a thin strip of the image, pasted elsewhere (CutPaste: Li et al., CVPR 2021).
 
-    As in the paper: patches of 2 to 15% of the area, or strips of 2 to 16 pixels (of 256) that are
-    10 to 25% long and turned by up to 45 degrees, with their colours jittered. Patches may be
-    smaller here, and are turned as well.
+    As in the paper: patches of up to 15% of the area, or strips of 2 to 16 pixels (of 256) that are
+    10 to 25% long and turned, with their colours jittered. Patches are turned as well here.
     """
-    height, width = image.shape[1:]
-    side = min(height, width)
-    if coin():
-        area, ratio = log_uniform(0.002, 0.15), log_uniform(0.3, 3.3)
-        half_u, half_v = math.sqrt(area * ratio) * side / 2, math.sqrt(area / ratio) * side / 2
-    else:
-        half_u, half_v = uniform(0.05, 0.125) * side, log_uniform(2, 16) * side / 512
-    turn = uniform(-math.pi / 4, math.pi / 4)
-    centre = (uniform(0, height), uniform(0, width))
-    along, across = _frame(height, width, centre, turn)
-    inside = ((along.abs() <= max(half_u, 0.7)) & (across.abs() <= max(half_v, 0.7)))[None]
-    # The source is the image itself turned about the middle of the patch and moved.
-    source = torch.roll(
-        turned(image[None], turn if coin() else 0.0)[0],
-        (int(uniform(0.1, 0.9) * height), int(uniform(0.1, 0.9) * width)),
-        (1, 2),
+    count, side = len(images), min(images.shape[-2:])
+    area, ratio = log_uniform(0.001, 0.15, count), log_uniform(0.3, 3.3, count)
+    patch = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1) / 2
+    strip = torch.stack([uniform(0.05, 0.125, count), log_uniform(1, 8, count) / 256], dim=1)
+    half = torch.where(coins(count)[:, None], patch, strip) * side
+    turn = uniform(-math.pi / 4, math.pi / 4, count)
+    along, across = (axis.abs() for axis in frame(images, at, turn))
+    inside = (along <= spread(half[:, 0], images)) & (across <= spread(half[:, 1], images))
+    moved = resampled(
+        images, at, random_places(images)[:, 0], turn * coins(count), torch.ones(count)
     )
-    jittered = source * uniform(0.85, 1.15) + uniform(-0.08, 0.08)
-    return _blend(image, jittered.clamp(0, 1), inside.to(image))
+    gain, shift = uniform(0.85, 1.15, count), uniform(-0.08, 0.08, count)
+    return moved * spread(gain, images) + spread(shift, images), inside.to(images)
 
 
-KINDS: dict[str, Callable[[Tensor, Textures], Corrupted]] = {
-    "mask": mask_cells,
-    "stain": stain,
-    "perlin": perlin_blend,
-    "crack": crack,
-    "cut_paste": cut_paste,
+def gone(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
+    """A piece taken away, its ground grown over it; of a texture, a place that lost its grain."""
+    depth, _, _ = blob(images, at, 0.015, 0.15)
+    count = len(images)
+    noise = spread(uniform(0, 0.02, count), images) * grain(images, log_uniform(1, 3, count))
+    return ground(images) + noise, opacity(depth, 0.01 * min(images.shape[-2:]), 0.8)
+
+
+def displace(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
+    """A piece bent or shifted, with a hard edge or a soft one; of a texture, a dent with its relief.
+
+    A texture that is merely moved looks as good as before, so it is lit from a side as well.
+    """
+    count, side = len(images), min(images.shape[-2:])
+    depth, along, _ = blob(images, at, 0.03, 0.15)
+    push = opacity(depth, 0.1 * side, 1.0)
+    angle, way = uniform(0, 2 * math.pi, count), log_uniform(0.012, 0.06, count) * side
+    moved = displaced(
+        images, push * spread(way * angle.sin(), images), push * spread(way * angle.cos(), images)
+    )
+    texture = structure(images).mean(dim=(1, 2)) > OBJECT
+    relief = spread(uniform(0.1, 0.35, count), images) * spread(texture, images)
+    return moved + relief * push * along.clamp(-1, 1), (push > 0).to(images)
+
+
+KINDS: dict[str, Callable[[Tensor, Tensor, Textures], Drawn]] = {
+    kind.__name__: kind for kind in (stain, perlin, crack, cut_paste, gone, displace)
 }
 
 
-def corrupt(images: Tensor, config: CorruptionConfig) -> Corrupted:
+def corrupt(images: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
     """Corrupt a batch, each image in ways drawn by the weights of the settings.
 
     Args:
         images: [B, 3, H, W] float in [0, 1].
         config: how often each kind is drawn, `clean` (left as it is) among them, and how many more
-            follow on the same image.
+            may follow on the same image.
 
     Returns:
         The images, corrupted, and where they are: bool [B, 1, H, W].
     """
     weights = torch.tensor([config.clean, *(getattr(config, kind) for kind in KINDS)])
-    corrupted = images.clone()
     masks = torch.zeros_like(images[:, :1], dtype=torch.bool)
     if not weights[1:].any():
-        return corrupted, masks
-    textures, kinds = Textures(images, config.textures), list(KINDS.values())
-    for index, first in enumerate(torch.multinomial(weights, len(images), replacement=True)):
-        if first == 0:
-            continue
-        chosen = [first - 1]
-        chosen += [torch.multinomial(weights[1:], 1) for _ in range(config.more) if coin()]
-        result = images[index]
-        for choice in chosen:
-            result, mask = kinds[choice](result, textures)
-            masks[index] |= mask
-        if (images[index] == images[index, :1]).all():  # a grey camera sees no colours
-            result = result.mean(dim=0, keepdim=True)
-        corrupted[index] = result
+        return images, masks
+    corrupted, textures = images.clone(), Textures(images, config.textures)
+    places = random_places(images, 1 + config.more)
+    chosen = torch.multinomial(weights, len(images), replacement=True)
+    spoilt = chosen > 0
+    for number in range(1 + config.more):
+        for kind, draw in enumerate(KINDS.values(), start=1):
+            own = (chosen == kind).nonzero()[:, 0]
+            if len(own):
+                at = places[own, number]
+                own = own.to(images.device)
+                before = corrupted[own]
+                after, mask = _blend(before, *draw(before, at, textures))
+                corrupted[own], masks[own] = after, masks[own] | mask
+        further = torch.multinomial(weights[1:], len(images), replacement=True) + 1
+        chosen = further * (spoilt & coins(len(images)))
     return corrupted, masks
 
 
-def _frame(
-    height: int, width: int, centre: tuple[float, float], turn: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Pixels from `centre` (y, x), along and across a direction: two [height, width].
-
-    The direction is that of x, turned by `turn` radians.
-    """
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    y, x = y - float(centre[0]), x - float(centre[1])
-    return (
-        x * math.cos(turn) + y * math.sin(turn),
-        y * math.cos(turn) - x * math.sin(turn),
-    )
+def _blend(images: Tensor, layer: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay `layer` over the images; only what is seen is marked, and nothing else changes."""
+    grey = (images == images[:, :1]).flatten(1).all(dim=1)[:, None, None, None]
+    layer = torch.where(grey, layer.mean(dim=1, keepdim=True), layer)  # a grey camera's images
+    blended = torch.lerp(images, layer.clamp(0, 1), alpha)
+    change = (blended - images).abs().amax(dim=1, keepdim=True)
+    mask = (F.avg_pool2d(change, 3, 1, 1) > VISIBLE) & (alpha > 0)
+    return torch.where(mask, blended, images), mask
 
 
-def _blend(image: Tensor, layer: Tensor, alpha: Tensor) -> Corrupted:
-    """Lay `layer` [3, H, W] over the image with opacity [1, H, W]; only what is seen is marked."""
-    alpha = alpha.to(image.device)
-    blended = torch.lerp(image, layer, alpha.expand_as(image))
-    seen = F.avg_pool2d((blended - image).abs().amax(0, keepdim=True)[None], 3, 1, 1)[0] > VISIBLE
-    mask = seen & (alpha > 0)
-    return torch.where(mask, blended, image), mask
+def _blurred(images: Tensor) -> Tensor:
+    """The images at a quarter of their resolution and back."""
+    small = F.avg_pool2d(images, 4)
+    return F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _tint(image: Tensor) -> Tensor:
-    """Factors of the colours [3, 1, 1]: darker or lighter, and half of the time another hue."""
-    shade = uniform(0.08, 0.6) * (-1 if coin(0.7) else 1)
-    hue = 0.15 * torch.randn(3).to(image) if coin() else torch.zeros(3).to(image)
-    return (1 + shade + hue)[:, None, None]
-
-
-def _colour_near(image: Tensor) -> Tensor:
-    """A colour [3, 1, 1]: that of a random pixel, shifted in lightness and a little in hue.
+def _colours_near(images: Tensor) -> Tensor:
+    """A colour for each image [n, 3, 1, 1]: that of a random pixel, shifted, half of them in hue.
 
     A small shift leaves an ordinary colour: what then is wrong is that it is all there is.
     """
-    height, width = image.shape[1:]
-    pixel = int(torch.randint(height * width, ()))
-    colour = image.flatten(1)[:, pixel]
-    shift = uniform(-0.5, 0.5)
-    hue = 0.1 * torch.randn(3).to(image) if coin() else 0.0
-    return (colour + shift + hue).clamp(0, 1)[:, None, None]
+    count, pixels = len(images), images.flatten(2)
+    pixel = torch.randint(pixels.shape[2], (count, 1, 1)).expand(-1, 3, -1)
+    shift = uniform(-0.5, 0.5, count)[:, None]
+    hue = 0.1 * torch.randn(count, 3) * coins(count)[:, None]
+    colours = pixels.gather(2, pixel.to(images.device))[:, :, 0]
+    return (colours + (shift + hue).to(images)).clamp(0, 1)[:, :, None, None]

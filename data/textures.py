@@ -3,11 +3,12 @@
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from data.draws import coin, log_uniform, uniform
+from data.draws import coins, log_uniform, uniform
+from data.fields import grain, resampled, spread
 from data.images import list_images, read_resized
 from utils.errors import UserError
 from utils.pixels import to_batch
@@ -17,7 +18,7 @@ class Textures:
     """A source of textures for one batch.
 
     DRAEM takes its textures from a data set of its own (DTD). None is needed here: another image of
-    the batch, moved, rescaled and recoloured, or procedural noise serve as well.
+    the batch, moved, turned, enlarged and recoloured, or procedural noise serve as well.
 
     Args:
         images: the batch [B, 3, H, W], float in [0, 1].
@@ -33,55 +34,46 @@ class Textures:
         if folder and not self.files:
             raise UserError(f"no images in {folder}, the folder that corruption.textures names")
 
-    def draw(self, like: Tensor) -> Tensor:
-        """A random texture [3, H, W] in [0, 1] of the size of `like`."""
-        height, width = like.shape[1:]
+    def draw(self, count: int) -> Tensor:
+        """Random textures [count, 3, H, W], around [0, 1], of the size of the images."""
         if self.files:
-            file = self.files[int(torch.randint(len(self.files), ()))]
-            return _recoloured(_read(file, (height, width)).to(like))
-        if coin(0.3):
-            return _noise_texture(like)
-        return _recoloured(_rearranged(self.images[int(torch.randint(len(self.images), ()))]))
+            chosen = torch.randint(len(self.files), (count,)).tolist()
+            size = tuple(self.images.shape[-2:])
+            pixels = np.stack([_read(self.files[number], size) for number in chosen])
+            return _recoloured(to_batch(pixels, self.images.device))
+        others = self.images[torch.randint(len(self.images), (count,)).to(self.images.device)]
+        noise = spread(coins(count, 0.3), others) > 0
+        return torch.where(noise, _noise_textures(others), _recoloured(_rearranged(others)))
 
 
 @lru_cache(maxsize=256)  # a large folder must not fill the memory
-def _read(file: Path, size: tuple[int, int]) -> Tensor:
-    return to_batch(read_resized(file, size)[None], torch.device("cpu"))[0]
+def _read(file: Path, size: tuple[int, int]) -> np.ndarray:
+    return read_resized(file, size)
 
 
-def _rearranged(image: Tensor) -> Tensor:
-    """The image moved, mirrored or turned upside down, and enlarged up to three times at random."""
-    height, width = image.shape[1:]
-    shift = (int(torch.randint(height, ())), int(torch.randint(width, ())))
-    image = torch.roll(image, shift, (1, 2))
-    for axis in (1, 2):
-        if coin():
-            image = image.flip(axis)
-    if height == width and coin():
-        image = image.transpose(1, 2)
-    share = 1 / log_uniform(1, 3) if coin() else 1.0
-    part = image[:, : max(2, int(height * share)), : max(2, int(width * share))]
-    return F.interpolate(part[None], (height, width), mode="bilinear", align_corners=False)[0]
+def _rearranged(images: Tensor) -> Tensor:
+    """The images about another point, turned, every other one mirrored, up to three times as large."""
+    count = len(images)
+    source = torch.rand(count, 2) * torch.tensor(images.shape[-2:])
+    zoom = log_uniform(1, 3, count) * torch.where(coins(count), 1.0, -1.0)
+    return resampled(images, source=source, turn=uniform(-3.2, 3.2, count), zoom=zoom)
 
 
-def _recoloured(image: Tensor) -> Tensor:
-    """The image with its tones inverted, its contrast, brightness and colours changed at random."""
-    if coin(0.25):
-        image = 1 - image
-    gain = uniform(0.4, 1.8)
-    shift = (0.3 * torch.randn(())).to(image)
-    tint = (0.1 * torch.randn(3, 1, 1)).to(image) if coin(0.3) else 0.0
-    mean = image.mean()
-    return ((image - mean) * gain + mean + shift + tint).clamp(0, 1)
+def _recoloured(images: Tensor) -> Tensor:
+    """The images with tones inverted, contrast, brightness and colours changed at random."""
+    count = len(images)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    gain = uniform(0.4, 1.8, count) * torch.where(coins(count, 0.25), -1.0, 1.0)
+    tint = 0.3 * torch.randn(count, 1) + 0.1 * torch.randn(count, 3) * coins(count, 0.3)[:, None]
+    return (images - mean) * spread(gain, images) + mean + tint.to(images)[:, :, None, None]
 
 
-def _noise_texture(like: Tensor) -> Tensor:
-    """Noise of a random grain [3, H, W], in colours around those of `like`."""
-    height, width = like.shape[1:]
-    grain = log_uniform(1, 16)  # pixels
-    rows, columns = max(2, round(height / grain)), max(2, round(width / grain))
-    channels = 3 if coin(0.3) else 1
-    noise = torch.randn(1, channels, rows, columns)
-    noise = F.interpolate(noise, (height, width), mode="bicubic", align_corners=False)[0]
-    spread, shift = uniform(0.03, 0.23), 0.25 * torch.randn(())
-    return (like.mean((1, 2), keepdim=True) + (spread * noise + shift).to(like)).clamp(0, 1)
+def _noise_textures(like: Tensor) -> Tensor:
+    """Noise of a random grain [n, 3, H, W], in colours around those of `like`."""
+    count = len(like)
+    noise = grain(like, log_uniform(1, 16, count))
+    mean = like.mean(dim=(2, 3), keepdim=True)
+    shift = 0.25 * torch.randn(count, 1) + 0.1 * torch.randn(count, 3) * coins(count, 0.3)[:, None]
+    return (
+        mean + spread(uniform(0.03, 0.23, count), like) * noise + shift.to(like)[:, :, None, None]
+    )

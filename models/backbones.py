@@ -1,6 +1,8 @@
 """Frozen networks pretrained on photographs, tapped at named layers for their features."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,8 @@ class Backbone(nn.Module):
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    pyramid: tuple[str, ...] = ()
+    """Layers at strides 2, 4, 8, 16 and 32, for a U-Net; empty where there are none."""
     stride = 1
     """Images are resized to a multiple of this many pixels."""
 
@@ -134,6 +138,7 @@ class EfficientNetLite(Backbone):
     """
 
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    pyramid = ("0", "2", "4", "10", "15")
 
     def build(self) -> nn.Module:
         """See `Backbone.build`."""
@@ -264,6 +269,64 @@ def build_backbone(config: BackboneConfig, default: str) -> Backbone:
         f"backbone.name is {name!r}, which neither torchvision nor timm's vision transformers have"
         + nearest(name, [LITE, *convolutional, *transformers])
     )
+
+
+STRIDES = (2, 4, 8, 16, 32)
+"""Of the levels of a U-Net's encoder."""
+
+
+def build_encoder(name: str) -> Backbone:
+    """A convolutional network with one tapped layer at each of `STRIDES`, with random weights.
+
+    Raises:
+        UserError: if neither we nor torchvision know it, or it has no layer at each of them.
+    """
+    if name == LITE:
+        return EfficientNetLite(name, EfficientNetLite.pyramid)
+    import torchvision  # slow to import
+    from torchvision.models import list_models
+
+    known = list_models(module=torchvision.models, exclude="vit_*")
+    if name not in known:
+        raise UserError(
+            f"unet.encoder is {name!r} but should be scratch, {LITE} or a convolutional network of "
+            "torchvision" + nearest(name, ["scratch", LITE, *known])
+        )
+    return TorchvisionBackbone(name, pyramid_layers(name))
+
+
+def pyramid_layers(name: str) -> tuple[str, ...]:
+    """Names of the last layers at each of `STRIDES` in a network of torchvision.
+
+    Raises:
+        UserError: if one is missing.
+    """
+    from torchvision.models import get_model
+
+    network = get_model(name, weights=None).eval()
+    last: dict[int, str] = {}
+
+    def note(layer: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2] > 1:
+                last[PROBE // output.shape[2]] = layer
+
+        return hook
+
+    for layer, module in network.named_modules():
+        if layer:
+            module.register_forward_hook(note(layer))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, PROBE, PROBE))
+    if any(stride not in last for stride in STRIDES):
+        raise UserError(
+            f"unet.encoder {name} has no layers at strides {', '.join(map(str, STRIDES))}; take "
+            f"{LITE}, resnet18 or wide_resnet50_2"
+        )
+    return tuple(last[stride] for stride in STRIDES)
+
+
+PROBE = 256  # side of the image that tells the strides, in pixels
 
 
 def concatenated(maps: list[Tensor]) -> Tensor:

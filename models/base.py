@@ -24,7 +24,23 @@ class Prediction(NamedTuple):
     reconstruction: Tensor | None
 
 
-class Detector(nn.Module):
+class StoredAtAnyLength:
+    """A module whose buffers are taken at whatever length they were stored.
+
+    What was collected so far, and memory banks, have no fixed number of entries.
+    """
+
+    _buffers: dict[str, Tensor | None]
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name, buffer in self._buffers.items():
+            stored = state.get(prefix + name)
+            if stored is not None and stored.dim() == buffer.dim():
+                setattr(self, name, buffer.new_empty(stored.shape))
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+class Detector(StoredAtAnyLength, nn.Module):
     """Base class of all detectors: gradient-trained ones and those that fit in one sweep alike.
 
     A subclass takes the whole `Config`, keeps all that it learns (weights, memory bank,
@@ -73,25 +89,19 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
-    def finish(self) -> None:
-        """Fit what `learn` collected; called once, after the last batch."""
+    def finish(self, images: Iterable[Tensor]) -> None:
+        """Fit what `learn` collected; called once, after the last batch.
+
+        Args:
+            images: the good images once more, batches [B, 3, H, W] in [0, 1], for detectors that
+                want them.
+        """
 
     def standardise(self, images: Iterable[Tensor]) -> None:
         """Set the scale of the anomaly map on held-out good images, batches [B, 3, H, W] in [0, 1].
 
         Called after `finish`, in evaluation mode, and again when a finished run is scored anew.
         """
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Take the detector's own buffers at whatever length they were stored.
-
-        What was collected so far, and memory banks, have no fixed number of entries.
-        """
-        for name, buffer in self._buffers.items():
-            stored = state.get(prefix + name)
-            if stored is not None and stored.dim() == buffer.dim():
-                setattr(self, name, buffer.new_empty(stored.shape))
-        super()._load_from_state_dict(state, prefix, *rest)
 
     def optimizer(self) -> torch.optim.Optimizer | None:
         """Adam over the trainable parameters, or None where there are none."""

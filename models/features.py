@@ -38,8 +38,3 @@ class FeatureDetector(Detector):
         anomaly_map = F.interpolate(distances, size, mode="bilinear", align_corners=False)
         anomaly_map = smooth(anomaly_map, score.smooth)
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), None)
-
-
-def rows(features: Tensor) -> Tensor:
-    """Feature maps [B, C, h, w] as one row a patch, [B * h * w, C]."""
-    return features.permute(0, 2, 3, 1).flatten(0, 2)

@@ -4,6 +4,8 @@ Defard et al., "PaDiM: a patch distribution modeling framework for anomaly detec
 localization", ICPR 2020 workshops.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -109,7 +111,7 @@ class Padim(FeatureDetector):
         self.pending = self.pending[:0]
 
     @torch.no_grad()
-    def finish(self) -> None:
+    def finish(self, images: Iterable[Tensor]) -> None:
         """Turn each covariance into its whitening matrix, in float64 on the CPU, in place."""
         self.add_pending()
         share = self.config.padim.shrinkage

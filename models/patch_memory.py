@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from models.backbones import concatenated
 from models.base import Prediction
-from models.features import FeatureDetector, rows
+from models.features import FeatureDetector
+from models.memory_bank import rows
 from utils.config import Config
 from utils.neighbours import nearest
 from utils.pixels import turned

@@ -8,54 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.config import ScoreConfig
-
-GMS_CONSTANT = 0.0026
-"""Keeps the gradient similarity of flat regions at 1; RIAD's value, for gradients of [0, 1]."""
-
 SSIM_CONSTANTS = (0.01**2, 0.03**2)
 """Those of SSIM for values in [0, 1]."""
 
-SCALES = 4
-"""Scales of the structural terms; each halves the resolution."""
-
-
-def absolute_error_map(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Mean absolute difference over colours: two [B, 3, H, W] in [0, 1] -> [B, 1, H, W]."""
-    return (images - reconstructions).abs().mean(dim=1, keepdim=True)
-
-
-def msgms_map(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Multi-scale gradient magnitude similarity, as a distance.
-
-    At each scale the magnitudes g of the Prewitt gradients of the grey images are compared by
-    (2 g h + c) / (g^2 + h^2 + c) (Xue et al., TIP 2014); the scales are averaged at full size, as
-    RIAD does (Zavrtanik et al., Pattern Recognition 2021).
-
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        reconstructions: the same.
-
-    Returns:
-        [B, 1, H, W] in [0, 1]; 0 where the gradients agree.
-    """
-
-    def dissimilarity(a: Tensor, b: Tensor) -> Tensor:
-        g, h = gradient_magnitude(a), gradient_magnitude(b)
-        return 1 - (2 * g * h + GMS_CONSTANT) / (g * g + h * h + GMS_CONSTANT)
-
-    grey = [pixels.mean(dim=1, keepdim=True) for pixels in (images, reconstructions)]
-    return _over_scales(dissimilarity, *grey, SCALES)
-
-
-def gradient_magnitude(grey: Tensor) -> Tensor:
-    """Length of the Prewitt gradient: [B, 1, H, W] -> [B, 1, H, W]; reflects at the border."""
-    padded = F.pad(grey, (1, 1, 1, 1), mode="reflect")
-    rows = (padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]) / 3
-    columns = (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / 3
-    dx = rows[..., 2:] - rows[..., :-2]
-    dy = columns[..., 2:, :] - columns[..., :-2, :]
-    return (dx * dx + dy * dy + 1e-12).sqrt()  # the root of zero has no gradient
+SCALES = 3
+"""Scales of the structural difference; each halves the resolution."""
 
 
 def ssim_map(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -77,7 +34,7 @@ def ssim_map(images: Tensor, reconstructions: Tensor) -> Tensor:
         return 1 - light * (2 * covariance + c2) / (variances + c2)
 
     grey = [pixels.mean(dim=1, keepdim=True) for pixels in (images, reconstructions)]
-    return _over_scales(dissimilarity, *grey, SCALES - 1)
+    return _over_scales(dissimilarity, *grey, SCALES)
 
 
 def colour_map(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -105,27 +62,6 @@ def cielab(images: Tensor) -> Tensor:
     f = torch.where(xyz > edge**3, xyz.clamp_min(edge**3) ** (1 / 3), xyz / (3 * edge**2) + 4 / 29)
     x, y, z = f.split(1, dim=1)
     return torch.cat([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
-
-
-TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "msgms": msgms_map,
-    "ssim": ssim_map,
-    "l1": absolute_error_map,
-    "colour": colour_map,
-}
-"""Ways of comparing images [B, 3, H, W] with reconstructions; each has a weight in `score`."""
-
-
-def term_maps(images: Tensor, reconstructions: Tensor, sigma: float, *further: Tensor) -> Tensor:
-    """All `TERMS`, then `further` maps [B, N, H, W], smoothed by `sigma` pixels: [B, T, H, W]."""
-    maps = [term(images, reconstructions) for term in TERMS.values()]
-    return smooth(torch.cat([*maps, *further], dim=1), sigma)
-
-
-def term_weights(score: ScoreConfig) -> list[float]:
-    """Weights of the `TERMS` in a combined map; they add up to 1."""
-    weights = [getattr(score, term) for term in TERMS]
-    return [weight / sum(weights) for weight in weights]
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from utils.errors import UserError
 from utils.files import write_whole
@@ -44,26 +43,26 @@ class DataConfig(Section):
 
 
 class UNetConfig(Section):
-    """The U-Net autoencoder."""
+    """The U-Net autoencoder; width and depth also of DRAEM's networks."""
 
+    encoder: str = Field("efficientnet_lite0", min_length=1)
     width: int = Field(32, ge=1, le=1024)
-    depth: int = Field(4, ge=1, le=8)
-    norm: Literal["batch", "group", "none"] = "batch"
-    residual: bool = False
-    gate: bool = False
-    scales: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (1, 2)
+    depth: int = Field(5, ge=4, le=8)
+    memory: int = Field(5000, ge=1)
 
 
 class CorruptionConfig(Section):
     """How often good images are corrupted in which way while training, relative to one another."""
 
     clean: Weight = 1.0
-    mask: Weight = 0.0
     stain: Weight = 1.0
     perlin: Weight = 1.0
     crack: Weight = 1.0
     cut_paste: Weight = 1.0
-    more: int = Field(0, ge=0, le=100)
+    gone: Weight = 1.0
+    displace: Weight = 1.0
+    more: int = Field(1, ge=0, le=100)
+    variation: float = Field(1.0, ge=0, le=5)
     textures: str | None = None
 
 
@@ -72,22 +71,27 @@ def _named_kinds(value: Any) -> Any:
     if not isinstance(value, str | None):
         return value
     kinds = [] if value in (None, "none") else value.split("+")
-    not_kinds = ("clean", "more", "textures")
+    not_kinds = ("clean", "more", "variation", "textures")
     every = [key for key in CorruptionConfig.model_fields if key not in not_kinds]
     return dict.fromkeys(every, 0.0) | dict.fromkeys(kinds, 1.0)
 
 
 class LossConfig(Section):
-    """Weights of the terms of the loss."""
+    """Weights of the terms of the U-Net's loss."""
 
     l1: Weight = 1.0
     ssim: Weight = 1.0
-    msgms: Weight = 0.0
     perceptual: Weight = 0.0
-    corrupted: Weight = 0.0
     vgg16: str | None = None
     focal: Weight = 100.0
     balance: float = Field(8.0, ge=0, le=100)
+
+
+class DraemConfig(Section):
+    """DRAEM."""
+
+    focal: Weight = 1.0
+    balance: float = Field(0.0, ge=0, le=100)
 
 
 class BackboneConfig(Section):
@@ -142,25 +146,10 @@ class TrainConfig(Section):
 
 
 class ScoreConfig(Section):
-    """From images and reconstructions to anomaly maps, and to one score an image."""
+    """From anomaly maps to one score an image."""
 
-    msgms: Weight = 1.0
-    ssim: Weight = 1.0
-    l1: Weight = 1.0
-    colour: Weight = 1.0
-    gate: float = Field(1.0, ge=0, le=1)
-    cells: tuple[Annotated[int, Field(ge=1, le=512)], ...] = ()
-    flips: bool = False
-    standardise: Literal["global", "position"] = "global"
-    scales: Literal["mean", "max"] = "mean"
     smooth: float = Field(4.0, ge=0, le=100)
     reduce: Literal["top1", "max", "mean"] = "top1"
-
-    @model_validator(mode="after")
-    def _some_term(self) -> "ScoreConfig":
-        if not self.msgms + self.ssim + self.l1 + self.colour > 0:
-            raise PydanticCustomError("no_term", "with a weight above 0 for at least one term")
-        return self
 
 
 class CalibrationConfig(Section):
@@ -180,6 +169,7 @@ class Config(Section):
     unet: UNetConfig = UNetConfig()
     corruption: Annotated[CorruptionConfig, BeforeValidator(_named_kinds)] = CorruptionConfig()
     loss: LossConfig = LossConfig()
+    draem: DraemConfig = DraemConfig()
     backbone: BackboneConfig = BackboneConfig()
     patchcore: PatchCoreConfig = PatchCoreConfig()
     padim: PadimConfig = PadimConfig()
@@ -337,21 +327,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-MOVED = {"draem": {"balance": "loss.balance"}}
-"""Settings that earlier runs have elsewhere: section and name, and where each is now."""
-
-
 def config_from(settings: dict[str, Any], source: str = "") -> Config:
     """Validate nested settings read from `source` (a file, or "" for flags).
 
     Raises:
         UserError: naming the key and what would be right.
     """
-    for section, names in MOVED.items():
-        found = settings.get(section)
-        if isinstance(found, dict) and found.keys() <= names.keys():
-            rest = {key: value for key, value in settings.items() if key != section}
-            settings = _merge(rest, _nested({names[key]: found[key] for key in found}))
     try:
         return Config.model_validate(settings)
     except ValidationError as error:

@@ -5,7 +5,7 @@ from pytorch_msssim import ssim
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.anomaly_map import msgms_map, smooth
+from utils.anomaly_map import smooth
 from utils.config import LossConfig
 from utils.perceptual import perceptual_distance
 
@@ -13,13 +13,8 @@ from utils.perceptual import perceptual_distance
 class ReconstructionLoss(nn.Module):
     """Weighted sum of differences between images in [0, 1]; the weights are those of `loss`.
 
-    L1, 1 - SSIM (Wang et al., TIP 2004), multi-scale gradient magnitude similarity (RIAD) and the
-    distance of VGG16's features. Computed in float32 even under autocast: in half precision SSIM's
-    variances cancel to noise.
-
-    The best guess by L1 at what may or may not be a defect is the likelier of the two, and most of
-    an image is good: so the network copies what it is not sure of. `loss.corrupted` adds the same
-    sum over what was corrupted alone, which shifts that balance.
+    L1, 1 - SSIM (Wang et al., TIP 2004) and the distance of VGG16's features. Computed in float32
+    even under autocast: in half precision SSIM's variances cancel to noise.
 
     Raises:
         UserError: if `loss.perceptual` is set and VGG16's weights cannot be had.
@@ -29,35 +24,18 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         self.weights = weights
 
-    def forward(self, reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Mean loss (0-dim) over a batch.
-
-        Args:
-            reconstruction: [B, 3, H, W] in [0, 1].
-            target: the same.
-            mask: [B, 1, H, W] bool, True where the network's input was corrupted.
-        """
+    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """Mean loss (0-dim) over a batch of two [B, 3, H, W] in [0, 1]."""
         with torch.autocast(target.device.type, enabled=False):
             reconstruction, target = reconstruction.float(), target.float()
-            loss = self._terms(reconstruction, target)
-            if self.weights.corrupted:
-                only_there = torch.where(mask, reconstruction, target)
-                loss = loss + self.weights.corrupted * self._terms(only_there, target)
+            loss = self.weights.l1 * (reconstruction - target).abs().mean()
+            if self.weights.ssim:
+                similarity = ssim(reconstruction, target, data_range=1.0)
+                loss = loss + self.weights.ssim * (1 - similarity)
+            if self.weights.perceptual:
+                distance = perceptual_distance(self.weights.vgg16, target.device)
+                loss = loss + self.weights.perceptual * distance(reconstruction, target)
             return loss
-
-    def _terms(self, reconstruction: Tensor, target: Tensor) -> Tensor:
-        loss = target.new_zeros(())
-        if self.weights.l1:
-            loss = loss + self.weights.l1 * (reconstruction - target).abs().mean()
-        if self.weights.ssim:
-            similarity = ssim(reconstruction, target, data_range=1.0)
-            loss = loss + self.weights.ssim * (1 - similarity)
-        if self.weights.msgms:
-            loss = loss + self.weights.msgms * msgms_map(target, reconstruction).mean()
-        if self.weights.perceptual:
-            distance = perceptual_distance(self.weights.vgg16, target.device)
-            loss = loss + self.weights.perceptual * distance(reconstruction, target)
-        return loss
 
 
 LEAST_DENSITY = 0.02
