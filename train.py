@@ -46,6 +46,11 @@ from utils.runs import find_run, new_run
 from utils.seed import epoch_order, seed_step
 
 
+RECIPE = "configs/cpu.yaml"
+PATIENCE = 20  # minutes that a run may take on a CPU without a hint at RECIPE
+WARM_UP, TIMED = 2, 4  # steps that are left out, and that are timed, to foretell the rest
+
+
 def parse_args() -> argparse.Namespace:
     """Flags of the command line."""
     parser = argparse.ArgumentParser(
@@ -140,6 +145,15 @@ def calibrate_on(model: Detector, images: np.ndarray, device: torch.device) -> C
     calibration = calibrate(bar, model.config.calibration.quantile)
     model.standardise(batches(range(len(images))))
     return calibration
+
+
+def outlook(seconds: float, device: torch.device) -> str:
+    """What is left of a run, in words, and on a CPU, where that is long, the way to less of it."""
+    minutes = round(seconds / 60)
+    text = f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    if device.type == "cpu" and minutes > PATIENCE:
+        text += f" on this CPU; python train.py --config {RECIPE} takes a fraction of that"
+    return text
 
 
 def main() -> int:
@@ -243,6 +257,11 @@ def main() -> int:
                 progress.step += 1
                 progress.seconds += time.perf_counter() - started
                 bar.update()
+                if bar.n - bar.initial == WARM_UP:
+                    timed_from = time.perf_counter()
+                if writer and bar.n - bar.initial == WARM_UP + TIMED < bar.total - bar.n:
+                    pace = (time.perf_counter() - timed_from) / TIMED
+                    bar.write(f"to go: {outlook(pace * (bar.total - bar.n), device)}")
                 bar.set_postfix(
                     epoch=progress.epoch + 1, loss=progress.loss_sum / (first + len(chosen))
                 )

@@ -74,7 +74,7 @@ def stain(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
     it as glue does; others cover it with a colour, or do some of both.
     """
     count = len(images)
-    depth, _, _ = blob(images, at, 0.008, 0.25)
+    depth, _, _ = blob(images, at, 0.012, 0.3)
     alpha = opacity(depth, 0.05 * min(images.shape[-2:]), 0.2)
     shade = uniform(0.08, 0.6, count) * torch.where(coins(count, 0.7), -1.0, 1.0)
     hue = 0.15 * torch.randn(count, 3) * coins(count)[:, None]
@@ -88,11 +88,15 @@ def perlin(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
     """Another texture, laid over the image where Perlin noise is high (DRAEM, ICCV 2021).
 
     As in the paper (Zavrtanik et al.): noise of a random scale above 0.5, opacity from 0.1 to 1.
+    Here it ends at a random distance from a point.
     """
-    noise = random_perlin(images, finest=32)
+    count = len(images)
+    apart = torch.hypot(*frame(images, at, torch.zeros(count)))
+    reach = log_uniform(0.1, 3, count) * max(images.shape[-2:])
+    noise = random_perlin(images, finest=32) - (apart / spread(reach, images)).pow(2)
     highest = noise.amax(dim=(2, 3), keepdim=True)
     region = noise > (0.8 * highest).clamp(max=0.5)  # coarse noise may stay low everywhere
-    return textures.draw(len(images)), region * spread(uniform(0.1, 1, len(images)), images)
+    return textures.draw(count), region * spread(uniform(0.1, 1, count), images)
 
 
 def crack(images: Tensor, at: Tensor, textures: Textures) -> Drawn:

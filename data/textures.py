@@ -42,8 +42,11 @@ class Textures:
             pixels = np.stack([_read(self.files[number], size) for number in chosen])
             return _recoloured(to_batch(pixels, self.images.device))
         others = self.images[torch.randint(len(self.images), (count,)).to(self.images.device)]
-        noise = spread(coins(count, 0.3), others) > 0
-        return torch.where(noise, _noise_textures(others), _recoloured(_rearranged(others)))
+        textures = torch.empty_like(others)
+        noise = coins(count, 0.3).to(others.device)
+        textures[noise] = _noise_textures(others[noise])
+        textures[~noise] = _recoloured(_rearranged(others[~noise]))
+        return textures
 
 
 @lru_cache(maxsize=256)  # a large folder must not fill the memory

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.draws import coins, uniform
-from data.fields import frame, grain, perlin_noise, spread
+from data.fields import frame, perlin_noise, spread
 
 
 def vary(images: Tensor, strength: float) -> Tensor:
@@ -36,11 +36,12 @@ def vary(images: Tensor, strength: float) -> Tensor:
     along = along / min(height, width)
     edge = torch.sigmoid(along * spread(1 / uniform(0.02, 0.2, count), images))
     clouds = perlin_noise(images, *torch.randint(1, 4, (2, count)))
-    light = 1 + sometimes(0.1) + sometimes(0.1) * along + sometimes(0.08) * edge
-    light = light + sometimes(0.06) * clouds
+    light = 1 + sometimes(0.1) + sometimes(0.08) * along + sometimes(0.06) * edge
+    light = light + sometimes(0.05) * clouds
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     contrast = 1 + sometimes(0.1)
-    noise = sometimes(0.015) * grain(images, uniform(1, 1.5, count))
+    # One sheet of noise serves the batch: numbers from the CPU's generator are slow.
+    noise = sometimes(0.015) * torch.randn(1, 1, height, width).to(images)
     varied = images * (light * contrast) + (mean * (1 - contrast) + noise)
     soft = sometimes(0.7).clamp_min(0)
     blurred = F.avg_pool2d(varied, 3, 1, 1, count_include_pad=False)
