@@ -40,14 +40,15 @@ class Standardisation(nn.Module):
             self.register_buffer(f"spread_{name}", torch.ones(grid))
 
     def fit(self, maps: Iterable[Tensor]) -> None:
-        """Set the statistics from the maps [B, T, H, W] of good images, one batch at a time."""
+        """Set the statistics from the maps of good images, batches [B, T, H, W] of any length."""
         grid = self.mean_globally.shape[-2:]
         count, total, square = 0, 0.0, 0.0
-        for batch in maps:
-            batch = batch.detach().cpu().double()  # MPS knows no float64
-            count += len(batch)
-            total = total + F.adaptive_avg_pool2d(batch, grid).sum(dim=0)
-            square = square + F.adaptive_avg_pool2d(batch.square(), grid).sum(dim=0)
+        # One image at a time, for in float64 the maps of a batch would take gigabytes.
+        for terms in (image for batch in maps for image in batch.detach()):
+            terms = (terms.cpu() if terms.is_mps else terms).double()  # MPS knows no float64
+            count += 1
+            total = total + F.adaptive_avg_pool2d(terms, grid).cpu()
+            square = square + F.adaptive_avg_pool2d(terms.square(), grid).cpu()
         mean, square = total / count, square / count
         variance = (square - mean.square()).clamp_min(0)
         typical = variance.mean(dim=(1, 2), keepdim=True).clamp_min(1e-16)
