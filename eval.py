@@ -13,8 +13,9 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage, split_holdout
 from data.pseudo_defects import PseudoImage, pseudo_split, read_cross_fitted
 from utils.anomaly_map import full_size
+from utils.batches import add_batch_flag
 from utils.calibration import Calibration
 from utils.config import add_setting_flags
 from utils.errors import run_script
@@ -62,6 +64,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--html", action="store_true", help="also write all of it as one page, report.html"
     )
+    add_batch_flag(parser)
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
     return parser.parse_args()
 
@@ -75,17 +78,31 @@ class Row:
     milliseconds: float
 
 
+Reader = Iterable[tuple[TestImage | PseudoImage, Any]]
+
+
+def with_masks(reader: Reader) -> Iterator[tuple[tuple[TestImage | PseudoImage, Any], Any]]:
+    """Test images and their masks on the one side, images, or errors, on the other."""
+    for test, found in reader:
+        image, mask = (found, None) if isinstance(found, ImageError) else found
+        yield (test, mask), image
+
+
 def score_split(
-    inspector: Inspector, reader: Iterator[tuple[TestImage | PseudoImage, Any]], count: int
+    inspector: Inspector, readers: Iterable[Reader], count: int
 ) -> tuple[list[Row], PixelScores, list[str]]:
-    """Inspect the `count` test images that are read; returns rows, pixels and what went wrong."""
+    """Inspect the `count` test images that are read; returns rows, pixels and what went wrong.
+
+    No batch has images of two readers: between them the scale of the anomaly map may change.
+    """
     rows, pixels, problems = [], PixelScores(), []
-    for test, found in tqdm(reader, "scoring", count, unit="image", disable=None):
-        if isinstance(found, ImageError):
-            problems.append(f"left out: {found}")
+    inspections = chain.from_iterable(
+        inspector.inspect_all(with_masks(reader)) for reader in readers
+    )
+    for (test, mask), inspection in tqdm(inspections, "scoring", count, unit="image", disable=None):
+        if isinstance(inspection, ImageError):
+            problems.append(f"left out: {inspection}")
             continue
-        image, mask = found
-        inspection = inspector.inspect(image)
         rows.append(Row(test, inspection.score, inspection.milliseconds))
         if isinstance(mask, ImageError):
             problems.append(f"left out of the pixel metrics: {mask}")
@@ -94,7 +111,7 @@ def score_split(
     return rows, pixels, problems
 
 
-def measure(rows: list[Row], pixels: PixelScores, calibration: Calibration) -> dict:
+def measure(rows: list[Row], pixels: PixelScores, calibration: Calibration, batch: int) -> dict:
     """All metrics by name; those that the test split does not allow are NaN."""
     good = np.array([row.score for row in rows if not row.test.is_defect])
     defect = np.array([row.score for row in rows if row.test.is_defect])
@@ -114,6 +131,7 @@ def measure(rows: list[Row], pixels: PixelScores, calibration: Calibration) -> d
         "oracle_threshold": f1_threshold,
         **pixels.results(),
         "ms_per_image": float(np.median([row.milliseconds for row in rows])),
+        "batch": batch,
         "good_images": len(good),
         "defective_images": len(defect),
     }
@@ -140,7 +158,7 @@ def report(metrics: dict, synthetic: bool) -> str:
         f"pixel AP           {m['pixel_ap']:.4f}",
         f"AUPRO at FPR 0.3   {m['aupro_0.3']:.4f}",
         f"AUPRO at FPR 0.05  {m['aupro_0.05']:.4f}",
-        f"speed              {m['ms_per_image']:.0f} ms an image",
+        f"speed              {m['ms_per_image']:.0f} ms an image, {m['batch']} at a time",
         "",
     ]
     for name, value in metrics.items():
@@ -183,7 +201,7 @@ def main() -> int:
     args = parse_args()
     settings = vars(args)
     file = find_run(args.checkpoint, settings["data.category"], settings["model"])
-    inspector = open_inspector(file, settings["device"] or "auto")
+    inspector = open_inspector(file, settings["device"] or "auto", args.batch)
     config, calibration = inspector.config, inspector.calibration
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
     if args.synthetic:
@@ -191,18 +209,18 @@ def main() -> int:
             category.train_images(), config.calibration.holdout, config.seed
         )
         tests = pseudo_split(held_out, config.data.size)
-        reader = read_cross_fitted(tests, inspector.standardise)
+        readers = read_cross_fitted(tests, inspector.standardise)
         measured_on = "defects synthesised on held-out good images"
     else:
         tests = category.test_images()
-        reader = read_ahead(tests, TestImage.read)
+        readers = [read_ahead(tests, TestImage.read)]
         measured_on = f"images of {category.folder / 'test'}"
     folder = "synthetic" if args.synthetic else "eval"
     output = args.output or Path("outputs") / run_name(file) / folder
     output.mkdir(parents=True, exist_ok=True)
 
-    rows, pixels, problems = score_split(inspector, reader, len(tests))
-    metrics = measure(rows, pixels, calibration)
+    rows, pixels, problems = score_split(inspector, readers, len(tests))
+    metrics = measure(rows, pixels, calibration, inspector.batch)
     heading = f"{config.model} on {category.name}, {file}"
     print(f"{heading}\n\n{report(metrics, args.synthetic)}\n")
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from data.images import ImageError, read_ahead, read_image, read_resized
 from data.mvtec import Category, split_holdout
 from models.torch_inspector import TorchInspector
+from utils.batches import batches
 from utils.calibration import Calibration, calibrate
 from utils.config import Config, add_setting_flags
 from utils.errors import UserError, run_script
@@ -121,9 +122,9 @@ def calibrated(inspector: Inspector, held_out: list[Path]) -> Calibration:
     """Thresholds and range of colours as train.py sets them, for a detector that has changed."""
 
     def predictions() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for image in good_images(held_out, inspector.config):
-            anomaly_map, score, _ = inspector.predict(image)
-            yield torch.from_numpy(anomaly_map)[None, None], torch.tensor([score])
+        for group in batches(good_images(held_out, inspector.config), inspector.batch):
+            anomaly_maps, scores, _ = inspector.predict(np.stack(group))
+            yield torch.from_numpy(anomaly_maps)[:, None], torch.from_numpy(scores)
 
     return calibrate(predictions(), inspector.config.calibration.quantile)
 

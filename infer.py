@@ -30,6 +30,7 @@ from data.images import ImageError, expand, read_ahead, read_image
 from data.mvtec import Category
 from data.streams import Camera, Frame, Watch, expand_videos, is_video, video_frames
 from utils.annotated_video import AnnotatedVideo, annotate
+from utils.batches import add_batch_flag
 from utils.calibration import Calibration
 from utils.config import add_setting_flags
 from utils.errors import UserError, run_script
@@ -48,6 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
     add_checkpoint_flag(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/infer")
+    add_batch_flag(parser)
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
     streams = parser.add_argument_group("streams", "a video file, or --camera, or --watch")
     streams.add_argument("--camera", metavar="N", help="number of a camera, or a stream's address")
@@ -104,7 +106,7 @@ def inspect_images(args: argparse.Namespace) -> int:
     """Inspect files and write a panel each and the results; returns the exit status."""
     settings = vars(args)
     file = find_run(args.checkpoint, settings["data.category"], settings["model"])
-    inspector = open_inspector(file, settings["device"] or "auto")
+    inspector = open_inspector(file, settings["device"] or "auto", args.batch)
     calibration = inspector.calibration
     if args.images:
         paths = expand(args.images)
@@ -120,12 +122,11 @@ def inspect_images(args: argparse.Namespace) -> int:
     names = panel_names(paths)
     results, failed = [], 0
     try:
-        for path, image in read_ahead(paths, read_image):
-            if isinstance(image, ImageError):
-                print(f"FAILED  {image}", file=sys.stderr)
+        for path, inspection in inspector.inspect_all(read_ahead(paths, read_image)):
+            if isinstance(inspection, ImageError):
+                print(f"FAILED  {inspection}", file=sys.stderr)
                 failed += 1
                 continue
-            inspection = inspector.inspect(image)
             verdict = say(inspection, calibration, path)
             picture = output / names[path]
             picture.parent.mkdir(parents=True, exist_ok=True)
@@ -162,6 +163,8 @@ def asks_for_stream(args: argparse.Namespace) -> bool:
     stream = bool(videos) or args.camera is not None or args.watch is not None
     if not stream and (args.frames or args.panels or args.video):
         raise UserError("--frames, --panels and --video go with a video, --camera or --watch")
+    if stream and args.batch != "auto":
+        raise UserError("--batch goes with images; a stream is inspected one frame at a time")
     return stream
 
 

@@ -27,6 +27,7 @@ from data.mvtec import Category, split_holdout
 from data.on_demand import OnDemand
 from models import Detector, build_model
 from utils import distributed
+from utils.batches import batches
 from utils.calibration import Calibration, calibrate
 from utils.checkpoint import (
     Checkpoint,
@@ -40,7 +41,7 @@ from utils.device import autocast, pick_device, place
 from utils.errors import UserError, run_script
 from utils.interrupt import StopRequest
 from utils.learning_rate import learning_rate
-from utils.micro_batch import pick_micro_batch
+from utils.micro_batch import pick_inference_batch, pick_micro_batch
 from utils.pixels import to_batch
 from utils.runs import find_run, new_run
 from utils.seed import epoch_order, seed_step
@@ -130,20 +131,22 @@ def calibrate_on(model: Detector, images: np.ndarray, device: torch.device) -> C
     The threshold rests on scores by a scale that was set without the image in question.
     """
     model.eval()
+    at_once = pick_inference_batch("auto", model, device)
 
-    def batches(numbers: Iterable[int]) -> Iterator[Tensor]:
-        return (to_batch(images[number : number + 1], device) for number in numbers)
+    def chosen(numbers: Iterable[int]) -> Iterator[Tensor]:
+        return (to_batch(images[group], device) for group in batches(numbers, at_once))
 
     def predictions() -> Iterator[tuple[Tensor, Tensor]]:
         for others, own in parts(len(images)):
-            model.standardise(batches(others))
-            for batch in batches(own):
+            model.standardise(chosen(others))
+            for batch in chosen(own):
                 prediction = model(batch)
                 yield prediction.anomaly_map, prediction.score
+                bar.update(len(batch))
 
-    bar = tqdm(predictions(), "calibrating", len(images), unit="image", disable=None)
-    calibration = calibrate(bar, model.config.calibration.quantile)
-    model.standardise(batches(range(len(images))))
+    with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
+        calibration = calibrate(predictions(), model.config.calibration.quantile)
+    model.standardise(chosen(range(len(images))))
     return calibration
 
 

@@ -11,7 +11,7 @@ synthesised on held-out good images and on the test split; at the end stands the
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,9 @@ def main() -> int:
     _, held_out = split_holdout(category.train_images(), config.calibration.holdout, config.seed)
     pseudo = pseudo_split(held_out, config.data.size)
     true = category.test_images()
+    cross_fitted = read_cross_fitted(pseudo, inspector.standardise)
     splits = {
-        "pseudo": (read_cross_fitted(pseudo, inspector.standardise), len(pseudo)),
+        "pseudo": (chain.from_iterable(cross_fitted), len(pseudo)),
         "true": (read_ahead(true, TestImage.read), len(true)),
     }
     ways, found = ways_of(detector.terms), {}

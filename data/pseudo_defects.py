@@ -201,15 +201,16 @@ def pseudo_split(paths: list[Path], size: tuple[int, int]) -> list[PseudoImage]:
 
 def read_cross_fitted(
     tests: list[PseudoImage], standardise: Callable[[Iterable[np.ndarray]], None]
-) -> Iterator[tuple[PseudoImage, tuple[np.ndarray, np.ndarray | None] | ImageError]]:
+) -> Iterator[Iterator[tuple[PseudoImage, tuple[np.ndarray, np.ndarray | None] | ImageError]]]:
     """Read the images of `pseudo_split`, each to be scored on a scale set without its good image.
 
-    They come in parts. Before a part, and at the end with all of them, `standardise` is called with
-    good images, uint8 [H, W, 3], to set the scale of the anomaly map by; those that cannot be read
-    are left out.
+    They come in parts, all of which is to be scored before the next part is asked for. Before a
+    part, and at the end with all of them, `standardise` is called with good images, uint8
+    [H, W, 3], to set the scale of the anomaly map by; those that cannot be read are left out.
 
     Yields:
-        Each image with what reading it gave, or with the error, as `read_ahead` does.
+        For each part its images, each with what reading it gave, or with the error, as `read_ahead`
+        does.
     """
     good = [test for test in tests if not test.is_defect]
 
@@ -221,5 +222,5 @@ def read_cross_fitted(
     for others, own in parts(len(good)):
         standardise(readable([good[number] for number in others]))
         of_part = {good[number].path for number in own}
-        yield from read_ahead([test for test in tests if test.path in of_part], PseudoImage.read)
+        yield read_ahead([test for test in tests if test.path in of_part], PseudoImage.read)
     standardise(readable(good))

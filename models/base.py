@@ -61,7 +61,7 @@ class Detector(StoredAtAnyLength, nn.Module):
         return self.config.train.epochs if self.sweeps is None else self.sweeps
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images [B, 3, H, W], float RGB in [0, 1]; see `Prediction`.
+        """Score images [B, 3, H, W], float RGB in [0, 1], each by itself; see `Prediction`.
 
         Any normalisation that a backbone wants happens in here.
         """

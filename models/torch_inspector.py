@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from models import load_detector
+from utils.batches import batches
 from utils.device import pick_device
 from utils.inspection import Inspector
+from utils.micro_batch import pick_inference_batch
 from utils.pixels import to_batch, to_pixels
 
 
@@ -18,22 +20,25 @@ class TorchInspector(Inspector):
     Args:
         file: last.pt of a finished run.
         device: auto, cuda, mps or cpu.
+        batch: images that go through it at once, or "auto"; see `pick_inference_batch`.
     """
 
-    def __init__(self, file: Path, device: str) -> None:
+    def __init__(self, file: Path, device: str, batch: int | str = 1) -> None:
         self.device = pick_device(device)
         self.detector, self.calibration = load_detector(file, self.device)
         self.config = self.detector.config
+        self.batch = pick_inference_batch(batch, self.detector, self.device)
 
     @torch.inference_mode()
-    def predict(self, image: np.ndarray) -> tuple[np.ndarray, float, np.ndarray | None]:
+    def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """See `Inspector.predict`."""
-        anomaly_map, scores, reconstruction = self.detector(to_batch(image[None], self.device))
-        score = scores.item()  # waits for the device
-        pixels = None if reconstruction is None else to_pixels(reconstruction[0])
-        return anomaly_map[0, 0].float().cpu().numpy(), score, pixels
+        anomaly_maps, scores, reconstructions = self.detector(to_batch(images, self.device))
+        pixels = None if reconstructions is None else to_pixels(reconstructions)
+        maps = anomaly_maps[:, 0].float().cpu().numpy()  # waits for the device
+        return maps, scores.float().cpu().numpy(), pixels
 
     @torch.inference_mode()
     def standardise(self, images: Iterable[np.ndarray]) -> None:
         """See `Inspector.standardise`."""
-        self.detector.standardise(to_batch(image[None], self.device) for image in images)
+        groups = batches(images, self.batch)
+        self.detector.standardise(to_batch(np.stack(group), self.device) for group in groups)

@@ -15,8 +15,8 @@ class Brightness(Inspector):
     config = Config.model_validate({"data": {"size": SIZE}})
     calibration = Calibration(threshold=0.5, pixel_threshold=0.5, low=0.0, high=1.0, scores=[0.5])
 
-    def predict(self, image):
-        return image[..., 0].astype(np.float32) / 255, float(image.mean()) / 255, None
+    def predict(self, images):
+        return images[..., 0].astype(np.float32) / 255, images.mean(axis=(1, 2, 3)) / 255, None
 
     def standardise(self, images):
         """Grey values need no scale."""

@@ -188,12 +188,12 @@ def test_one_image_at_a_time(tmp_path, monkeypatch):
     class Slow(Brightness):
         inside = most = 0
 
-        def predict(self, image):
+        def predict(self, images):
             Slow.inside += 1
             Slow.most = max(Slow.most, Slow.inside)
             time.sleep(0.02)
             Slow.inside -= 1
-            return super().predict(image)
+            return super().predict(images)
 
     monkeypatch.setattr(app, "open_inspector", lambda *_: Slow())
     (tmp_path / "a.onnx").touch()

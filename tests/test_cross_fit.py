@@ -55,9 +55,10 @@ def test_drawn_defects_are_scored_on_scales_set_without_their_image(tmp_path):
     def standardise(images):
         scales.append({int(image[0, 0, 0]) // 30 for image in images})
 
-    for test, _ in read_cross_fitted(pseudo_split(paths, (32, 32)), standardise):
-        by_scale.setdefault(len(scales) - 1, set()).add(int(test.path.stem))
-        scored.append(test)
+    for part in read_cross_fitted(pseudo_split(paths, (32, 32)), standardise):
+        tests = [test for test, _ in part]  # as a whole, for a batch is read before it is scored
+        by_scale.setdefault(len(scales) - 1, set()).update(int(test.path.stem) for test in tests)
+        scored += tests
     assert len(by_scale) == len(scales) - 1 == PARTS
     for scale, numbers in by_scale.items():
         assert scales[scale] == set(range(5)) - numbers

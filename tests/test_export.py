@@ -10,6 +10,7 @@ from PIL import Image
 from test_feature_detectors import fitted
 
 import export
+from data.images import read_image
 from models import build_model
 from utils import onnx_export
 from utils.config import load_config
@@ -127,6 +128,20 @@ def test_eval_measures_an_export(exported, dataset):
         assert metrics[name] == pytest.approx(expected[name], abs=1e-3)
 
 
+def test_an_export_inspects_batches(exported, dataset):
+    file = exported[2]
+    images = [read_image(path) for path in sorted((dataset / "tile/test/oil").glob("*.png"))]
+    images.append(images[0][:40])  # of another size
+    batch = OnnxInspector(file, "cpu", len(images)).inspect_all(enumerate(images))
+    alone = OnnxInspector(file, "cpu", "auto")
+    for number, found in batch:
+        one = alone.inspect(images[number])
+        largest = np.abs(one.anomaly_map).max()
+        assert np.abs(found.anomaly_map - one.anomaly_map).max() <= 1e-5 * largest
+        assert found.score == pytest.approx(one.score, rel=1e-5)
+        assert np.abs(found.reconstruction.astype(int) - one.reconstruction).max() <= 1
+
+
 def test_an_export_is_run_without_torch(exported, dataset):
     folder, _, file, _ = exported
     image = next((dataset / "tile/test/good").glob("*.png"))
@@ -212,5 +227,5 @@ def test_input_of_the_graph_is_that_of_the_checkpoint():
     from utils.onnx_inspector import as_input
     from utils.pixels import to_batch
 
-    image = np.asarray(Image.effect_noise((20, 12), 90).convert("RGB"))
-    assert np.array_equal(as_input(image), to_batch(image[None], torch.device("cpu")).numpy())
+    images = np.stack([Image.effect_noise((20, 12), 90).convert("RGB") for _ in range(2)])
+    assert np.array_equal(as_input(images), to_batch(images, torch.device("cpu")).numpy())

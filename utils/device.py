@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -82,3 +83,19 @@ def free_memory(device: torch.device) -> int:
     with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max": no limit
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def peak_memory(device: torch.device, work: Callable[[], object]) -> int:
+    """Bytes that some work takes on a GPU, CUDA or MPS, at its height, beyond those taken before.
+
+    Memory that lies unused in PyTorch's cache is given back first, and so becomes free memory.
+    """
+    torch.get_device_module(device).empty_cache()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    before = torch.mps.driver_allocated_memory()
+    work()
+    return torch.mps.driver_allocated_memory() - before  # what was freed stays in the cache

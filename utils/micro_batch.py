@@ -1,14 +1,16 @@
-"""How many images pass through the network at once, so that a step fits the memory at hand."""
+"""How many images pass through the network at once, so that they fit the memory at hand."""
 
 from __future__ import annotations
 
 import copy
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from utils.device import free_memory
+from utils.device import free_memory, peak_memory
+from utils.pixels import to_batch
 
 if TYPE_CHECKING:
     from models.base import Detector
@@ -20,6 +22,9 @@ for U-Nets of width 16 and 32 on the CPU; the rest is gradients and scratch spac
 CPU_PIXELS = 16 * 256 * 256
 """On the CPU larger pieces gain no time: at 256x256 a step took as long an image for 1, 2 and 4.
 Much smaller ones would leave batch normalisation too few images."""
+
+INFERENCE = 32
+"""Images at most that are inspected at once: a GPU has long been busy by then."""
 
 
 def pick_micro_batch(setting: int | str, model: Detector, image: Tensor, batch: int) -> int:
@@ -63,3 +68,25 @@ def saved_bytes(model: Detector, image: Tensor) -> int:
         total = sum(size for pointer, size in storages.items() if pointer not in parameters)
     del loss
     return max(1, total)
+
+
+@torch.inference_mode()
+def pick_inference_batch(setting: int | str, model: Detector, device: torch.device) -> int:
+    """Resolve "auto" to the number of images that a detector inspects at once.
+
+    On a CPU it is 1. On a GPU it is what fits half of the free memory, `INFERENCE` at most, judged
+    by the peak of one image. That of more images is lower than as many times that, for search
+    blocks and scratch space do not grow with them.
+
+    Args:
+        setting: a number, or "auto".
+        model: the detector, on its device, in evaluation mode.
+        device: that device.
+    """
+    if setting != "auto":
+        return int(setting)
+    if device.type == "cpu":
+        return 1
+    image = to_batch(np.zeros((1, *model.config.data.size, 3), np.uint8), device)
+    peak = peak_memory(device, lambda: model(image))  # before the rest: it also loads libraries
+    return max(1, min(INFERENCE, free_memory(device) // 2 // max(1, peak)))

@@ -119,7 +119,7 @@ def write_int8(source: Path, file: Path, images: Iterator[np.ndarray]) -> None:
     class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
             image = next(images, None)
-            return None if image is None else {"images": as_input(image)}
+            return None if image is None else {"images": as_input(image[None])}
 
     # The blurs of the maps are convolutions too, but none of their weights belongs to the detector.
     learned = [

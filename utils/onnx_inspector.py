@@ -19,9 +19,9 @@ PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 """Devices of onnxruntime, the preferred one first."""
 
 
-def as_input(image: np.ndarray) -> np.ndarray:
-    """uint8 [h, w, 3] as the graph takes it: float32 [1, 3, h, w] in [0, 1]."""
-    return np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32) / 255
+def as_input(images: np.ndarray) -> np.ndarray:
+    """uint8 [B, h, w, 3] as the graph takes it: float32 [B, 3, h, w] in [0, 1]."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 255
 
 
 class OnnxInspector(Inspector):
@@ -30,12 +30,14 @@ class OnnxInspector(Inspector):
     Args:
         file: the .onnx file.
         device: auto, cuda or cpu.
+        batch: images that go through it at once; "auto" is 1, for onnxruntime does not tell how
+            much memory they may take.
 
     Raises:
         UserError: if the file is none of ours or onnxruntime has no such device.
     """
 
-    def __init__(self, file: Path, device: str) -> None:
+    def __init__(self, file: Path, device: str, batch: int | str = 1) -> None:
         onnxruntime = need("onnxruntime", "deploy")
         there = [
             name
@@ -61,18 +63,19 @@ class OnnxInspector(Inspector):
             raise UserError(f"{file} was not written by export.py")
         refuse_newer(file, int(about["version"]), VERSION)
         self.file = file
+        self.batch = 1 if batch == "auto" else int(batch)
         self.config = config_from(json.loads(about["config"]), source=str(file))
         self.calibration = Calibration(**json.loads(about["calibration"]))
 
-    def predict(self, image: np.ndarray) -> tuple[np.ndarray, float, np.ndarray | None]:
+    def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """See `Inspector.predict`."""
-        outputs = self.session.run(None, {"images": as_input(image)})
-        anomaly_map, score, *rest = (output.astype(np.float32, copy=False) for output in outputs)
+        outputs = self.session.run(None, {"images": as_input(images)})
+        anomaly_maps, scores, *rest = (output.astype(np.float32, copy=False) for output in outputs)
         pixels = None
         if rest:
-            scaled = np.rint(np.clip(rest[0][0], 0, 1) * 255)
-            pixels = scaled.astype(np.uint8).transpose(1, 2, 0)
-        return anomaly_map[0, 0], float(score[0]), pixels
+            scaled = np.rint(np.clip(rest[0], 0, 1) * 255)
+            pixels = scaled.astype(np.uint8).transpose(0, 2, 3, 1)
+        return anomaly_maps[:, 0], scores, pixels
 
     def standardise(self, images: Iterable[np.ndarray]) -> None:
         """See `Inspector.standardise`; a graph has its scale fixed."""

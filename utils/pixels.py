@@ -17,10 +17,10 @@ def to_batch(images: np.ndarray, device: torch.device) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float().div_(255)
 
 
-def to_pixels(image: Tensor) -> np.ndarray:
-    """Float [3, H, W] in [0, 1] to uint8 [H, W, 3]; what lies outside [0, 1] is clipped."""
-    scaled = image.detach().float().cpu().clamp(0, 1).mul(255).round()
-    return scaled.to(torch.uint8).permute(1, 2, 0).numpy()
+def to_pixels(images: Tensor) -> np.ndarray:
+    """Float [..., 3, H, W] in [0, 1] to uint8 [..., H, W, 3]; what lies outside is clipped."""
+    scaled = images.detach().float().clamp(0, 1).mul(255).round()
+    return scaled.to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 
 def turned(images: Tensor, angle: float) -> Tensor:
