@@ -116,12 +116,14 @@ def train_step(
     return distributed.total(loss_sum, device)
 
 
-def batches(images: np.ndarray | OnDemand, device: torch.device) -> Iterator[Tensor]:
-    """Images uint8 [N, H, W, 3] one after the other as batches [1, 3, H, W] in [0, 1]."""
-    for number in tqdm(range(len(images)), "finishing", unit="image", disable=None):
-        image = images[number : number + 1]
-        if len(image):
-            yield to_batch(image, device)
+def in_batches(
+    images: np.ndarray | OnDemand, numbers: Iterable[int], size: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Images of these numbers, `size` at a time: [size, 3, H, W] float in [0, 1] on the device."""
+    for group in batches(numbers, size):
+        pixels = images[np.array(group)]
+        if len(pixels):  # files that cannot be read are left out
+            yield to_batch(pixels, device)
 
 
 @torch.inference_mode()
@@ -133,20 +135,17 @@ def calibrate_on(model: Detector, images: np.ndarray, device: torch.device) -> C
     model.eval()
     at_once = pick_inference_batch("auto", model, device)
 
-    def chosen(numbers: Iterable[int]) -> Iterator[Tensor]:
-        return (to_batch(images[group], device) for group in batches(numbers, at_once))
-
     def predictions() -> Iterator[tuple[Tensor, Tensor]]:
         for others, own in parts(len(images)):
-            model.standardise(chosen(others))
-            for batch in chosen(own):
+            model.standardise(in_batches(images, others, at_once, device))
+            for batch in in_batches(images, own, at_once, device):
                 prediction = model(batch)
                 yield prediction.anomaly_map, prediction.score
                 bar.update(len(batch))
 
     with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
         calibration = calibrate(predictions(), model.config.calibration.quantile)
-    model.standardise(chosen(range(len(images))))
+    model.standardise(in_batches(images, range(len(images)), at_once, device))
     return calibration
 
 
@@ -293,7 +292,8 @@ def main() -> int:
     seed_step(config.seed, epochs, step=0)
     if not finished:  # a finished run that is only scored anew has nothing more to fit
         model.eval()
-        model.finish(batches(images, device))
+        numbers = tqdm(range(len(images)), "finishing", unit="image", disable=not writer or None)
+        model.finish(in_batches(images, numbers, progress.micro_batch, device))
     if writer:
         calibration = calibrate_on(model, held_out, device)
         save(calibration)
