@@ -46,7 +46,6 @@ from utils.pixels import to_batch
 from utils.runs import find_run, new_run
 from utils.seed import epoch_order, seed_step
 
-
 RECIPE = "configs/cpu.yaml"
 PATIENCE = 20  # minutes that a run may take on a CPU without a hint at RECIPE
 WARM_UP, TIMED = 2, 4  # steps that are left out, and that are timed, to foretell the rest
