@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.sample import KINDS, tile, write_sample
+from data.sample import KINDS, part, tile, write_sample
 
 SMALL = {"size": 96, "train": 2, "good": 1, "defects": 2, "quiet": True}
 
@@ -35,6 +35,7 @@ def test_layout_is_that_of_mvtec(drawn):
     kind, folder = drawn
     defects = {
         "tile": ("crack", "glue_strip", "gray_stroke", "oil", "rough"),
+        "part": ("damaged_edge", "missing_piece", "scratch", "bent_tip"),
     }
     expected = {"train/good/000.png", "train/good/001.png", "test/good/000.png"}
     for defect in defects[kind]:
@@ -113,6 +114,58 @@ def test_stone_fills_the_frame_and_varies_a_little():
             assert quarter.std() > 0.08
         means.append(image.mean())
     assert 0 < np.std(means) < 0.05
+
+
+def lay_bolt(seed: int, size: int = 256):
+    """A whole bolt, its scene, its layers and the generator that drew them."""
+    rng = np.random.default_rng(seed)
+    scene, bolt = part.place(rng), part.bolt(rng, size)
+    return rng, scene, bolt, part.compose(bolt, scene, size)
+
+
+@pytest.mark.parametrize("name", part.DEFECTS)
+def test_defect_changes_the_part_within_its_mask_only(name):
+    """A defect of the part shows inside its mask and hardly outside, and spares its input."""
+    for seed in range(4):
+        rng, scene, bolt, whole = lay_bolt(seed)
+        before = bolt.height.copy(), bolt.tint.copy()
+        spoilt, mask = part.spoil(rng, bolt, scene, 256, name)
+        assert np.array_equal(bolt.height, before[0]) and np.array_equal(bolt.tint, before[1])
+        change = np.abs(spoilt.unshadowed(scene.ground) - whole.unshadowed(scene.ground))
+        assert change[mask].mean() > 0.1
+        assert (change[~mask] > 0.06).mean() < 0.0005  # crumbs
+        gain = spoilt.share - whole.share
+        if name == "scratch":  # on the metal, which keeps its outline
+            assert not gain.any()
+        elif name == "missing_piece":  # the ground comes to light
+            assert gain.max() <= 0 and gain.min() < -0.5
+        elif name == "bent_tip":
+            assert gain.max() > 0.5 and gain.min() < -0.5
+
+
+def test_part_lies_anywhere_wholly_in_the_frame():
+    """Place and turn differ, the bolt's area does not, and nothing of it is cut off."""
+    lain = [lay_bolt(seed) for seed in range(24)]
+    areas = [layers.share.mean() for *_, layers in lain]
+    assert np.ptp(areas) < 0.04 * np.mean(areas)
+    turns = np.array([scene.turn for _, scene, *_ in lain])
+    assert np.hypot(np.cos(turns).mean(), np.sin(turns).mean()) < 0.4
+    assert np.std([(scene.x, scene.y) for _, scene, *_ in lain], 0).min() > 0.1
+    for rng, scene, bolt, layers in lain:
+        bent = part.compose(part.bent_tip(rng, bolt), scene, 256)
+        for share in (layers.share, bent.share):
+            assert share[[0, -1]].max() == share[:, [0, -1]].max() == 0
+
+
+def test_shadow_falls_away_from_the_lamp():
+    """However the bolt is turned, the lamp stands at the upper left of the image."""
+    for seed in range(8):
+        _, _, _, layers = lay_bolt(seed)
+        below, above = (
+            layers.shadow[np.roll(layers.share > 0.5, shift, (0, 1)) & (layers.share == 0)].mean()
+            for shift in ((10, 6), (-10, -6))
+        )
+        assert below > 1.2 * above
 
 
 def test_leaves_a_folder_with_content_alone(tmp_path):

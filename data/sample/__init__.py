@@ -7,7 +7,8 @@ Images are drawn from nothing but a seed, and defects are put on some of them, w
     <root>/<category>/test/<defect>/000.png
     <root>/<category>/ground_truth/<defect>/000_mask.png
 
-Run as ``python -m data.sample --root data/mvtec --kind tile``.
+Two kinds can be drawn: ``tile``, a texture that fills the frame, and ``part``, an object that lies
+anywhere on a plain ground. Run as ``python -m data.sample --root data/mvtec --kind part``.
 
 The layout is that of Bergmann et al., "MVTec AD -- A Comprehensive Real-World Dataset for
 Unsupervised Anomaly Detection", CVPR 2019. No pixel of that data set is used. Scores on drawn
@@ -21,9 +22,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.sample import tile
+from data.sample import part, tile
 
-KINDS = {"tile": tile}
+KINDS = {"tile": tile, "part": part}
 """What can be drawn: a module each, with its `DEFECTS` by name and its `draw`."""
 
 
