@@ -42,11 +42,10 @@ class Textures:
             pixels = np.stack([_read(self.files[number], size) for number in chosen])
             return _recoloured(to_batch(pixels, self.images.device))
         others = self.images[torch.randint(len(self.images), (count,)).to(self.images.device)]
-        textures = torch.empty_like(others)
-        noise = coins(count, 0.3).to(others.device)
-        textures[noise] = _noise_textures(others[noise])
-        textures[~noise] = _recoloured(_rearranged(others[~noise]))
-        return textures
+        noise = int(coins(count, 0.3).sum())  # that many of them: which ones does not matter
+        drawn = [_noise_textures(others[:noise])] if noise else []
+        drawn += [_recoloured(_rearranged(others[noise:]))] if noise < count else []
+        return torch.cat(drawn)
 
 
 @lru_cache(maxsize=256)  # a large folder must not fill the memory

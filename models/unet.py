@@ -145,7 +145,7 @@ class UNetAutoencoder(Detector):
         self.remembered = slice(2, 4)
         self.memory = MemoryBank(sum(encoder.channels[self.remembered]), config.search.memory_mib)
         self.loss = ReconstructionLoss(config.loss)
-        self.scale = Standardisation(4)
+        self.scale = Standardisation(4, tuple(-(-side // 2) for side in config.data.size))
 
     def load_pretrained(self) -> None:
         """See `Detector.load_pretrained`."""
@@ -163,7 +163,7 @@ class UNetAutoencoder(Detector):
         restored, logits, _ = self.look(corrupted)
         weights = self.config.loss
         segmentation = focal_loss(logits, mask, balance=weights.balance)
-        return self.loss(restored, clean) + weights.focal * segmentation
+        return self.loss(restored, clean, mask) + weights.focal * segmentation
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Reconstruction [B, 3, H, W] in [0, 1], logits of a defect [B, 1, H, W], encoder's maps."""
@@ -203,7 +203,8 @@ class UNetAutoencoder(Detector):
     def forward(self, images: Tensor) -> Prediction:
         """Score images by what the witnesses say together; see `Detector.forward`."""
         found, restored = self.witnesses(images)
-        combined = self.scale(found).mean(dim=1, keepdim=True)
+        structure, colour, segmentation, distance = self.scale(found).split(1, dim=1)
+        combined = ((structure + colour) / 2 + segmentation + distance) / 3
         size = images.shape[-2:]
         anomaly_map = F.interpolate(combined, size, mode="bilinear", align_corners=False)
         return Prediction(anomaly_map, image_score(anomaly_map, self.config.score.reduce), restored)

@@ -83,7 +83,7 @@ class LossConfig(Section):
     ssim: Weight = 1.0
     perceptual: Weight = 0.0
     vgg16: str | None = None
-    focal: Weight = 100.0
+    focal: Weight = 20.0
     balance: float = Field(8.0, ge=0, le=100)
 
 

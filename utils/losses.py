@@ -10,6 +10,11 @@ from utils.config import LossConfig
 from utils.perceptual import perceptual_distance
 
 
+CORRUPTED = 10.0
+"""How much more the absolute error counts where the input was corrupted. Most of an image is good:
+weighed alike, copying what may or may not be a defect would be the best guess."""
+
+
 class ReconstructionLoss(nn.Module):
     """Weighted sum of differences between images in [0, 1]; the weights are those of `loss`.
 
@@ -24,11 +29,18 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         self.weights = weights
 
-    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
-        """Mean loss (0-dim) over a batch of two [B, 3, H, W] in [0, 1]."""
+    def forward(self, reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Mean loss (0-dim) over a batch.
+
+        Args:
+            reconstruction: [B, 3, H, W] in [0, 1].
+            target: the same.
+            mask: bool [B, 1, H, W], True where the network's input was corrupted.
+        """
         with torch.autocast(target.device.type, enabled=False):
             reconstruction, target = reconstruction.float(), target.float()
-            loss = self.weights.l1 * (reconstruction - target).abs().mean()
+            error = (reconstruction - target).abs()
+            loss = self.weights.l1 * (error * (1 + CORRUPTED * mask)).mean()
             if self.weights.ssim:
                 similarity = ssim(reconstruction, target, data_range=1.0)
                 loss = loss + self.weights.ssim * (1 - similarity)
