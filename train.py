@@ -232,6 +232,7 @@ def main() -> int:
         disable=not writer or None,
     )
     model.train()
+    taken: list[float] = []  # seconds of each step
     with StopRequest("stopping after this step; Ctrl-C again to stop at once") as stop:
         while progress.epoch < epochs:
             order = epoch_order(config.seed, progress.epoch, len(images))
@@ -258,11 +259,10 @@ def main() -> int:
                 progress.step += 1
                 progress.seconds += time.perf_counter() - started
                 bar.update()
-                if bar.n - bar.initial == WARM_UP:
-                    timed_from = time.perf_counter()
-                if writer and bar.n - bar.initial == WARM_UP + TIMED < bar.total - bar.n:
-                    pace = (time.perf_counter() - timed_from) / TIMED
-                    bar.write(f"to go: {outlook(pace * (bar.total - bar.n), device)}")
+                taken.append(time.perf_counter() - started)
+                left = (epochs - progress.epoch) * steps - progress.step
+                if writer and len(taken) == WARM_UP + TIMED < left:
+                    print(f"to go: {outlook(left * sum(taken[WARM_UP:]) / TIMED, device)}")
                 bar.set_postfix(
                     epoch=progress.epoch + 1, loss=progress.loss_sum / (first + len(chosen))
                 )
