@@ -1,31 +1,17 @@
-"""Draw a small *tile* category in the MVTec AD layout, for trying the code without a download.
+"""Tiles of polished granite that fill the frame, with the five defects of MVTec AD's tiles.
 
-Polished granite tiles are drawn from nothing but a seed, and the five defects of the real MVTec
-tile category (crack, glue_strip, gray_stroke, oil, rough) are put on some of them, with masks:
-
-    <root>/<category>/train/good/000.png
-    <root>/<category>/test/good/000.png
-    <root>/<category>/test/<defect>/000.png
-    <root>/<category>/ground_truth/<defect>/000_mask.png
-
-Run as ``python -m data.sample --root data/mvtec --category tile``.
-
-The layout is that of Bergmann et al., "MVTec AD -- A Comprehensive Real-World Dataset for
-Unsupervised Anomaly Detection", CVPR 2019. No pixel of that data set is used. Scores on these
-drawn tiles are not comparable with scores on the real ones.
+Those are crack, glue_strip, gray_stroke, oil and rough, as named by Bergmann et al., "MVTec AD -- A
+Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", CVPR 2019.
 """
 
-import argparse
 import math
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
-from tqdm import tqdm
+
+from data.sample.drawing import noise, ramp, shrink
 
 # Below this opacity a defect is not seen: it is neither painted nor part of the mask, so that
 # pixels outside the mask stay exactly as they were.
@@ -47,26 +33,6 @@ MINERALS = (
 )
 
 
-def _noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Smooth noise [size, size] of zero mean and unit variance, with features of 1/cells."""
-    field = rng.standard_normal((cells + 4, cells + 4))
-    at = np.linspace(0, cells, size)
-    node = at.astype(int)
-    t = at - node
-    s = 1 - t
-    # The four weights of a uniform cubic B-spline, applied along one axis and then the other.
-    weights = (s * s * s, 4 - 3 * t * t * (1 + s), 4 - 3 * s * s * (1 + t), t * t * t)
-    for _ in range(2):
-        field = sum(w[:, None] / 6 * field[node + k] for k, w in enumerate(weights)).T
-    return field / 0.479  # the share of the deviation that the spline leaves
-
-
-def _ramp(value: np.ndarray, start: float, stop: float) -> np.ndarray:
-    """Smoothstep: 0 where value is on the far side of start, 1 beyond stop."""
-    t = np.clip((value - start) / (stop - start), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
 def _paint(image: np.ndarray, layer: np.ndarray, alpha: np.ndarray):
     """Lay layer [H,W,3] over image [H,W,3] with opacity alpha [H,W]; return it and the mask."""
     mask = alpha >= SEEN
@@ -85,8 +51,8 @@ def _grains(rng: np.random.Generator, size: int, across: int) -> np.ndarray:
     # Read the diagram through a small random displacement: straight borders look like mosaic.
     reach = 0.25 * size / across
     y, x = np.indices((size, size))
-    y = np.clip(np.rint(y + reach * _noise(rng, size, 3 * across // 2)), 0, size - 1).astype(int)
-    x = np.clip(np.rint(x + reach * _noise(rng, size, 3 * across // 2)), 0, size - 1).astype(int)
+    y = np.clip(np.rint(y + reach * noise(rng, size, 3 * across // 2)), 0, size - 1).astype(int)
+    x = np.clip(np.rint(x + reach * noise(rng, size, 3 * across // 2)), 0, size - 1).astype(int)
     return cell[y, x]
 
 
@@ -114,12 +80,11 @@ def granite(rng: np.random.Generator, size: int) -> np.ndarray:
         tone = rng.normal(1, spread, full * full)[grain]
         image[present] = np.asarray(colour) * tone[present][:, None]
     # Crystals are cloudy inside, and the stone is not the same all over.
-    cloud = 0.022 * _noise(rng, full, 90) + 0.012 * _noise(rng, full, 5)
+    cloud = 0.022 * noise(rng, full, 90) + 0.012 * noise(rng, full, 5)
     image *= 1 + cloud[..., None]
     blur = 1.3 * full / 512  # lens
     image = ndimage.gaussian_filter(image, (blur, blur, 0))
-    image = image.reshape(size, factor, size, factor, 3).mean((1, 3))
-    return np.clip(image, 0, 1)
+    return np.clip(shrink(image, factor), 0, 1)
 
 
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
@@ -154,7 +119,7 @@ def _blob(rng: np.random.Generator, size: int, radius: float, rag: float, cells:
     turn, stretch = rng.uniform(0, math.pi), math.sqrt(rng.uniform(1, 2))
     u = ((x - cx) * math.cos(turn) + (y - cy) * math.sin(turn)) / stretch
     v = ((y - cy) * math.cos(turn) - (x - cx) * math.sin(turn)) * stretch
-    return 1 - np.hypot(u, v) / radius + rag * _noise(rng, size, cells)
+    return 1 - np.hypot(u, v) / radius + rag * noise(rng, size, cells)
 
 
 def _band(rng: np.random.Generator, size: int, length: float, bend: float):
@@ -247,19 +212,19 @@ def glue_strip(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray,
     length = rng.uniform(0.2, 1.0)
     half = math.exp(rng.uniform(math.log(0.016), math.log(0.06)))
     u, v = _band(rng, size, length, rng.uniform(-0.12, 0.12))
-    v = v + 0.12 * half * _noise(rng, size, 6)
-    width = half * (1 + 0.12 * _noise(rng, size, 5) + 0.04 * _noise(rng, size, 24))
+    v = v + 0.12 * half * noise(rng, size, 6)
+    width = half * (1 + 0.12 * noise(rng, size, 5) + 0.04 * noise(rng, size, 24))
     # Depth below the edge, as a share of the half width; the ends are round.
     along = np.maximum(np.abs(u) - length / 2 + half, 0)
     depth = 1 - np.hypot(along, v) / width
 
     rim = np.exp(-(((depth - 0.14) / 0.1) ** 2))
-    gloss = np.exp(-(((v / half - 0.25) / 0.16) ** 2)) * _ramp(_noise(rng, size, 7), -0.5, 1.5)
+    gloss = np.exp(-(((v / half - 0.25) / 0.16) ** 2)) * ramp(noise(rng, size, 7), -0.5, 1.5)
     below = ndimage.gaussian_filter(image, (0.006 * size, 0.006 * size, 0))
     tint = np.array([0.80, 0.74, 0.56]) * rng.uniform(0.92, 1.06)
     layer = 0.45 * below + 0.55 * tint
-    layer = layer + (0.13 * rim + 0.16 * gloss + 0.012 * _noise(rng, size, 60))[..., None]
-    return _paint(image, layer, rng.uniform(0.55, 0.85) * _ramp(depth, 0, 0.16))
+    layer = layer + (0.13 * rim + 0.16 * gloss + 0.012 * noise(rng, size, 60))[..., None]
+    return _paint(image, layer, rng.uniform(0.55, 0.85) * ramp(depth, 0, 0.16))
 
 
 def gray_stroke(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -281,11 +246,11 @@ def gray_stroke(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray
     at = (200 + v / 0.0055, 12 + u / 0.12)
     streak = ndimage.map_coordinates(bristle, at, order=3, mode="mirror") / 0.75
     reach = length / 2 * (1 + 0.16 * streak)  # each bristle ends where it runs dry
-    ends = _ramp((reach - np.abs(u)) / half, 0, 0.8)
-    sides = _ramp(1 - np.abs(v) / half + 0.06 * _noise(rng, size, 20), 0, 0.3)
+    ends = ramp((reach - np.abs(u)) / half, 0, 0.8)
+    sides = ramp(1 - np.abs(v) / half + 0.06 * noise(rng, size, 20), 0, 0.3)
     dry = np.clip(0.78 + 0.2 * streak - 0.3 * (2 * u / length) ** 2, 0.12, 1)
     grey = rng.uniform(0.40, 0.56) * np.array([0.99, 1.0, 1.01])
-    shade = 0.025 * streak + 0.01 * _noise(rng, size, 100)
+    shade = 0.025 * streak + 0.01 * noise(rng, size, 100)
     return _paint(image, grey + shade[..., None], rng.uniform(0.65, 0.95) * ends * sides * dry)
 
 
@@ -307,7 +272,7 @@ def oil(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.nda
     layer = np.clip(grey + 1.5 * (image - grey), 0, 1) ** 1.15 * tint
     rim = np.exp(-(((depth - 0.1) / 0.07) ** 2))  # it dries darkest at its edge
     layer = layer * (1 - 0.14 * rim)[..., None]
-    return _paint(image, layer, rng.uniform(0.4, 0.9) * _ramp(depth, 0, 0.14))
+    return _paint(image, layer, rng.uniform(0.4, 0.9) * ramp(depth, 0, 0.14))
 
 
 def rough(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -323,7 +288,7 @@ def rough(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.n
     size = len(image)
     radius = math.exp(rng.uniform(math.log(0.055), math.log(0.24)))
     depth = _blob(rng, size, radius, 0.16, max(6, round(1.0 / radius)))
-    depth = depth + 0.06 * _noise(rng, size, 60)
+    depth = depth + 0.06 * noise(rng, size, 60)
 
     # A lit relief: the difference of a fine height map along the light gives pits and bumps.
     fine = ndimage.gaussian_filter(rng.standard_normal((size, size)), max(0.0015 * size, 0.4))
@@ -339,7 +304,7 @@ def rough(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.n
     dull = ndimage.gaussian_filter(image, (0.005 * size, 0.005 * size, 0))
     layer = 0.6 * dull + 0.4 * rng.uniform(0.70, 0.86)
     layer = layer + (rng.uniform(0.07, 0.12) * relief + 0.16 * scratch)[..., None]
-    return _paint(image, layer, rng.uniform(0.65, 0.95) * _ramp(depth, 0, 0.3))
+    return _paint(image, layer, rng.uniform(0.65, 0.95) * ramp(depth, 0, 0.3))
 
 
 Defect = Callable[[np.random.Generator, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -353,105 +318,23 @@ DEFECTS: dict[str, Defect] = {
 }
 
 
-def _spoil(rng: np.random.Generator, stone: np.ndarray, defect: Defect):
-    """Put a defect on the stone, drawn again until its mask has a size within AREA."""
-    while True:
-        image, mask = defect(rng, stone)
-        if AREA[0] <= mask.mean() <= AREA[1]:
-            return image, mask
-
-
-def _save(path: Path, image: np.ndarray) -> None:
-    """Write values in [0, 1], [H,W,3] or [H,W], as an 8-bit PNG; make its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(path)
-
-
-def write_sample(
-    root: Path,
-    category: str = "tile",
-    size: int = 512,
-    train: int = 60,
-    good: int = 16,
-    defects: int = 8,
-    seed: int = 0,
-    quiet: bool = False,
-) -> Path:
-    """Write a drawn category in the MVTec AD layout.
-
-    Every image has a seed of its own, made of the seed, its split, its kind and its number:
-    asking for more images does not change the others. The folder appears only once complete.
+def draw(
+    rng: np.random.Generator, size: int, kind: str = "good"
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Draw a photographed tile; a defect is drawn again until its mask has a size within AREA.
 
     Args:
-        root: folder of the data set; made if missing.
-        category: name of the category's folder.
-        size: side of the square images in pixels, at least 64.
-        train: good images to train on, at least 1.
-        good: good images to test on.
-        defects: test images of each kind of defect.
-        seed: seed of the whole set, not negative.
-        quiet: show no progress bar.
+        rng: source of all randomness.
+        size: side of the square image in pixels.
+        kind: "good" or a name among DEFECTS.
 
     Returns:
-        The folder of the category.
-
-    Raises:
-        ValueError: a size, count or seed is out of range.
-        FileExistsError: the category's folder is there and is not empty.
+        Array [size, size, 3] of RGB values in [0, 1], and the defect's mask, bool [size, size], or
+        None for a good tile.
     """
-    if size < 64:
-        raise ValueError(f"size must be at least 64 pixels, not {size}")
-    if train < 1:
-        raise ValueError(f"train must be at least 1, not {train}")
-    for name, value in (("good", good), ("defects", defects), ("seed", seed)):
-        if value < 0:
-            raise ValueError(f"{name} must not be negative, not {value}")
-    folder = Path(root) / category
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} already exists and is not empty: nothing was written")
-
-    kinds = ["good", *DEFECTS]
-    jobs = [("train", "good", i) for i in range(train)]
-    jobs += [("test", "good", i) for i in range(good)]
-    jobs += [("test", kind, i) for kind in DEFECTS for i in range(defects)]
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        draft = Path(scratch) / folder.name
-        for split, kind, index in tqdm(jobs, desc=str(folder), unit="image", disable=quiet or None):
-            rng = np.random.default_rng([seed, int(split == "test"), kinds.index(kind), index])
-            image = granite(rng, size)
-            if kind != "good":
-                image, mask = _spoil(rng, image, DEFECTS[kind])
-                _save(draft / "ground_truth" / kind / f"{index:03d}_mask.png", mask)
-            _save(draft / split / kind / f"{index:03d}.png", photograph(rng, image))
-        if folder.exists():
-            folder.rmdir()  # it is empty; not every system renames over an empty folder
-        draft.rename(folder)
-    return folder
-
-
-def main() -> None:
-    """Read the command line and write the sample; exit with 2 and one line if that fails."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.sample",
-        description="Draw a tile category in the MVTec AD layout.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--root", type=Path, default=Path("data/mvtec"), help="data set folder")
-    parser.add_argument("--category", default="tile", help="name of the category")
-    parser.add_argument("--size", type=int, default=512, help="side of the images in pixels")
-    parser.add_argument("--train", type=int, default=60, help="good training images")
-    parser.add_argument("--good", type=int, default=16, help="good test images")
-    parser.add_argument("--defects", type=int, default=8, help="test images of each defect type")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
-    try:
-        folder = write_sample(**vars(parser.parse_args()))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"wrote {folder}")
-
-
-if __name__ == "__main__":
-    main()
+    stone, mask = granite(rng, size), None
+    if kind != "good":
+        whole = stone
+        while mask is None or not AREA[0] <= mask.mean() <= AREA[1]:
+            stone, mask = DEFECTS[kind](rng, whole)
+    return photograph(rng, stone), mask

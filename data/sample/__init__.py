@@ -1,0 +1,105 @@
+"""Draw a small category in the MVTec AD layout, for trying the code without a download.
+
+Images are drawn from nothing but a seed, and defects are put on some of them, with masks:
+
+    <root>/<category>/train/good/000.png
+    <root>/<category>/test/good/000.png
+    <root>/<category>/test/<defect>/000.png
+    <root>/<category>/ground_truth/<defect>/000_mask.png
+
+Two kinds can be drawn: ``tile``, a texture that fills the frame, and ``part``, an object that lies
+anywhere on a plain ground. Run as ``python -m data.sample --root data/mvtec --kind part``.
+
+The layout is that of Bergmann et al., "MVTec AD -- A Comprehensive Real-World Dataset for
+Unsupervised Anomaly Detection", CVPR 2019. No pixel of that data set is used. Scores on drawn
+images are not comparable with scores on the real ones.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data.sample import part, tile
+
+KINDS = {"tile": tile, "part": part}
+"""What can be drawn: a module each, with its `DEFECTS` by name and its `draw`."""
+
+
+def _save(path: Path, image: np.ndarray) -> None:
+    """Write values in [0, 1], [H,W,3] or [H,W], as an 8-bit PNG; make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(path)
+
+
+def write_sample(
+    root: Path,
+    category: str | None = None,
+    size: int = 512,
+    train: int = 60,
+    good: int = 16,
+    defects: int = 8,
+    seed: int = 0,
+    quiet: bool = False,
+    kind: str = "tile",
+) -> Path:
+    """Write a drawn category in the MVTec AD layout.
+
+    Every image has a seed of its own, made of the seed, its split, its label (good or the defect)
+    and its number: asking for more images does not change the others. The folder appears only once
+    complete.
+
+    Args:
+        root: folder of the data set; made if missing.
+        category: name of the category's folder; that of its kind where None.
+        size: side of the square images in pixels, at least 64.
+        train: good images to train on, at least 1.
+        good: good images to test on.
+        defects: test images of each kind of defect.
+        seed: seed of the whole set, not negative.
+        quiet: show no progress bar.
+        kind: what to draw, a name among `KINDS`.
+
+    Returns:
+        The folder of the category.
+
+    Raises:
+        ValueError: the kind is unknown, or a size, count or seed is out of range.
+        FileExistsError: the category's folder is there and is not empty.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind}")
+    if size < 64:
+        raise ValueError(f"size must be at least 64 pixels, not {size}")
+    if train < 1:
+        raise ValueError(f"train must be at least 1, not {train}")
+    for name, value in (("good", good), ("defects", defects), ("seed", seed)):
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, not {value}")
+    folder = Path(root) / (category or kind)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} already exists and is not empty: nothing was written")
+
+    drawn = KINDS[kind]
+    labels = ["good", *drawn.DEFECTS]
+    jobs = [("train", "good", i) for i in range(train)]
+    jobs += [("test", "good", i) for i in range(good)]
+    jobs += [("test", label, i) for label in drawn.DEFECTS for i in range(defects)]
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        draft = Path(scratch) / folder.name
+        for split, label, index in tqdm(
+            jobs, desc=str(folder), unit="image", disable=quiet or None
+        ):
+            rng = np.random.default_rng([seed, int(split == "test"), labels.index(label), index])
+            image, mask = drawn.draw(rng, size, label)
+            _save(draft / split / label / f"{index:03d}.png", image)
+            if mask is not None:
+                _save(draft / "ground_truth" / label / f"{index:03d}_mask.png", mask)
+        if folder.exists():
+            folder.rmdir()  # it is empty; not every system renames over an empty folder
+        draft.rename(folder)
+    return folder
