@@ -11,7 +11,7 @@ REPO = Path(__file__).resolve().parent.parent
 # Tests send Ctrl-C to scripts, which would ignore it where the tests run in a shell's background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-TINY = ["--size", "64", "--batch", "4", "--set", "unet.width=4", "--set", "unet.depth=2"]
+TINY = ["--size", "64", "--batch", "4", "--set", "unet.width=4"]
 
 
 def run_script(name, *arguments, cwd):

@@ -8,7 +8,7 @@ import eval as evaluation
 import models
 import train
 from models.base import Detector, Prediction
-from utils.anomaly_map import absolute_error_map, image_score
+from utils.anomaly_map import image_score
 
 
 class MeanImage(Detector):
@@ -24,11 +24,12 @@ class MeanImage(Detector):
     def learn(self, images):
         self.seen = torch.cat([self.seen, images])
 
-    def finish(self):
+    def finish(self, images):
         self.mean, self.seen = self.seen.mean(dim=0), self.seen[:0]
+        assert all(image.shape == (1, *self.mean.shape) for image in images)
 
     def forward(self, images):
-        anomaly_map = absolute_error_map(images, self.mean.expand_as(images))
+        anomaly_map = (images - self.mean).abs().mean(dim=1, keepdim=True)
         return Prediction(anomaly_map, image_score(anomaly_map, "mean"), None)
 
 
