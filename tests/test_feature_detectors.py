@@ -10,7 +10,7 @@ from PIL import Image
 import train
 from models import build_model, load_detector, padim
 from models.backbones import EfficientNetLite
-from models.features import rows
+from models.memory_bank import rows
 from utils import distributed
 from utils.calibration import Calibration
 from utils.checkpoint import Checkpoint, Progress, save_checkpoint
@@ -38,7 +38,7 @@ def fitted(name, images, pieces=(3, 5, 4), **overrides):
     torch.manual_seed(1)
     for piece in images.split(pieces):
         model.learn(*model.prepare(piece))
-    model.finish()
+    model.finish([])
     return model
 
 
@@ -116,15 +116,16 @@ def test_patchcore_bank_is_bounded_and_a_share_of_the_candidates(good):
     model = detector("patchcore", **{"patchcore.candidates": 500, "patchcore.coreset": 0.1})
     for image in good.split(1):
         model.learn(image)
-        assert len(model.bank) <= 500
-    assert len(model.bank) == 500
-    model.finish()
-    assert (len(model.bank), len(model.spacing), len(model.keys)) == (50, 50, 0)
+        assert len(model.memory.bank) <= 500
+    assert len(model.memory.bank) == 500
+    model.finish([])
+    memory = model.memory
+    assert (len(memory.bank), len(memory.spacing), len(memory.keys)) == (50, 50, 0)
 
 
 def test_patchcore_knows_what_it_has_seen(good):
     model = fitted("patchcore", good, **PLAIN)
-    assert len(model.bank) == 12 * 16 * 16
+    assert len(model.memory.bank) == 12 * 16 * 16
     assert model(good).anomaly_map.max() < 1e-5
 
 
@@ -140,7 +141,7 @@ def test_patches_are_averages_of_their_neighbours(good):
 def test_patchcore_score_is_the_papers(good, defective):
     model = fitted("patchcore", good[1:], pieces=(11,), **PLAIN, **{"patchcore.reweight": 4})
     patches = rows(model.patches(defective)).double()
-    bank = model.bank.double()
+    bank = model.memory.bank.double()
     apart = torch.cdist(patches, bank)
     strangest = apart.min(dim=1).values.argmax()
     nearest = apart[strangest].argmin()
@@ -155,12 +156,13 @@ def test_patchcore_score_is_the_papers(good, defective):
 def test_density_divides_distances_by_the_spacing_of_good_patches(good, defective):
     plain = fitted("patchcore", good, **PLAIN)
     dense = fitted("patchcore", good, **PLAIN | {"patchcore.density": 5})
-    apart = torch.cdist(dense.bank.double(), plain.bank.double())
+    bank, found = dense.memory.bank, dense.memory.spacing
+    apart = torch.cdist(bank.double(), plain.memory.bank.double())
     spacing = apart.topk(5, largest=False).values.mean(dim=1)
-    assert torch.allclose(dense.spacing.double(), spacing.clamp_min(spacing.median()), rtol=1e-4)
-    places = torch.cdist(rows(dense.patches(defective)), dense.bank).argmin(dim=1)
+    assert torch.allclose(found.double(), spacing.clamp_min(spacing.median()), rtol=1e-4)
+    places = torch.cdist(rows(dense.patches(defective)), bank).argmin(dim=1)
     ratio = plain(defective).anomaly_map.amax() / dense(defective).anomaly_map.amax()
-    assert dense.spacing[places].min() * 0.99 < ratio < dense.spacing[places].max() * 1.01
+    assert found[places].min() * 0.99 < ratio < found[places].max() * 1.01
 
 
 @pytest.mark.parametrize("pending", [1, 4, 100])
@@ -193,7 +195,7 @@ def test_padim_keeps_no_images(good):
             largest = max(largest, len(model.pending))
     assert int(model.count) + len(model.pending) == 120
     assert largest < padim.PENDING
-    model.finish()
+    model.finish([])
     assert len(model.pending) == len(model.scatter) == 0
 
 

@@ -1,0 +1,43 @@
+import pytest
+import torch
+from pytorch_msssim import ssim
+
+from utils.config import LossConfig
+from utils.losses import ReconstructionLoss, focal_loss
+
+
+def test_loss_is_l1_plus_ssim_in_float32():
+    a, b = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
+    loss = ReconstructionLoss(LossConfig(l1=2.0, ssim=0.5))
+    expected = 2.0 * (a - b).abs().mean() + 0.5 * (1 - ssim(a, b, data_range=1.0))
+    assert torch.allclose(loss(a, b), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = loss(a.bfloat16(), b.bfloat16())
+    assert low.dtype == torch.float32
+    assert torch.allclose(low, loss(a.bfloat16().float(), b.bfloat16().float()))
+
+
+def test_focal_loss_by_hand():
+    logits = torch.tensor([[[[2.0, -1.0]]]])
+    mask = torch.tensor([[[[True, True]]]])
+    right = torch.sigmoid(logits)  # probability of what is true
+    expected = (-((1 - right) ** 2) * right.log()).mean()
+    assert focal_loss(logits, mask).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert focal_loss(-logits, ~mask).item() == pytest.approx(expected.item(), rel=1e-5)
+    sure, unsure = focal_loss(torch.tensor([[[[4.0]]]]), torch.tensor([[[[True]]]])), expected
+    assert sure < 0.01 * unsure
+
+
+def test_balanced_focal_loss_weighs_small_defects_more():
+    logits = torch.zeros(1, 1, 96, 96, requires_grad=True)
+    mask = torch.zeros(1, 1, 96, 96, dtype=torch.bool)
+    mask[..., 10:12, 10:12] = True  # a spot
+    mask[..., 30:, :] = True  # a large patch
+    gradients = []
+    for balance in (0.0, 4.0):
+        gradients.append(torch.autograd.grad(focal_loss(logits, mask, balance=balance), logits)[0])
+    weight = (gradients[1] / gradients[0])[0, 0]
+    assert torch.allclose(weight[~mask[0, 0]], torch.ones(()))
+    assert weight[70, 50] == pytest.approx(1)
+    # 4 pixels near the peak of a Gaussian of 4 pixels have 4 / (2 pi 16) of its mass.
+    assert weight[10, 10] == pytest.approx(2 * torch.pi * 16 / 4, rel=0.05)
