@@ -34,14 +34,21 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
     that, and in that the coreset is chosen from a random sample of the patches, which bounds the
     memory of a fit.
 
+    Whitened, all directions of the features count alike that good patches vary in: a rare
+    combination of common features, such as a bent piece of an ordinary edge, then lies far out,
+    where in plain distances what varies most decides.
+
     Args:
         channels: C of the features.
         memory_mib: distances that are held at a time, in MiB.
+        whiten: compare whitened features.
     """
 
-    def __init__(self, channels: int, memory_mib: float) -> None:
+    def __init__(self, channels: int, memory_mib: float, whiten: bool = False) -> None:
         super().__init__()
         self.memory_mib = memory_mib
+        self.whiten = whiten
+        self.register_buffer("whitening", torch.eye(channels) if whiten else torch.zeros(0, 0))
         # Until it is thinned out, the bank is a sample of all patches, with its keys.
         self.register_buffer("bank", torch.zeros(0, channels))
         self.register_buffer("keys", torch.zeros(0))
@@ -61,7 +68,9 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
             projection: dimensions that the coreset is chosen in.
             density: neighbours that tell how densely patches lie; 0 leaves distances as they are.
         """
-        candidates = self.bank
+        if self.whiten:
+            self.whitening = whitening(self.bank)
+        candidates = self._compared(self.bank)
         projected = random_projection(candidates, projection)
         self.bank = candidates[greedy_coreset(projected, min(max(1, count), len(candidates)))]
         self.keys = self.keys[:0]
@@ -79,7 +88,21 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         Returns:
             Distances [B, 1, h, w], and the places [B * h * w] of the nearest entries.
         """
-        distances, places = nearest(rows(features), self.bank, self.memory_mib)
+        distances, places = nearest(self._compared(rows(features)), self.bank, self.memory_mib)
         if len(self.spacing):
             distances = distances / self.spacing[places]
         return distances.view(len(features), 1, *features.shape[-2:]), places
+
+    def _compared(self, patches: Tensor) -> Tensor:
+        """Patches [N, C] as their distances are measured."""
+        return patches @ self.whitening if self.whiten else patches
+
+
+RIDGE = 0.01
+"""Share of the mean variance that is added to all: directions without any are noise."""
+
+
+def whitening(patches: Tensor) -> Tensor:
+    """The matrix [C, C] that makes patches [N, C] vary alike in all directions, in float64 on the CPU."""
+    variances, directions = torch.linalg.eigh(torch.cov(patches.cpu().double().T))
+    return (directions / (variances + RIDGE * variances.mean()).sqrt()).to(patches)

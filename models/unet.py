@@ -143,9 +143,12 @@ class UNetAutoencoder(Detector):
         self.network = UNet(encoder, 3, 4, unet.width)
         # Strides 8 and 16: finer maps see edges, coarser ones know what, but no longer where.
         self.remembered = slice(2, 4)
-        self.memory = MemoryBank(sum(encoder.channels[self.remembered]), config.search.memory_mib)
+        channels, memory_mib = sum(encoder.channels[self.remembered]), config.search.memory_mib
+        self.memories = nn.ModuleList(
+            MemoryBank(channels, memory_mib, whiten) for whiten in (False, True)
+        )
         self.loss = ReconstructionLoss(config.loss)
-        self.scale = Standardisation(4, tuple(-(-side // 2) for side in config.data.size))
+        self.scale = Standardisation(5, tuple(-(-side // 2) for side in config.data.size))
 
     def load_pretrained(self) -> None:
         """See `Detector.load_pretrained`."""
@@ -174,9 +177,11 @@ class UNetAutoencoder(Detector):
     def finish(self, images: Iterable[Tensor]) -> None:
         """Fill the memory with what the encoder sees in good images, batches [B, 3, H, W]."""
         for batch in images:
-            maps = self.network.encoder(batch)[self.remembered]
-            self.memory.collect(patch_features(maps), CANDIDATES)
-        self.memory.thin_out(self.config.unet.memory, projection=128, density=50)
+            features = patch_features(self.network.encoder(batch)[self.remembered])
+            for memory in self.memories:
+                memory.collect(features, CANDIDATES)
+        for memory in self.memories:
+            memory.thin_out(self.config.unet.memory, projection=128, density=50)
 
     def witnesses(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the witnesses say, at half the resolution, and the reconstruction.
@@ -184,13 +189,14 @@ class UNetAutoencoder(Detector):
         Of an image that is shrunk by two, grain and noise count for less and a look costs a quarter.
 
         Returns:
-            [B, 4, ceil(H / 2), ceil(W / 2)]: difference of structure and of colour between image and
-            reconstruction, logit of a defect, distance to the memory; and [B, 3, H, W].
+            [B, 5, ceil(H / 2), ceil(W / 2)]: difference of structure and of colour between image
+            and reconstruction, logit of a defect, distance to either memory; and [B, 3, H, W].
         """
         restored, logits, maps = self.look(images)
         halves = [F.avg_pool2d(m, 2, ceil_mode=True) for m in (images, restored, logits)]
         seen, expected, logits = halves
-        distances, _ = self.memory.distances(patch_features(maps[self.remembered]))
+        features = patch_features(maps[self.remembered])
+        distances = torch.cat([memory.distances(features)[0] for memory in self.memories], dim=1)
         size = logits.shape[-2:]
         distances = F.interpolate(distances, size, mode="bilinear", align_corners=False)
         found = [ssim_map(seen, expected), colour_map(seen, expected), logits, distances]
@@ -203,8 +209,8 @@ class UNetAutoencoder(Detector):
     def forward(self, images: Tensor) -> Prediction:
         """Score images by what the witnesses say together; see `Detector.forward`."""
         found, restored = self.witnesses(images)
-        structure, colour, segmentation, distance = self.scale(found).split(1, dim=1)
-        combined = ((structure + colour) / 2 + segmentation + distance) / 3
+        structure, colour, segmentation, plain, whitened = self.scale(found).split(1, dim=1)
+        combined = ((structure + colour) / 2 + segmentation + (plain + whitened) / 2) / 3
         size = images.shape[-2:]
         anomaly_map = F.interpolate(combined, size, mode="bilinear", align_corners=False)
         return Prediction(anomaly_map, image_score(anomaly_map, self.config.score.reduce), restored)

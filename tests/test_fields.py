@@ -56,9 +56,9 @@ def coordinates(height, width):
 @pytest.mark.parametrize("zoom", [1.0, 2.0, -2.0])
 def test_a_point_comes_to_lie_where_it_should(turn, zoom):
     at, source = torch.tensor([[15.5, 50.5]]), torch.tensor([[40.0, 20.0]])
-    moved = resampled(
-        coordinates(60, 80), at, source, torch.tensor([turn]), torch.tensor([zoom])
-    )[0]
+    moved = resampled(coordinates(60, 80), at, source, torch.tensor([turn]), torch.tensor([zoom]))[
+        0
+    ]
     assert moved[:, 15, 50].tolist() == pytest.approx([40, 20], abs=1e-3)
     right, below = (moved[:, y, x] - source[0] for y, x in ((15, 60), (25, 50)))
     for way in (right, below):  # enlarged, so that ten pixels are fewer of the image

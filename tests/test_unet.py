@@ -77,9 +77,7 @@ def test_a_run_opens_without_the_package_of_its_encoder(tmp_path, monkeypatch):
     detector.load_pretrained()
     detector.finish(torch.rand(3, 3, 64, 64).split(1))
     state, calibration = detector.state_dict(), Calibration(0.5, 0.5, 0.0, 1.0, [0.4])
-    save_checkpoint(
-        tmp_path, Checkpoint(detector.config, state, None, Progress(), [], calibration)
-    )
+    save_checkpoint(tmp_path, Checkpoint(detector.config, state, None, Progress(), [], calibration))
 
     def missing(self):
         raise UserError("not installed")
