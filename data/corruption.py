@@ -150,7 +150,7 @@ def gone(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
 
 
 def displace(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
-    """A piece bent or shifted, with a hard edge or a soft one; of a texture, a dent with its relief.
+    """A piece bent or shifted, its edge hard or soft; of a texture, a dent with its relief.
 
     A texture that is merely moved looks as good as before, so it is lit from a side as well.
     """

@@ -54,7 +54,7 @@ def _read(file: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def _rearranged(images: Tensor) -> Tensor:
-    """The images about another point, turned, every other one mirrored, up to three times as large."""
+    """The images about another point, turned, enlarged up to three times, half of them mirrored."""
     count = len(images)
     source = torch.rand(count, 2) * torch.tensor(images.shape[-2:])
     zoom = log_uniform(1, 3, count) * torch.where(coins(count), 1.0, -1.0)

@@ -27,7 +27,7 @@ def rows(features: Tensor) -> Tensor:
 
 
 class MemoryBank(StoredAtAnyLength, nn.Module):
-    """Features of good patches, thinned out by a greedy coreset (PatchCore: Roth et al., CVPR 2022).
+    """Features of good patches, thinned out by a greedy coreset (PatchCore: Roth et al., 2022).
 
     Distances are measured by how densely good patches lie around the nearest entry, so that patches
     of a varied texture are not called strange for lying far apart. It differs from the paper in
@@ -103,6 +103,7 @@ RIDGE = 0.01
 
 
 def whitening(patches: Tensor) -> Tensor:
-    """The matrix [C, C] that makes patches [N, C] vary alike in all directions, in float64 on the CPU."""
+    """The matrix [C, C] that makes patches [N, C] vary alike in all directions."""
+    # In float64, which MPS has not.
     variances, directions = torch.linalg.eigh(torch.cov(patches.cpu().double().T))
     return (directions / (variances + RIDGE * variances.mean()).sqrt()).to(patches)

@@ -106,9 +106,9 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, 4 * outputs, 3, padding=1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Output [B, outputs, H, W], unbounded, for images [B, inputs, H, W], and the encoder's maps.
+        """The output for images [B, inputs, H, W], and the feature maps of the encoder.
 
-        Any size from two pixels a side will do.
+        The output, [B, outputs, H, W], is unbounded. Any size from two pixels a side will do.
         """
         height, width = images.shape[-2:]
         if height % 2 or width % 2:
@@ -156,7 +156,7 @@ class UNetAutoencoder(Detector):
             self.network.encoder.load(self.config.backbone.weights)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images [B, 3, H, W] corrupted, as they should be restored, and where: bool [B, 1, H, W]."""
+        """Good images corrupted, as they should be restored, and where: bool [B, 1, H, W]."""
         clean = vary(images, self.config.corruption.variation)
         corrupted, mask = corrupt(clean, self.config.corruption)
         return corrupted, clean, mask
@@ -169,7 +169,7 @@ class UNetAutoencoder(Detector):
         return self.loss(restored, clean, mask) + weights.focal * segmentation
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Reconstruction [B, 3, H, W] in [0, 1], logits of a defect [B, 1, H, W], encoder's maps."""
+        """Reconstruction in [0, 1], logits of a defect [B, 1, H, W], feature maps of the encoder."""
         output, maps = self.network(images)
         return torch.sigmoid(output[:, :3]), output[:, 3:], maps
 
@@ -186,7 +186,7 @@ class UNetAutoencoder(Detector):
     def witnesses(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the witnesses say, at half the resolution, and the reconstruction.
 
-        Of an image that is shrunk by two, grain and noise count for less and a look costs a quarter.
+        Grain and noise count for less there, and a look costs a quarter.
 
         Returns:
             [B, 5, ceil(H / 2), ceil(W / 2)]: difference of structure and of colour between image
