@@ -64,7 +64,7 @@ def _fades(cells: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def random_perlin(like: Tensor, finest: int) -> Tensor:
-    """Perlin noise [B, 1, H, W]; its cells along each axis are a random power of two to `finest`."""
+    """Perlin noise [B, 1, H, W] with a random power of two of cells along each axis."""
     powers = round(math.log2(finest)) + 1
     y, x = (2 ** torch.randint(powers, (len(like),)) for _ in range(2))
     return perlin_noise(like, y.clamp(max=like.shape[-2]), x.clamp(max=like.shape[-1]))

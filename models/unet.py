@@ -169,7 +169,7 @@ class UNetAutoencoder(Detector):
         return self.loss(restored, clean, mask) + weights.focal * segmentation
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Reconstruction in [0, 1], logits of a defect [B, 1, H, W], feature maps of the encoder."""
+        """Reconstruction in [0, 1], logits of a defect [B, 1, H, W], maps of the encoder."""
         output, maps = self.network(images)
         return torch.sigmoid(output[:, :3]), output[:, 3:], maps
 

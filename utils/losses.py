@@ -9,7 +9,6 @@ from utils.anomaly_map import smooth
 from utils.config import LossConfig
 from utils.perceptual import perceptual_distance
 
-
 CORRUPTED = 10.0
 """How much more the absolute error counts where the input was corrupted. Most of an image is good:
 weighed alike, copying what may or may not be a defect would be the best guess."""
