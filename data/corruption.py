@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.draws import coins, log_uniform, uniform
-from data.fields import displaced, frame, grain, random_perlin, resampled, spread
+from data.fields import displaced, frame, random_perlin, resampled, spread
 from data.foreground import ground, random_places, structure
 from data.textures import Textures
 from utils.config import CorruptionConfig
@@ -144,8 +144,9 @@ def cut_paste(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
 def gone(images: Tensor, at: Tensor, textures: Textures) -> Drawn:
     """A piece taken away, its ground grown over it; of a texture, a place that lost its grain."""
     depth, _, _ = blob(images, at, 0.015, 0.15)
-    count = len(images)
-    noise = spread(uniform(0, 0.02, count), images) * grain(images, log_uniform(1, 3, count))
+    noise = spread(uniform(0, 0.02, len(images)), images) * torch.randn(images.shape[-2:]).to(
+        images
+    )
     return ground(images) + noise, opacity(depth, 0.01 * min(images.shape[-2:]), 0.8)
 
 
