@@ -53,8 +53,8 @@ class Draem(Detector):
 
     def restore_and_segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction [B, 3, H, W] in [0, 1] and logits of a defect [B, 1, H, W]."""
-        restored = torch.sigmoid(self.reconstructive(images)[0])
-        return restored, self.discriminative(torch.cat([images, restored], dim=1))[0]
+        restored = torch.sigmoid(self.reconstructive(images))
+        return restored, self.discriminative(torch.cat([images, restored], dim=1))
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the logits of the segmentation; see `Detector.forward`.

@@ -27,6 +27,9 @@ CANDIDATES = 100_000
 STEM = 16
 """Channels that carry the finest detail of the image past the encoder."""
 
+VEILED = 2
+"""Levels of the decoder, the finest ones, that may be denied the detail of a defect."""
+
 
 def check_corruption(config: Config, learner: str) -> None:
     """Raise `UserError` if no image is ever corrupted, which is what `learner` learns to tell."""
@@ -86,8 +89,8 @@ class UNet(nn.Module):
         encoder: maps images to feature maps at strides 2, 4, 8 and so on; has `channels`.
         inputs: channels of the images.
         outputs: channels of the output.
-        width: channels of the decoder at stride 2; each level below has half as many again, rising
-            to four times.
+        width: channels of the decoder at stride 2; each level below has half as many again, up to
+            four times as many.
     """
 
     def __init__(self, encoder: nn.Module, inputs: int, outputs: int, width: int) -> None:
@@ -96,19 +99,19 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(inputs, STEM, 4, stride=2, padding=1)
         # Taps of a pretrained network differ in scale by orders of magnitude.
         self.taps = nn.ModuleList(map(nn.BatchNorm2d, encoder.channels))
-        skips = [encoder.channels[0] + STEM, *encoder.channels[1:-1]]
-        widths = [round(width * min(1.5**level, 4)) for level in range(len(skips))]
-        below = [*widths[1:], encoder.channels[-1]]
+        self.skips = [encoder.channels[0] + STEM, *encoder.channels[1:-1]]
+        self.widths = [round(width * min(1.5**level, 4)) for level in range(len(self.skips))]
+        below = [*self.widths[1:], encoder.channels[-1]]
         self.merge = nn.ModuleList(
             DoubleConv(deep + skip, own)
-            for deep, skip, own in zip(below, skips, widths, strict=True)
+            for deep, skip, own in zip(below, self.skips, self.widths, strict=True)
         )
         self.head = nn.Conv2d(width, 4 * outputs, 3, padding=1)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The output for images [B, inputs, H, W], and the feature maps of the encoder.
+    def encode(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What the decoder takes, at strides 2, 4, 8 and so on, and the encoder's feature maps.
 
-        The output, [B, outputs, H, W], is unbounded. Any size from two pixels a side will do.
+        Images [B, inputs, H, W] of any size from two pixels a side; odd sides get one more pixel.
         """
         height, width = images.shape[-2:]
         if height % 2 or width % 2:
@@ -116,11 +119,64 @@ class UNet(nn.Module):
         maps = self.encoder(images)
         skips = [tap(features) for tap, features in zip(self.taps, maps, strict=True)]
         skips[0] = torch.cat([skips[0], self.stem(images)], dim=1)
-        x = skips.pop()
-        for merge, skip in zip(reversed(self.merge), reversed(skips), strict=True):
+        return skips, maps
+
+    def decode(self, x: Tensor, skips: list[Tensor], finest: int = 0) -> Tensor:
+        """Bring x up through levels of the decoder, coarse to fine, the last of them `finest`."""
+        for level, skip in reversed(list(enumerate(skips, start=finest))):
             x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
-            x = merge(torch.cat([skip, x], dim=1))
-        return F.pixel_shuffle(self.head(x), 2)[..., :height, :width], maps
+            x = self.merge[level](torch.cat([skip, x], dim=1))
+        return x
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, inputs, H, W] to an output [B, outputs, H, W], unbounded."""
+        skips, _ = self.encode(images)
+        output = F.pixel_shuffle(self.head(self.decode(skips[-1], skips[:-1])), 2)
+        return output[..., : images.shape[-2], : images.shape[-1]]
+
+
+class RestoringUNet(UNet):
+    """A U-Net that restores images, and says where there was something to restore.
+
+    Skip connections bring a defect's own detail to the decoder, which then copies it. Here a veil
+    is drawn over the skips of the two finest levels where the coarse ones doubt that the part is
+    good: what should be there can only be made up from what is around. Nothing but the losses says
+    where that is. What is said of each pixel is said with the unveiled detail in view.
+
+    Args:
+        encoder: as of `UNet`.
+        width: likewise.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int) -> None:
+        super().__init__(encoder, 3, 3, width)
+        self.veil = nn.Conv2d(self.widths[VEILED], 1, 1)
+        self.verdict = nn.Sequential(
+            nn.Conv2d(width + self.skips[0] + 1, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, 4, 3, padding=1),
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """What the network makes of images [B, 3, H, W] in [0, 1].
+
+        Returns:
+            The images restored, [B, 3, H, W] in [0, 1]; logits of a defect, [B, 1, H, W]; and the
+            feature maps of the encoder.
+        """
+        skips, maps = self.encode(images)
+        x = self.decode(skips[-1], skips[VEILED:-1], finest=VEILED)
+        doubt, veiled = self.veil(x), []
+        for skip in skips[:VEILED]:
+            there = F.interpolate(doubt, skip.shape[-2:], mode="bilinear", align_corners=False)
+            veiled.append(skip * torch.sigmoid(-there))
+        x = self.decode(x, veiled)
+        doubt = F.interpolate(doubt, x.shape[-2:], mode="bilinear", align_corners=False)
+        logits = self.verdict(torch.cat([x, skips[0], doubt], dim=1))
+        output = F.pixel_shuffle(torch.cat([self.head(x), logits], dim=1), 2)
+        output = output[..., : images.shape[-2], : images.shape[-1]]
+        return torch.sigmoid(output[:, :3]), output[:, 3:], maps
 
 
 class UNetAutoencoder(Detector):
@@ -140,7 +196,7 @@ class UNetAutoencoder(Detector):
             encoder: nn.Module = ScratchEncoder(3, unet.width, unet.depth)
         else:
             encoder = build_encoder(unet.encoder)
-        self.network = UNet(encoder, 3, 4, unet.width)
+        self.network = RestoringUNet(encoder, unet.width)
         # Strides 8 and 16: finer maps see edges, coarser ones know what, but no longer where.
         self.remembered = slice(2, 4)
         channels, memory_mib = sum(encoder.channels[self.remembered]), config.search.memory_mib
@@ -163,15 +219,10 @@ class UNetAutoencoder(Detector):
 
     def learn(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
         """Loss of the reconstruction, and focal loss of the verdict on each pixel."""
-        restored, logits, _ = self.look(corrupted)
+        restored, logits, _ = self.network(corrupted)
         weights = self.config.loss
         segmentation = focal_loss(logits, mask, balance=weights.balance)
         return self.loss(restored, clean, mask) + weights.focal * segmentation
-
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Reconstruction in [0, 1], logits of a defect [B, 1, H, W], maps of the encoder."""
-        output, maps = self.network(images)
-        return torch.sigmoid(output[:, :3]), output[:, 3:], maps
 
     @torch.no_grad()
     def finish(self, images: Iterable[Tensor]) -> None:
@@ -181,7 +232,9 @@ class UNetAutoencoder(Detector):
             for memory in self.memories:
                 memory.collect(features, CANDIDATES)
         for memory in self.memories:
-            memory.thin_out(self.config.unet.memory, projection=128, density=50)
+            # Whitened patches say as much with fewer entries.
+            count = self.config.unet.memory // (3 if memory.whiten else 1)
+            memory.thin_out(count, projection=128, density=50)
 
     def witnesses(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the witnesses say, at half the resolution, and the reconstruction.
@@ -192,7 +245,7 @@ class UNetAutoencoder(Detector):
             [B, 5, ceil(H / 2), ceil(W / 2)]: difference of structure and of colour between image
             and reconstruction, logit of a defect, distance to either memory; and [B, 3, H, W].
         """
-        restored, logits, maps = self.look(images)
+        restored, logits, maps = self.network(images)
         halves = [F.avg_pool2d(m, 2, ceil_mode=True) for m in (images, restored, logits)]
         seen, expected, logits = halves
         features = patch_features(maps[self.remembered])
@@ -210,7 +263,7 @@ class UNetAutoencoder(Detector):
         """Score images by what the witnesses say together; see `Detector.forward`."""
         found, restored = self.witnesses(images)
         structure, colour, segmentation, plain, whitened = self.scale(found).split(1, dim=1)
-        combined = ((structure + colour) / 2 + segmentation + (plain + whitened) / 2) / 3
+        combined = ((structure + colour) / 2 + segmentation + plain + whitened) / 4
         size = images.shape[-2:]
         anomaly_map = F.interpolate(combined, size, mode="bilinear", align_corners=False)
         return Prediction(anomaly_map, image_score(anomaly_map, self.config.score.reduce), restored)

@@ -48,7 +48,7 @@ class UNetConfig(Section):
     encoder: str = Field("efficientnet_lite0", min_length=1)
     width: int = Field(32, ge=1, le=1024)
     depth: int = Field(5, ge=4, le=8)
-    memory: int = Field(3000, ge=1)
+    memory: int = Field(10_000, ge=3)
 
 
 class CorruptionConfig(Section):

@@ -16,15 +16,19 @@ RINGS = 5
 """Cells from the border inwards that count as border: beyond them, one place is like another."""
 
 
+LEAST = 0.1
+"""Share of the mean peak that is added to the spread: a few images may happen to be alike."""
+
+
 class Standardisation(nn.Module):
-    """Subtracts the mean of maps over good images and divides by how far good parts rise above it.
+    """Subtracts the mean of maps over good images and divides by how much their peaks vary.
 
     The mean is that of the place, as far as there are images enough to know it, and otherwise of
     all places as far from the border, where a network sees but half of the surroundings: edges of
-    aligned objects are harder to restore than their faces. After it 0 is ordinary and 1 is as high
-    as the strangest hundredth of a good part, on average. So maps of different units can be added,
-    and one that is restless on good parts weighs less: its peaks are what it would drown the others
-    with.
+    aligned objects are harder to restore than their faces. What divides is the spread, from image
+    to image, of the mean of the strangest hundredth of a map: that is the noise in which a defect
+    has to be seen. So maps of different units can be added, and one that is restless on good parts
+    weighs less.
 
     Args:
         terms: number of maps.
@@ -35,7 +39,7 @@ class Standardisation(nn.Module):
         super().__init__()
         grid = (-(-size[0] // CELL), -(-size[1] // CELL))
         self.register_buffer("mean", torch.zeros(terms, *grid))
-        self.register_buffer("rise", torch.ones(terms))
+        self.register_buffer("noise", torch.ones(terms))
 
     def fit(self, maps: Iterable[Tensor]) -> None:
         """Set the statistics from the maps [B, T, H, W] of good images, one batch at a time."""
@@ -53,14 +57,16 @@ class Standardisation(nn.Module):
             common[:, ring] = mean[:, ring].mean(dim=1, keepdim=True)
         share = len(cells) / (len(cells) + PRIOR)
         self.mean.copy_(torch.lerp(common, mean, share))
-        self.rise.fill_(1)
+        self.noise.fill_(1)
         peaks = []
         for batch in maps:
             above = self(batch.to(self.mean)).flatten(2)
             peaks.append(above.topk(max(1, above.shape[2] // 100), dim=2).values.mean(dim=2))
-        self.rise.copy_(torch.cat(peaks).mean(dim=0).clamp_min(1e-8))
+        peaks = torch.cat(peaks)
+        spread = peaks.std(dim=0, correction=0) + LEAST * peaks.mean(dim=0)
+        self.noise.copy_(spread.clamp_min(1e-8))
 
     def forward(self, maps: Tensor) -> Tensor:
         """The maps [B, T, H, W], standardised."""
         mean = F.interpolate(self.mean[None], maps.shape[-2:], mode="bilinear", align_corners=False)
-        return (maps - mean) / self.rise[:, None, None]
+        return (maps - mean) / self.noise[:, None, None]
