@@ -5,7 +5,6 @@ from pytorch_msssim import ssim
 
 from utils import anomaly_map
 from utils.anomaly_map import cielab, colour_map, image_score, smooth, ssim_map
-from utils.standardise import Standardisation
 
 
 @pytest.mark.parametrize("compare", [ssim_map, colour_map])
@@ -64,23 +63,3 @@ def test_smoothing_leaves_no_margin():
     blurred = smooth(spike, 3.0)
     assert blurred[0].sum().item() == pytest.approx(1, abs=1e-5)
     assert blurred[1].max() >= blurred[0].max()
-
-
-def test_maps_of_all_units_have_one_scale():
-    torch.manual_seed(0)
-    units = torch.tensor([1.0, 1000.0, 1e-3])[:, None, None]
-    maps = torch.rand(12, 1, 32, 32) * units + 5 * units
-    scale = Standardisation(3)
-    scale.fit(maps[i : i + 5] for i in range(0, 12, 5))
-    found = scale(maps)
-    assert found.mean(dim=(0, 2, 3)).abs().max() < 1e-3  # 0 is ordinary
-    assert torch.allclose(found[:, :1].expand_as(found), found, atol=1e-3)
-    pixels = found.flatten(2).sort(dim=2, descending=True).values
-    assert pixels[..., :10].mean().item() == pytest.approx(1, abs=1e-3)  # the highest hundredth
-    assert torch.equal(scale(maps[..., :20, :7]), found[..., :20, :7])  # any size
-
-
-def test_a_map_that_is_alike_everywhere_stays_finite():
-    scale = Standardisation(1)
-    scale.fit([torch.full((2, 1, 16, 16), 0.3)])
-    assert scale(torch.rand(1, 1, 16, 16)).isfinite().all()

@@ -10,7 +10,7 @@ from threading import Event
 
 import psutil
 import pytest
-from conftest import REPO, run_script
+from conftest import REPO, TINY, run_script
 from PIL import Image
 
 import benchmark
@@ -20,7 +20,6 @@ from utils.errors import UserError
 from utils.results import mean_row, table, write_results
 from utils.scripts import Stopped, script
 
-TINY = ["--size", "32", "--batch", "4", "--set", "unet.width=2", "--set", "unet.depth=1"]
 LONG = 40  # epochs that leave time to interrupt them
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
 

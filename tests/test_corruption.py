@@ -45,9 +45,9 @@ def test_weights_decide_what_is_drawn():
     assert not masks.any()
     config = load_config(overrides={"corruption": "stain+crack"}).corruption
     assert config == only("clean", "stain", "crack")
-    all_of_them = corrupt(images, only("perlin"))[1].flatten(1).any(dim=1)
-    assert all_of_them.all()
-    half = corrupt(images, only("clean", "perlin"))[1].flatten(1).any(dim=1)
+    nearly_all = corrupt(images, only("cut_paste"))[1].flatten(1).any(dim=1)
+    assert nearly_all.sum() > 32  # now and then there is nothing to be seen
+    half = corrupt(images, only("clean", "cut_paste"))[1].flatten(1).any(dim=1)
     assert 8 < half.sum() < 32
     with pytest.raises(UserError, match=r"corruption\.stian"):
         load_config(overrides={"corruption": "stian"})

@@ -8,13 +8,26 @@ from utils.losses import ReconstructionLoss, focal_loss
 
 def test_loss_is_l1_plus_ssim_in_float32():
     a, b = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
+    nowhere = torch.zeros(2, 1, 40, 40, dtype=torch.bool)
     loss = ReconstructionLoss(LossConfig(l1=2.0, ssim=0.5))
     expected = 2.0 * (a - b).abs().mean() + 0.5 * (1 - ssim(a, b, data_range=1.0))
-    assert torch.allclose(loss(a, b), expected)
+    assert torch.allclose(loss(a, b, nowhere), expected)
     with torch.autocast("cpu", torch.bfloat16):
-        low = loss(a.bfloat16(), b.bfloat16())
+        low = loss(a.bfloat16(), b.bfloat16(), nowhere)
     assert low.dtype == torch.float32
-    assert torch.allclose(low, loss(a.bfloat16().float(), b.bfloat16().float()))
+    assert torch.allclose(low, loss(a.bfloat16().float(), b.bfloat16().float(), nowhere))
+
+
+def test_what_was_corrupted_weighs_more_in_the_reconstruction():
+    target = torch.rand(2, 3, 40, 40)
+    inside = torch.zeros(2, 1, 40, 40, dtype=torch.bool)
+    inside[..., 10:14, 5:30] = True
+    nowhere = torch.zeros_like(inside)
+    loss = ReconstructionLoss(LossConfig())
+    wrong_inside = torch.where(inside, 1 - target, target)
+    wrong_outside = torch.where(inside, target, 1 - target)
+    assert loss(wrong_inside, target, inside) > 1.5 * loss(wrong_inside, target, nowhere)
+    assert loss(wrong_outside, target, inside) == loss(wrong_outside, target, nowhere)
 
 
 def test_focal_loss_by_hand():

@@ -20,10 +20,10 @@ from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.files import replacing
-from utils.runs import FORMAT, refuse_newer
+from utils.runs import FORMAT, refuse_other
 from utils.weights import read_plain
 
-VERSION = 3  # 2: unet.scales; 3: batch statistics of each scale
+VERSION = 4
 
 
 @dataclass
@@ -87,7 +87,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
     """Read a checkpoint, its tensors on the CPU.
 
     Raises:
-        UserError: if the file is missing, is none of ours, is damaged or is from a newer version.
+        UserError: if the file is missing, is none of ours, is damaged or is from another version.
     """
     try:
         content = read_plain(file)
@@ -96,10 +96,8 @@ def load_checkpoint(file: Path) -> Checkpoint:
     ours = isinstance(content, dict) and content.get("format") == FORMAT
     if not ours or not isinstance(content.get("version"), int):
         raise UserError(f"{file} is damaged or is no checkpoint written by train.py")
-    refuse_newer(file, content["version"], VERSION)
+    refuse_other(file, content["version"], VERSION, "train it anew")
     try:
-        if content["version"] < 2:
-            content["config"]["unet"]["scales"] = [1]
         calibration = content["calibration"]
         return Checkpoint(
             config=config_from(content["config"], source=str(file)),

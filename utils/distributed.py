@@ -89,10 +89,14 @@ def sum_gradients(model: nn.Module) -> None:
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Average running statistics over all processes, each of which saw other images."""
+    """Average running statistics over all processes, each of which saw other images.
+
+    Those of frozen parts, which stay in evaluation mode, are left as they are.
+    """
     if not dist.is_initialized():
         return
-    for buffer in model.buffers():
+    learning = [module for module in model.modules() if module.training]
+    for buffer in (b for module in learning for b in module.buffers(recurse=False)):
         if buffer.is_floating_point():
             dist.all_reduce(buffer)
             buffer /= world_size()

@@ -11,9 +11,9 @@ from utils.config import config_from
 from utils.errors import UserError
 from utils.extras import need
 from utils.inspection import Inspector
-from utils.runs import FORMAT, refuse_newer
+from utils.runs import FORMAT, refuse_other
 
-VERSION = 1
+VERSION = 2
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 """Devices of onnxruntime, the preferred one first."""
@@ -61,7 +61,7 @@ class OnnxInspector(Inspector):
             raise UserError(f"{file} cannot be run: {str(error).splitlines()[0]}") from None
         if about.get("format") != FORMAT:
             raise UserError(f"{file} was not written by export.py")
-        refuse_newer(file, int(about["version"]), VERSION)
+        refuse_other(file, int(about["version"]), VERSION, "train and export it anew")
         self.file = file
         self.batch = 1 if batch == "auto" else int(batch)
         self.config = config_from(json.loads(about["config"]), source=str(file))

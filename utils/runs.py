@@ -12,13 +12,20 @@ FORMAT = "visual-defect-detection"
 """What checkpoints and exports say that they are."""
 
 
-def refuse_newer(file: Path, version: int, known: int) -> None:
-    """Raise `UserError` if a file has a version of its format beyond the one known here."""
+def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
+    """Raise `UserError` if a file has another version of its format than the one known here.
+
+    Args:
+        file: the file.
+        version: what it says.
+        known: what is read here.
+        remedy: what to do about an older file.
+    """
+    formats = f"format {version}, this one reads {known}"
     if version > known:
-        raise UserError(
-            f"{file} was written by a newer version (format {version}, this one reads "
-            f"up to {known}); update your copy with git pull"
-        )
+        raise UserError(f"{file} was written by a newer version ({formats}); update with git pull")
+    if version < known:
+        raise UserError(f"{file} was written by an older version ({formats}); {remedy}")
 
 
 def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
