@@ -47,7 +47,7 @@ from utils.runs import find_run, new_run
 from utils.seed import epoch_order, seed_step
 
 RECIPE = "configs/cpu.yaml"
-PATIENCE = 20  # minutes that a run may take on a CPU without a hint at RECIPE
+PATIENCE = 20  # minutes that a run may take without a hint at RECIPE
 WARM_UP, TIMED = 2, 4  # steps that are left out, and that are timed, to foretell the rest
 
 
@@ -148,13 +148,13 @@ def calibrate_on(model: Detector, images: np.ndarray, device: torch.device) -> C
     return calibration
 
 
-def outlook(seconds: float, device: torch.device) -> str:
-    """What is left of a run, in words, and on a CPU, where that is long, the way to less of it."""
+def outlook(seconds: float, hint: bool) -> str:
+    """How long a run goes on, in words; with a hint at `RECIPE` if that is long."""
     minutes = round(seconds / 60)
-    text = f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-    if device.type == "cpu" and minutes > PATIENCE:
-        text += f" on this CPU; python train.py --config {RECIPE} takes a fraction of that"
-    return text
+    text = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(1, minutes)} min"
+    if hint and minutes > PATIENCE:
+        text += f"; without a GPU, python train.py --config {RECIPE} takes a fraction of that"
+    return f"to go: about {text}"
 
 
 def main() -> int:
@@ -262,7 +262,8 @@ def main() -> int:
                 taken.append(time.perf_counter() - started)
                 left = (epochs - progress.epoch) * steps - progress.step
                 if writer and len(taken) == WARM_UP + TIMED < left:
-                    print(f"to go: {outlook(left * sum(taken[WARM_UP:]) / TIMED, device)}")
+                    hint = device.type == "cpu" and args.config is None
+                    print(outlook(left * sum(taken[WARM_UP:]) / TIMED, hint))
                 bar.set_postfix(
                     epoch=progress.epoch + 1, loss=progress.loss_sum / (first + len(chosen))
                 )
