@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := --size 256 --set unet.width=16 --batch 4 --lr 1e-3 --epochs 30
+DEMO := --config configs/cpu.yaml --epochs 60
 
 .PHONY: demo test
 

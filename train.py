@@ -165,9 +165,11 @@ def main() -> int:
     distributed.start(device)
     writer = distributed.is_writer()
 
-    # 1. Detector, with random weights.
+    # 1. Detector, with random weights but for those that it builds upon.
     seed_step(config.seed, epoch=-1, step=-1)
     model = place(build_model(config), device)
+    if checkpoint is None:
+        model.load_pretrained()
     if model.sweeps is not None and distributed.world_size() > 1:
         raise UserError(f"{config.model} is fitted in one process; start it without torchrun")
 
@@ -200,7 +202,6 @@ def main() -> int:
             )
     else:
         progress.images = len(images)
-        model.load_pretrained()
         probe = to_batch(random_crops(images[:1], crop, config.seed, 0, 0), device)
         fitting = pick_micro_batch(config.train.micro_batch, model, probe, config.train.batch)
         progress.micro_batch = distributed.smallest(fitting, device)

@@ -38,6 +38,8 @@ class Backbone(nn.Module):
     std: tuple[float, ...] = IMAGENET_STD
     pyramid: tuple[str, ...] = ()
     """Layers at strides 2, 4, 8, 16 and 32, for a U-Net; empty where there are none."""
+    setting = "backbone.name"
+    """The setting that names the network, for errors."""
     stride = 1
     """Images are resized to a multiple of this many pixels."""
 
@@ -107,7 +109,7 @@ class Backbone(nn.Module):
             also = f" and {unexpected[0]} is unexpected" if unexpected else ""
             raise UserError(
                 f"{source} holds no weights of {self.name}: {missing[0]} is missing{also}; name "
-                "the network they belong to with --set backbone.name=NAME"
+                f"the network they belong to with --set {self.setting}=NAME"
             )
         for key, value in own.items():
             if state[key].shape != value.shape:
@@ -126,7 +128,7 @@ class Backbone(nn.Module):
             raise UserError(
                 f"the weights of {self.name} cannot be downloaded ({type(error).__name__}): "
                 "connect to the internet once, name a file that holds them with --set "
-                f"backbone.weights=FILE, or take --set backbone.name={LITE}, whose are installed"
+                f"backbone.weights=FILE, or take --set {self.setting}={LITE}, whose are installed"
             ) from None
 
 
@@ -282,17 +284,20 @@ def build_encoder(name: str) -> Backbone:
         UserError: if neither we nor torchvision know it, or it has no layer at each of them.
     """
     if name == LITE:
-        return EfficientNetLite(name, EfficientNetLite.pyramid)
-    import torchvision  # slow to import
-    from torchvision.models import list_models
+        encoder: Backbone = EfficientNetLite(name, EfficientNetLite.pyramid)
+    else:
+        import torchvision  # slow to import
+        from torchvision.models import list_models
 
-    known = list_models(module=torchvision.models, exclude="vit_*")
-    if name not in known:
-        raise UserError(
-            f"unet.encoder is {name!r} but should be scratch, {LITE} or a convolutional network of "
-            "torchvision" + nearest(name, ["scratch", LITE, *known])
-        )
-    return TorchvisionBackbone(name, pyramid_layers(name))
+        known = list_models(module=torchvision.models, exclude="vit_*")
+        if name not in known:
+            raise UserError(
+                f"unet.encoder is {name!r} but should be scratch, {LITE} or a convolutional "
+                "network of torchvision" + nearest(name, ["scratch", LITE, *known])
+            )
+        encoder = TorchvisionBackbone(name, pyramid_layers(name))
+    encoder.setting = "unet.encoder"
+    return encoder
 
 
 def pyramid_layers(name: str) -> tuple[str, ...]:
