@@ -37,6 +37,7 @@ class Draem(Detector):
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Good images [B, 3, H, W] corrupted, as they were, and where: bool [B, 1, H, W]."""
+        images = images.contiguous()
         corrupted, mask = corrupt(images, self.config.corruption)
         return corrupted, images, mask
 

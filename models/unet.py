@@ -213,13 +213,13 @@ class UNetAutoencoder(Detector):
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Good images corrupted, as they should be restored, and where: bool [B, 1, H, W]."""
-        clean = vary(images, self.config.corruption.variation)
+        clean = vary(images.contiguous(), self.config.corruption.variation)
         corrupted, mask = corrupt(clean, self.config.corruption)
         return corrupted, clean, mask
 
     def learn(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
         """Loss of the reconstruction, and focal loss of the verdict on each pixel."""
-        restored, logits, _ = self.network(corrupted)
+        restored, logits, _ = self.network(corrupted.contiguous(memory_format=torch.channels_last))
         weights = self.config.loss
         segmentation = focal_loss(logits, mask, balance=weights.balance)
         return self.loss(restored, clean, mask) + weights.focal * segmentation
