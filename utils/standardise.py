@@ -16,6 +16,9 @@ RINGS = 5
 """Cells from the border inwards that count as border: beyond them, one place is like another."""
 
 
+ENOUGH = 200
+"""Images that the statistics are taken of at most: their maps are held in memory."""
+
 LEAST = 0.1
 """Share of the mean peak that is added to the spread: a few images may happen to be alike."""
 
@@ -43,9 +46,13 @@ class Standardisation(nn.Module):
 
     def fit(self, maps: Iterable[Tensor]) -> None:
         """Set the statistics from the maps [B, T, H, W] of good images, one batch at a time."""
-        maps = [batch.detach().cpu() for batch in maps]
+        kept: list[Tensor] = []
+        for batch in maps:
+            kept.append(batch.detach().cpu())
+            if sum(map(len, kept)) >= ENOUGH:
+                break
         grid = self.mean.shape[-2:]
-        cells = torch.cat([F.adaptive_avg_pool2d(batch, grid) for batch in maps])
+        cells = torch.cat([F.adaptive_avg_pool2d(batch, grid) for batch in kept])
         mean = cells.double().mean(dim=0)
         common = mean.clone()
         rows, columns = (torch.arange(side) for side in grid)
@@ -59,7 +66,7 @@ class Standardisation(nn.Module):
         self.mean.copy_(torch.lerp(common, mean, share))
         self.noise.fill_(1)
         peaks = []
-        for batch in maps:
+        for batch in kept:
             above = self(batch.to(self.mean)).flatten(2)
             peaks.append(above.topk(max(1, above.shape[2] // 100), dim=2).values.mean(dim=2))
         peaks = torch.cat(peaks)
