@@ -54,6 +54,10 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         self.register_buffer("keys", torch.zeros(0))
         self.register_buffer("spacing", torch.zeros(0))
 
+    def clear(self) -> None:
+        """Forget all patches."""
+        self.bank, self.keys, self.spacing = self.bank[:0], self.keys[:0], self.spacing[:0]
+
     @torch.no_grad()
     def collect(self, features: Tensor, candidates: int) -> None:
         """Let the patches of features [B, C, h, w] compete for one of `candidates` places."""

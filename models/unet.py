@@ -227,6 +227,8 @@ class UNetAutoencoder(Detector):
     @torch.no_grad()
     def finish(self, images: Iterable[Tensor]) -> None:
         """Fill the memory with what the encoder sees in good images, batches [B, 3, H, W]."""
+        for memory in self.memories:
+            memory.clear()  # of a run that was finished before, and lengthened
         for batch in images:
             features = patch_features(self.network.encoder(batch)[self.remembered])
             for memory in self.memories:

@@ -209,3 +209,17 @@ def test_micro_batch_fits_the_memory(monkeypatch):
     monkeypatch.setattr(micro_batch, "free_memory", lambda device: 0)
     assert micro_batch.pick_micro_batch("auto", detector, image, 24) == 1
     assert_equal_states(before, detector.state_dict())
+
+
+def test_where_it_doubts_the_network_restores_without_the_detail():
+    network = tiny().network.eval()
+    images = torch.rand(1, 3, 64, 64)
+    for bias, hidden in {30.0: True, -30.0: False}.items():
+        torch.nn.init.zeros_(network.veil.weight)
+        torch.nn.init.constant_(network.veil.bias, bias)
+        (restored, logits, _), weight = network(images), network.stem.weight.detach().clone()
+        network.stem.weight.data.mul_(-1)  # another finest detail
+        restored_anew, logits_anew, _ = network(images)
+        assert torch.allclose(restored, restored_anew, atol=1e-5) == hidden
+        assert not torch.allclose(logits, logits_anew, atol=1e-5)
+        network.stem.weight.data.copy_(weight)
