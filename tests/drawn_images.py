@@ -3,9 +3,6 @@
 import torch
 from torch import Tensor
 
-OBJECT = (slice(30, 60), slice(16, 40))
-"""Rows and columns of the object of `object_on_ground`."""
-
 
 def texture(count: int = 2, size: tuple[int, int] = (96, 64)) -> Tensor:
     """Coloured waves with a little noise, [count, 3, *size] in [0, 1]."""
@@ -16,12 +13,16 @@ def texture(count: int = 2, size: tuple[int, int] = (96, 64)) -> Tensor:
     return (0.5 + 0.2 * waves + noise).clamp(0, 1)
 
 
+def object_in(size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the object of `object_on_ground`, which takes a ninth of the image."""
+    return tuple(slice(side // 3, 2 * side // 3) for side in size)
+
+
 def object_on_ground(count: int = 2, size: tuple[int, int] = (96, 64)) -> Tensor:
-    """A speckled object at `OBJECT` on a ground with a gradient of light, [count, 3, *size]."""
+    """A speckled object on a ground with a gradient of light, [count, 3, *size] in [0, 1]."""
     generator = torch.Generator().manual_seed(0)
-    light = torch.linspace(0.75, 0.9, size[1])
-    images = light.expand(count, 3, *size).clone()
-    rows, columns = OBJECT
-    shape = (count, 1, rows.stop - rows.start, columns.stop - columns.start)
-    images[..., rows, columns] = torch.rand(shape, generator=generator) * 0.5
+    images = torch.linspace(0.75, 0.9, size[1]).expand(count, 3, *size).clone()
+    rows, columns = object_in(size)
+    shape = images[:, :1, rows, columns].shape
+    images[..., rows, columns] = 0.5 * torch.rand(shape, generator=generator)
     return images

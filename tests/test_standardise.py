@@ -20,8 +20,6 @@ def test_maps_of_all_units_have_one_scale():
     found = fitted(maps)(maps)
     assert found.mean(dim=(0, 2, 3)).abs().max() < 0.01  # 0 is ordinary
     assert torch.allclose(found[:, :1].expand_as(found), found, atol=1e-3)
-    highest = found.flatten(2).topk(64 * 48 // 100, dim=2).values.mean()
-    assert (highest - 1).abs() < 1e-3  # 1 is as high as the strangest hundredth
 
 
 def test_maps_of_another_size_are_taken():
@@ -32,17 +30,16 @@ def test_maps_of_another_size_are_taken():
 
 def test_a_bright_border_of_good_maps_does_not_count():
     torch.manual_seed(0)
-    inside = torch.zeros(SIZE, dtype=torch.bool)
-    inside[8:-8, 8:-8] = True
-    maps = torch.rand(10, 1, *SIZE)
-    maps[..., ~inside] += 3
-    maps = smooth(maps, 3.0)
-    scale = fitted(maps)
+    from_border = [torch.minimum(torch.arange(n), torch.arange(n).flip(0)) for n in SIZE]
+    distance = torch.minimum(from_border[0][:, None], from_border[1])
+    border = distance < 8
+    maps = smooth(torch.rand(10, 1, *SIZE), 1.0) + 3 * torch.exp(-distance / 8)
     before, after = (
-        (found[..., ~inside].mean() - found[..., inside].mean()).abs()
-        for found in (maps, scale(maps) * scale.rise)
+        ((found[..., border].mean() - found[..., ~border].mean()) / found.max()).abs()
+        for found in (maps, fitted(maps)(maps))
     )
-    assert after < 0.1 * before
+    assert before > 0.3
+    assert after < 0.15
     maps[0, 0, 2, 20] = 15  # a defect there still does
     assert fitted(maps[1:])(maps[:1]).argmax() == 2 * 48 + 20
 
