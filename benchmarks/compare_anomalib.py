@@ -111,7 +111,7 @@ class Ours:
         """Collect, then fit."""
         for batch in batches:
             self.model.learn(*self.model.prepare(to_batch(batch, torch.device("cpu"))))
-        self.model.finish()
+        self.model.finish([])
         self.model.eval()
 
     def score(self, image: np.ndarray) -> float:

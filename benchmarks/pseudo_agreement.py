@@ -2,15 +2,15 @@
 
     python -m benchmarks.pseudo_agreement --checkpoint checkpoints/<run of a unet>
 
-Scores one U-Net in many ways: each term of the anomaly map alone and all of them, standardised
-globally and by position, by the top 1% and by the highest pixel. Each way is measured on defects
-synthesised on held-out good images and on the test split; at the end stands the rank correlation
-(Spearman) of the two rankings. A pass over the images serves all ways.
+Scores one U-Net in many ways: by each of its witnesses alone and by the mean of all, once they are
+on one scale, by the top 1% and by the highest pixel. Each way is measured on defects synthesised on
+held-out good images and on the test split; at the end stands the rank correlation (Spearman) of the
+two rankings. A pass over the images serves all ways.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,11 @@ from utils.pixels import to_batch
 from utils.resize import resize
 from utils.runs import find_run
 
+WITNESSES = ("structure", "colour", "verdict", "memory", "whitened memory")
+"""Those of `UNetAutoencoder.witnesses`, in its order."""
 
-def ways_of(terms: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(terms, standardise, reduce): all terms or one of them, in every way."""
-    return list(product(["all", *terms], ["global", "position"], ["top1", "max"]))
+WAYS = list(product([*WITNESSES, "all"], ["top1", "max"]))
+"""Witness and `score.reduce` of every way to score."""
 
 
 @torch.inference_mode()
@@ -48,39 +49,24 @@ def scores(
     what: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores [N, ways] of those images that can be read, and whether they are defective [N]."""
-    terms, ways = detector.terms, ways_of(detector.terms)
-    weights = {"all": [1 / len(terms)] * len(terms)} | {
-        term: [float(term == other) for other in terms] for term in terms
-    }
     found, defective = [], []
     for test, read in tqdm(reader, what, count, unit="image", disable=None):
         if isinstance(read, ImageError):
             tqdm.write(f"left out: {read}", file=sys.stderr)
             continue
         image = resize(read[0], detector.config.data.size)
-        maps, _ = detector.term_maps(to_batch(image[None], device))
-        combined = {
-            (name, place): detector.combine(maps, weights[name], place == "position")
-            for name, place in product(weights, ["global", "position"])
-        }
-        found.append(
-            [image_score(combined[name, place], reduce).item() for name, place, reduce in ways]
-        )
+        maps = detector.scale(detector.witnesses(to_batch(image[None], device))[0])
+        by_name = dict(zip(WITNESSES, maps.split(1, dim=1), strict=True))
+        by_name["all"] = maps.mean(dim=1, keepdim=True)
+        found.append([image_score(by_name[name], reduce).item() for name, reduce in WAYS])
         defective.append(test.is_defect)
     return np.array(found), np.array(defective)
 
 
-def chosen_unet(description: str) -> tuple[TorchInspector, Category]:
-    """The inspector of the U-Net that the flags of the command line choose, and its category.
-
-    Args:
-        description: what `--help` says of the script.
-
-    Raises:
-        UserError: if the run is one of another detector.
-    """
+def main() -> int:
+    """Print the AUROC of each way, twice, and how well the rankings agree."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, metavar="RUN")
     add_setting_flags(parser, ["--category", "--data-root", "--device"])
@@ -88,17 +74,10 @@ def chosen_unet(description: str) -> tuple[TorchInspector, Category]:
     settings = vars(args)
     file = find_run(args.checkpoint, settings["data.category"], "unet")
     inspector = TorchInspector(file, settings["device"] or "auto")
-    config = inspector.config
-    if not isinstance(inspector.detector, UNetAutoencoder):
-        raise UserError(f"{file} is a {config.model}; this looks at the terms of a unet")
-    category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    return inspector, category
-
-
-def main() -> int:
-    """Print the AUROC of each way, twice, and how well the rankings agree."""
-    inspector, category = chosen_unet(__doc__)
     detector, config = inspector.detector, inspector.config
+    if not isinstance(detector, UNetAutoencoder):
+        raise UserError(f"{file} is a {config.model}; this looks at the witnesses of a unet")
+    category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
     _, held_out = split_holdout(category.train_images(), config.calibration.holdout, config.seed)
     pseudo = pseudo_split(held_out, config.data.size)
     true = category.test_images()
@@ -107,18 +86,18 @@ def main() -> int:
         "pseudo": (chain.from_iterable(cross_fitted), len(pseudo)),
         "true": (read_ahead(true, TestImage.read), len(true)),
     }
-    ways, found = ways_of(detector.terms), {}
+    found = {}
     for name, (reader, count) in splits.items():
         values, defective = scores(detector, reader, count, inspector.device, name)
         found[name] = [auroc(way[~defective], way[defective]) for way in values.T]
-    print("| terms | standardise | reduce | pseudo AUROC | true AUROC |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| witness | reduce | pseudo AUROC | true AUROC |")
+    print("| --- | --- | --- | --- |")
     for index in np.argsort(found["pseudo"])[::-1]:
         pseudo, true = found["pseudo"][index], found["true"][index]
-        print(f"| {' | '.join(ways[index])} | {pseudo:.3f} | {true:.3f} |")
+        print(f"| {' | '.join(WAYS[index])} | {pseudo:.3f} | {true:.3f} |")
     print(
         f"\nrank correlation {spearmanr(found['pseudo'], found['true']).statistic:.2f} over "
-        f"{len(ways)} settings; the one chosen by the pseudo AUROC reaches "
+        f"{len(WAYS)} ways; the one chosen by the pseudo AUROC reaches "
         f"{found['true'][int(np.argmax(found['pseudo']))]:.3f}, the best {max(found['true']):.3f}"
     )
     return 0

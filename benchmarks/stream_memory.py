@@ -21,7 +21,7 @@ from data.sample import write_sample
 from utils.extras import opencv
 
 REPO = Path(__file__).resolve().parent.parent
-TINY = ["--size", "64", "--set", "unet.width=4", "--set", "unet.depth=2", "--batch", "4"]
+TINY = ["--size", "64", "--set", "unet.width=4", "--batch", "4"]
 SIDE = 64  # of a frame, pixels
 FIRST = 500  # frames until the first sample: by then all is loaded
 EXTRA = 50  # frames after the last sample, so that the process is still there
