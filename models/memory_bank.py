@@ -95,7 +95,7 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         distances, places = nearest(self._compared(rows(features)), self.bank, self.memory_mib)
         if len(self.spacing):
             distances = distances / self.spacing[places]
-        return distances.view(len(features), 1, *features.shape[-2:]), places
+        return distances.view(features.shape[0], 1, *features.shape[-2:]), places
 
     def _compared(self, patches: Tensor) -> Tensor:
         """Patches [N, C] as their distances are measured."""
