@@ -29,8 +29,11 @@ def learned(request, dataset):
     detector = build_model(config).train()
     detector.load_pretrained()
     optimizer = detector.optimizer()
-    for step in range(STEPS[request.param]):
+    steps = STEPS[request.param]
+    for step in range(steps):
         torch.manual_seed(step)
+        for group in optimizer.param_groups:  # falls to zero, so that running statistics settle
+            group["lr"] = config.train.lr * min(1, 2 * (1 - step / steps))
         train_step(detector, optimizer, images, CPU, Progress(micro_batch=8))
     detector.eval()
     with torch.inference_mode():

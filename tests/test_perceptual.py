@@ -60,6 +60,7 @@ def test_training_with_it_works_and_the_checkpoint_does_not_hold_it(weights):
     overrides = {"unet.width": 4, "data.size": 64, "loss.perceptual": 1.0}
     detector = build_model(load_config(overrides=overrides | {"loss.vgg16": str(weights)}))
     plain = build_model(load_config(overrides=overrides | {"loss.perceptual": 0}))
+    plain.load_state_dict(detector.state_dict())
     torch.manual_seed(0)
     sample = detector.prepare(torch.rand(2, 3, 64, 64))
     loss = detector.learn(*sample)
