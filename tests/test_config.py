@@ -6,6 +6,7 @@ from conftest import REPO, assert_one_line, run_script
 from utils.config import (
     Config,
     add_setting_flags,
+    differences,
     load_config,
     overrides_from,
     read_yaml,
@@ -92,3 +93,8 @@ def test_typos_end_in_one_line(tmp_path):
     assert_one_line(run_script("train.py", "--set", "lr", cwd=tmp_path), "KEY=VALUE")
     result = run_script("train.py", "--model", "unett", cwd=tmp_path)
     assert result.returncode == 2
+
+
+@pytest.mark.parametrize("file", sorted((REPO / "configs").glob("*.yaml")))
+def test_recipes_are_valid_and_differ_from_the_defaults(file):
+    assert differences(load_config(), load_config(file))
