@@ -20,6 +20,7 @@ from utils.errors import UserError
 from utils.results import mean_row, table, write_results
 from utils.scripts import Stopped, script
 
+LIGHT = [*TINY, "--set", "unet.encoder=scratch"]
 LONG = 40  # epochs that leave time to interrupt them
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
 
@@ -34,7 +35,7 @@ def two(tmp_path_factory):
 
 
 def flags(root, epochs):
-    return ["--data-root", str(root), "--models", "unet", *TINY, "--epochs", str(epochs)]
+    return ["--data-root", str(root), "--models", "unet", *LIGHT, "--epochs", str(epochs)]
 
 
 def read_csv(folder):
