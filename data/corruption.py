@@ -195,7 +195,8 @@ def corrupt(images: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
         return images, masks
     corrupted, textures = images.clone(), Textures(images, config.textures)
     rich = structure(images)
-    grey = (images[:, 0] == images[:, 1]).flatten(1).all(dim=1)  # a grey camera sees no colours
+    # A grey camera sees no colours.
+    grey = (images[:, :1] == images[:, 1:]).flatten(1).all(dim=1)
     places = random_places(rich, images.shape[-2:], 1 + config.more)
     chosen = torch.multinomial(weights, len(images), replacement=True)
     spoilt = chosen > 0

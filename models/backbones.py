@@ -314,7 +314,10 @@ def pyramid_layers(name: str) -> tuple[str, ...]:
     def note(layer: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2] > 1:
-                last[PROBE // output.shape[2]] = layer
+                stride = PROBE // output.shape[2]
+                # A whole stage, not a layer within it; the next one starts before it strides.
+                if stride not in last or layer.count(".") <= last[stride].count("."):
+                    last[stride] = layer
 
         return hook
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.corruption import corrupt
 from models.base import Detector, Prediction
-from models.unet import ScratchEncoder, UNet, check_corruption
+from models.unet import ScratchEncoder, UNet, check_corruption, check_size
 from utils.anomaly_map import image_score, smooth
 from utils.config import Config
 from utils.losses import focal_loss
@@ -30,6 +30,7 @@ class Draem(Detector):
         super().__init__(config)
         check_corruption(config, "draem")
         width, depth = config.unet.width, config.unet.depth
+        check_size(config, 2 * 2**depth)
         self.reconstructive, self.discriminative = (
             UNet(ScratchEncoder(inputs, width, depth), inputs, outputs, width)
             for inputs, outputs in ((3, 3), (6, 1))

@@ -110,4 +110,5 @@ def whitening(patches: Tensor) -> Tensor:
     """The matrix [C, C] that makes patches [N, C] vary alike in all directions."""
     # In float64, which MPS has not.
     variances, directions = torch.linalg.eigh(torch.cov(patches.cpu().double().T))
-    return (directions / (variances + RIDGE * variances.mean()).sqrt()).to(patches)
+    ridge = (RIDGE * variances.mean()).clamp_min(1e-12)
+    return (directions / (variances.clamp_min(0) + ridge).sqrt()).to(patches)

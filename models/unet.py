@@ -31,6 +31,15 @@ VEILED = 2
 """Levels of the decoder, the finest ones, that may be denied the detail of a defect."""
 
 
+def check_size(config: Config, least: int) -> None:
+    """Raise `UserError` if images, or crops, have fewer than `least` pixels a side."""
+    for key, side in {"data.size": min(config.data.size), "train.crop": config.train.crop}.items():
+        if 0 < side < least:
+            raise UserError(
+                f"{key} of {side} pixels is too small for the U-Net; raise it to {least} or more"
+            )
+
+
 def check_corruption(config: Config, learner: str) -> None:
     """Raise `UserError` if no image is ever corrupted, which is what `learner` learns to tell."""
     if not any(getattr(config.corruption, kind) for kind in KINDS):
@@ -192,6 +201,8 @@ class UNetAutoencoder(Detector):
         super().__init__(config)
         check_corruption(config, "unet")
         unet = config.unet
+        # Two pixels a side at the coarsest level: batch normalisation wants more than one.
+        check_size(config, 64 if unet.encoder != "scratch" else 2 * 2**unet.depth)
         if unet.encoder == "scratch":
             encoder: nn.Module = ScratchEncoder(3, unet.width, unet.depth)
         else:

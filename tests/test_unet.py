@@ -223,3 +223,14 @@ def test_where_it_doubts_the_network_restores_without_the_detail():
         assert torch.allclose(restored, restored_anew, atol=1e-5) == hidden
         assert not torch.allclose(logits, logits_anew, atol=1e-5)
         network.stem.weight.data.copy_(weight)
+
+
+@pytest.mark.parametrize("settings", [{"data.size": 48}, {"train.crop": 32}, {"model": "draem"}])
+def test_images_too_small_for_the_coarsest_level_are_refused(settings):
+    with pytest.raises(UserError, match=r"(data.size|train.crop) of \d+ pixels is too small"):
+        build_model(load_config(overrides={"unet.depth": 6} | {"data.size": 64} | settings))
+
+
+def test_the_levels_of_a_torchvision_encoder_are_its_stages():
+    layers = ("relu", "layer1", "layer2", "layer3", "layer4")
+    assert build_encoder("resnet18").layers == build_encoder("resnet50").layers == layers
