@@ -36,8 +36,6 @@ class Backbone(nn.Module):
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    pyramid: tuple[str, ...] = ()
-    """Layers at strides 2, 4, 8, 16 and 32, for a U-Net; empty where there are none."""
     setting = "backbone.name"
     """The setting that names the network, for errors."""
     stride = 1
@@ -141,6 +139,7 @@ class EfficientNetLite(Backbone):
 
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
     pyramid = ("0", "2", "4", "10", "15")
+    """Layers at `STRIDES`."""
 
     def build(self) -> nn.Module:
         """See `Backbone.build`."""
@@ -254,10 +253,7 @@ def build_backbone(config: BackboneConfig, default: str) -> Backbone:
     layers = () if config.layers == "auto" else tuple(str(layer) for layer in config.layers)
     if name == LITE:
         return EfficientNetLite(name, layers)
-    import torchvision  # slow to import
-    from torchvision.models import list_models
-
-    convolutional = list_models(module=torchvision.models, exclude="vit_*")
+    convolutional = convolutional_networks()
     if name in convolutional:
         return TorchvisionBackbone(name, layers)
     try:
@@ -273,6 +269,14 @@ def build_backbone(config: BackboneConfig, default: str) -> Backbone:
     )
 
 
+def convolutional_networks() -> list[str]:
+    """Names of the convolutional networks that torchvision has."""
+    import torchvision  # slow to import
+    from torchvision.models import list_models
+
+    return list_models(module=torchvision.models, exclude="vit_*")
+
+
 STRIDES = (2, 4, 8, 16, 32)
 """Of the levels of a U-Net's encoder."""
 
@@ -286,10 +290,7 @@ def build_encoder(name: str) -> Backbone:
     if name == LITE:
         encoder: Backbone = EfficientNetLite(name, EfficientNetLite.pyramid)
     else:
-        import torchvision  # slow to import
-        from torchvision.models import list_models
-
-        known = list_models(module=torchvision.models, exclude="vit_*")
+        known = convolutional_networks()
         if name not in known:
             raise UserError(
                 f"unet.encoder is {name!r} but should be scratch, {LITE} or a convolutional "
