@@ -28,13 +28,14 @@ from PIL import Image
 
 from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category, TestImage
+from inspection.inspector import Inspection, Inspector
+from inspection.open_run import open_inspector
+from inspection.panel import tiles
 from utils import runs
 from utils.calibration import Calibration
 from utils.config import add_setting_flags
 from utils.errors import UserError, run_script
 from utils.extras import need
-from utils.heatmap import tiles
-from utils.inspection import Inspection, Inspector, open_inspector
 
 PICTURE = 640  # longer side of a picture on the page, pixels
 THUMBNAIL = 192

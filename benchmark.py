@@ -25,10 +25,12 @@ from typing import Any
 import torch.distributed as dist
 from tqdm import tqdm
 
+from benchmarks.cells import Cell, Row
+from benchmarks.results import table, write_results
+from benchmarks.scripts import Stopped
 from data.mvtec import Category, list_categories
 from models import DETECTORS, detector_class
 from utils import distributed
-from utils.cells import Cell, Row
 from utils.config import (
     FLAGS,
     add_setting_flags,
@@ -38,8 +40,6 @@ from utils.config import (
     with_absolute_paths,
 )
 from utils.errors import UserError, run_script
-from utils.results import table, write_results
-from utils.scripts import Stopped
 
 ELSEWHERE = {"model": "--models", "data.category": "--categories", "data.root": "--data-root"}
 """Settings that have flags of their own here."""

@@ -26,14 +26,15 @@ from tqdm import tqdm
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage, split_holdout
 from data.pseudo_defects import PseudoImage, pseudo_split, read_cross_fitted
-from utils.anomaly_map import full_size
+from inspection.html_report import html_report
+from inspection.inspector import Inspector
+from inspection.open_run import add_run_flags, open_run
+from inspection.panel import panel, stack
+from inspection.plots import save_histogram, save_roc
+from models.anomaly_map import full_size
 from utils.batches import add_batch_flag
 from utils.calibration import Calibration
-from utils.config import add_setting_flags
 from utils.errors import run_script
-from utils.heatmap import panel, stack
-from utils.html_report import html_report
-from utils.inspection import Inspector, open_inspector
 from utils.metrics import (
     PixelScores,
     auroc,
@@ -42,8 +43,7 @@ from utils.metrics import (
     oracle_f1,
     precision_recall_f1,
 )
-from utils.plots import save_histogram, save_roc
-from utils.runs import add_checkpoint_flag, find_run, run_name
+from utils.runs import run_name
 
 WORST = 4  # images in each picture of worst cases
 
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_checkpoint_flag(parser)
+    add_run_flags(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/eval")
     parser.add_argument(
         "--synthetic",
@@ -65,7 +65,6 @@ def parse_args() -> argparse.Namespace:
         "--html", action="store_true", help="also write all of it as one page, report.html"
     )
     add_batch_flag(parser)
-    add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
     return parser.parse_args()
 
 
@@ -200,8 +199,7 @@ def main() -> int:
     """Evaluate and write the results; returns the exit status."""
     args = parse_args()
     settings = vars(args)
-    file = find_run(args.checkpoint, settings["data.category"], settings["model"])
-    inspector = open_inspector(file, settings["device"] or "auto", args.batch)
+    file, inspector = open_run(args)
     config, calibration = inspector.config, inspector.calibration
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
     if args.synthetic:

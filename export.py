@@ -23,15 +23,15 @@ from tqdm import tqdm
 
 from data.images import ImageError, read_ahead, read_image, read_resized
 from data.mvtec import Category, split_holdout
-from models.torch_inspector import TorchInspector
+from inspection.inspector import Inspection, Inspector
+from inspection.onnx_export import write_half, write_int8, write_metadata, write_onnx
+from inspection.onnx_inspector import OnnxInspector
+from inspection.torch_inspector import TorchInspector
 from utils.batches import batches
 from utils.calibration import Calibration, calibrate
 from utils.config import Config, add_setting_flags
 from utils.errors import UserError, run_script
-from utils.inspection import Inspection, Inspector
 from utils.metrics import auroc
-from utils.onnx_export import write_half, write_int8, write_metadata, write_onnx
-from utils.onnx_inspector import OnnxInspector
 from utils.runs import find_run, run_name
 
 TOLERANCE = 1e-4

@@ -25,6 +25,7 @@ from data.cache import decode_all
 from data.crops import random_crops
 from data.mvtec import Category, split_holdout
 from data.on_demand import OnDemand
+from data.tensors import to_batch
 from models import Detector, build_model
 from utils import distributed
 from utils.batches import batches
@@ -35,14 +36,19 @@ from utils.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from utils.config import Config, add_setting_flags, load_config, overrides_from, resumed_config
+from utils.config import (
+    Config,
+    TrainConfig,
+    add_setting_flags,
+    load_config,
+    overrides_from,
+    resumed_config,
+)
 from utils.cross_fit import parts
 from utils.device import autocast, pick_device, place
 from utils.errors import UserError, run_script
 from utils.interrupt import StopRequest
-from utils.learning_rate import learning_rate
 from utils.micro_batch import pick_inference_batch, pick_micro_batch
-from utils.pixels import to_batch
 from utils.runs import find_run, new_run
 from utils.seed import epoch_order, seed_step
 
@@ -81,6 +87,20 @@ def start_or_resume(args: argparse.Namespace) -> tuple[Path, Checkpoint | None, 
     file = find_run(named, overrides.get("data.category"), overrides.get("model"))
     checkpoint = load_checkpoint(file)
     return file.parent, checkpoint, resumed_config(checkpoint.config, overrides)
+
+
+def learning_rate(train: TrainConfig, epochs_done: float) -> float:
+    """The learning rate once `epochs_done` epochs, a fraction counts too, are behind.
+
+    It stays at `train.lr` and falls in a straight line to zero over the last `train.cooldown` of
+    the epochs. That takes out the noise of the last steps, which a network that restores images
+    would show in its heatmaps; unlike a cosine, it lets a run be lengthened until it sets in
+    (Haegele et al., "Scaling laws and compute-optimal training beyond fixed training durations",
+    NeurIPS 2024).
+    """
+    left = train.epochs - epochs_done
+    span = train.cooldown * train.epochs
+    return train.lr * min(1.0, left / span) if span else train.lr
 
 
 def train_step(

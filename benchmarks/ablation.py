@@ -18,7 +18,8 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
-from data.corruption import KINDS
+from benchmarks.scripts import as_flags, read_metrics, script, training_seconds
+from models.reconstruction.corruption import KINDS
 from utils.config import (
     add_setting_flags,
     load_config,
@@ -28,7 +29,6 @@ from utils.config import (
 )
 from utils.errors import UserError, run_script
 from utils.files import write_whole
-from utils.scripts import as_flags, read_metrics, script, training_seconds
 
 ROWS = {
     "default": {},

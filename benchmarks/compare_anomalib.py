@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from data.images import ImageError, read_ahead, read_resized
 from data.mvtec import Category
-from utils.pixels import to_batch
+from data.tensors import to_batch
 
 BATCH = 8
 LAYERS = (4, 10)

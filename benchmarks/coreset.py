@@ -17,10 +17,10 @@ from torch import Tensor
 
 from data.mvtec import Category
 from data.on_demand import OnDemand
-from models.patchcore import PatchCore
+from data.tensors import to_batch
+from models.features.coreset import greedy_coreset, random_projection
+from models.features.patchcore import PatchCore
 from utils.config import add_setting_flags, load_config, overrides_from
-from utils.coreset import greedy_coreset, random_projection
-from utils.pixels import to_batch
 
 PLAIN_CENTRES = 200
 

@@ -9,8 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.scripts import as_flags, script
 from utils.errors import run_script
-from utils.scripts import as_flags, script
 
 
 def fit(images: int, flags: list[str]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import faiss
 import torch
 
-from utils.neighbours import nearest
+from models.features.neighbours import nearest
 
 CASES = [(1024, 20_000, 192), (4096, 20_000, 152), (1024, 100_000, 192), (784, 16_000, 1536)]
 """Patches of an image, patches in the bank, features of a patch."""

@@ -23,14 +23,14 @@ from tqdm import tqdm
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage, split_holdout
 from data.pseudo_defects import PseudoImage, pseudo_split, read_cross_fitted
-from models.torch_inspector import TorchInspector
-from models.unet import UNetAutoencoder
-from utils.anomaly_map import image_score
+from data.resize import resize
+from data.tensors import to_batch
+from inspection.torch_inspector import TorchInspector
+from models.anomaly_map import image_score
+from models.reconstruction.unet import UNetAutoencoder
 from utils.config import add_setting_flags
 from utils.errors import UserError, run_script
 from utils.metrics import auroc
-from utils.pixels import to_batch
-from utils.resize import resize
 from utils.runs import find_run
 
 WITNESSES = ("structure", "colour", "verdict", "memory", "whitened memory")

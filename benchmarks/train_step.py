@@ -20,15 +20,15 @@ from torch.nn import functional as F
 from benchmarks.export_speed import spread
 from data.cache import decode_all
 from data.mvtec import Category
+from data.tensors import to_batch
 from models import build_model
-from models.unet import DoubleConv, UNetAutoencoder
+from models.reconstruction.losses import ReconstructionLoss
+from models.reconstruction.unet import DoubleConv, UNetAutoencoder
 from train import train_step
 from utils.checkpoint import Progress
 from utils.config import Config, add_setting_flags, load_config, overrides_from
 from utils.device import pick_device, place
-from utils.losses import ReconstructionLoss
 from utils.micro_batch import pick_micro_batch
-from utils.pixels import to_batch
 
 WIDTH, DEPTH = 32, 4
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from data.resize import resize
 from utils.errors import UserError
-from utils.resize import resize
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 THREADS = 4

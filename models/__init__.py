@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from models.base import Detector
-from models.draem import Draem
-from models.padim import Padim
-from models.patch_memory import PatchMemory
-from models.patchcore import PatchCore
-from models.unet import UNetAutoencoder
+from models.detector import Detector
+from models.features.padim import Padim
+from models.features.patch_memory import PatchMemory
+from models.features.patchcore import PatchCore
+from models.reconstruction.draem import Draem
+from models.reconstruction.unet import UNetAutoencoder
 from utils.calibration import Calibration
 from utils.checkpoint import load_checkpoint
 from utils.config import Config, nearest

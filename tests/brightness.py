@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from inspection.inspector import Inspector
 from utils.calibration import Calibration
 from utils.config import Config
-from utils.inspection import Inspector
 
 SIZE = 64
 

@@ -1,1 +1,1 @@
-"""What the scripts, detectors and data share; one file a concern."""
+"""What every program needs and no image has a part in: settings, runs, devices, errors, metrics."""

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 import yaml
 
+from models.features.weights import read_plain
 from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.files import replacing
 from utils.runs import FORMAT, refuse_other
-from utils.weights import read_plain
 
 VERSION = 4
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.tensors import to_batch
 from utils.device import free_memory, peak_memory
-from utils.pixels import to_batch
 
 if TYPE_CHECKING:
-    from models.base import Detector
+    from models.detector import Detector
 
 PEAK_OVER_SAVED = 1.2
 """Peak memory of a step over the activations saved for the backward pass: 1.0 to 1.1 was measured

@@ -1,0 +1,91 @@
+"""The results of a benchmark as CSV, as a table in Markdown and as a chart."""
+
+import csv
+import io
+import math
+from pathlib import Path
+
+from benchmarks.cells import Row
+from inspection.plots import save_auroc_bars
+from utils.files import replacing, write_whole
+
+COLUMNS = {
+    "image_auroc": ("image AUROC (95% interval)", ".3f"),
+    "pixel_auroc": ("pixel AUROC", ".3f"),
+    "pixel_ap": ("pixel AP", ".3f"),
+    "aupro_0.3": ("AUPRO 0.3", ".3f"),
+    "fit_seconds": ("fit s", ".1f"),
+    "ms_per_image": ("ms an image", ".1f"),
+    "fit_peak_mib": ("peak MiB, fit", ".0f"),
+    "eval_peak_mib": ("peak MiB, eval", ".0f"),
+    "checkpoint_mib": ("checkpoint MiB", ".1f"),
+}
+"""Columns of the table: name in a row -> (heading, format)."""
+
+
+def write_results(rows: list[Row], folder: Path) -> None:
+    """Write results.csv, results.md and chart.png, each whole.
+
+    Args:
+        rows: those of the cells computed so far, in the order of the table.
+        folder: where to.
+    """
+    text = io.StringIO()
+    interval = ["image_auroc_low", "image_auroc_high"]
+    names = ["model", "category", *COLUMNS]
+    names[3:3] = interval
+    writer = csv.DictWriter(text, [*names, "error"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(folder / "results.csv", text.getvalue())
+    write_whole(folder / "results.md", table(rows) + "\n")
+    bars: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for row in rows:
+        values = [row.get(name) for name in ("image_auroc", *interval)]
+        if None not in values:
+            bars.setdefault(row["model"], {})[row["category"]] = tuple(values)
+    with replacing(folder / "chart.png") as file:
+        save_auroc_bars(bars, file)
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown, and below those of each detector their mean."""
+    lines = [
+        "| detector | category | " + " | ".join(head for head, _ in COLUMNS.values()) + " |",
+        "| --- " * (len(COLUMNS) + 2) + "|",
+    ]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = [row for row in rows if row["model"] == model]
+        lines += [_line(row) for row in mine]
+        if len(mine) > 1:
+            lines.append(_line(mean_row(mine)))
+    return "\n".join(lines)
+
+
+def mean_row(rows: list[Row]) -> Row:
+    """The mean over the categories of one detector, as papers print it.
+
+    Cells that failed are left out, and its name tells how many. The mean of a number that is
+    undefined in one of the others is undefined.
+    """
+    done = [row for row in rows if row["error"] is None]
+    label = "mean" if len(done) == len(rows) else f"mean of {len(done)} of {len(rows)}"
+    row: Row = {"model": rows[0]["model"], "category": f"**{label}**", "error": None}
+    for name in COLUMNS:
+        values = [row[name] for row in done]
+        row[name] = math.fsum(values) / len(values) if values and None not in values else None
+    return row
+
+
+def _line(row: Row) -> str:
+    """A row of the table."""
+    entries = [row["model"], row["category"]]
+    if row["error"] is not None:
+        error = row["error"].replace("|", "\\|")
+        entries += [f"failed: {error}", *[""] * (len(COLUMNS) - 1)]
+    else:
+        for name, (_, form) in COLUMNS.items():
+            entries.append("" if row[name] is None else format(row[name], form))
+        if row.get("image_auroc_low") is not None:
+            entries[2] += f" ({row['image_auroc_low']:.3f} to {row['image_auroc_high']:.3f})"
+    return "| " + " | ".join(entries) + " |"

@@ -1,0 +1,1 @@
+"""A trained detector at work: inspectors, exports, panels, video and streams."""

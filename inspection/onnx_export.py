@@ -1,0 +1,145 @@
+"""Writing a detector as one ONNX file: plain [0, 1] RGB in; map, score and reconstruction out."""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inspection.onnx_inspector import VERSION, as_input
+from models.detector import Detector
+from utils.calibration import Calibration
+from utils.errors import UserError
+from utils.extras import need
+from utils.runs import FORMAT
+
+OUTPUTS = ["anomaly_map", "score", "reconstruction"]
+LIMIT_GIB = 2.0
+"""An ONNX file holds no more."""
+
+
+class _Outputs(nn.Module):
+    """A detector whose prediction is a plain tuple, without what it does not have."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(output for output in self.detector(images) if output is not None)
+
+
+@torch.no_grad()
+def write_onnx(detector: Detector, file: Path) -> None:
+    """Write the graph of a detector in evaluation mode, for batches of any length.
+
+    Args:
+        detector: on the CPU.
+        file: where to write.
+
+    Raises:
+        UserError: if onnx or onnxscript is not installed, or the detector is too large for a file.
+    """
+    need("onnx", "deploy")
+    need("onnxscript", "deploy")
+    gib = sum(tensor.nbytes for tensor in detector.state_dict().values()) / 2**30
+    if gib > LIMIT_GIB:
+        raise UserError(
+            f"the detector takes {gib:.1f} GiB and an ONNX file holds at most {LIMIT_GIB:g}; "
+            "train one with a lower --size or, for padim, fewer padim.channels"
+        )
+    example = torch.rand(2, 3, *detector.config.data.size)
+    count = sum(output is not None for output in detector(example))
+    with _quiet():
+        torch.onnx.export(
+            _Outputs(detector),
+            (example,),
+            str(file),
+            input_names=["images"],
+            output_names=OUTPUTS[:count],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def write_metadata(file: Path, detector: Detector, calibration: Calibration) -> None:
+    """Put into the file what a verdict needs: settings, thresholds, range of colours, versions."""
+    onnx = need("onnx", "deploy")
+    config = detector.config
+    model = onnx.load(str(file))
+    onnx.helper.set_model_props(
+        model,
+        {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "model": config.model,
+            "category": config.data.category,
+            "size": json.dumps(config.data.size),
+            "threshold": repr(calibration.threshold),
+            "calibration": json.dumps(vars(calibration)),
+            "config": config.model_dump_json(),
+            "versions": json.dumps({"torch": str(torch.__version__), "onnx": onnx.__version__}),
+        },
+    )
+    onnx.save(model, str(file))
+
+
+def write_half(source: Path, file: Path) -> None:
+    """The graph with weights and sums in float16; inputs and outputs stay float32."""
+    onnx = need("onnx", "deploy")
+    need("onnxruntime", "deploy")
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _quiet():
+        onnx.save(convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), str(file))
+
+
+def write_int8(source: Path, file: Path, images: Iterator[np.ndarray]) -> None:
+    """The graph with the convolutions of its networks in 8 bits (static quantisation).
+
+    What makes a map of their outputs stays float32: an anomaly is a small difference.
+
+    Args:
+        source: a file of `write_onnx`.
+        file: where to write.
+        images: good images, uint8 [h, w, 3], that set the range of the activations.
+    """
+    onnx = need("onnx", "deploy")
+    need("onnxruntime", "deploy")
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(images, None)
+            return None if image is None else {"images": as_input(image[None])}
+
+    # The blurs of the maps are convolutions too, but none of their weights belongs to the detector.
+    learned = [
+        node.name
+        for node in onnx.load(str(source)).graph.node
+        if node.op_type in ("Conv", "ConvTranspose") and node.input[1].startswith("detector.")
+    ]
+    with _quiet():
+        quantize_static(
+            str(source), str(file), Reader(), nodes_to_quantize=learned, per_channel=True
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what the converters say of their own progress; errors are raised as ever."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

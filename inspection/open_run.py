@@ -1,0 +1,52 @@
+"""Opening the run, or the export, that the flags name."""
+
+import argparse
+from pathlib import Path
+
+from inspection.inspector import Inspector
+from utils.config import add_setting_flags
+from utils.runs import add_checkpoint_flag, find_run
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which run is meant, and what it works on."""
+    add_checkpoint_flag(parser)
+    add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
+
+
+def named_run(args: argparse.Namespace) -> Path:
+    """The checkpoint or export that the flags name, or the newest run that fits them.
+
+    Raises:
+        UserError: if there is none.
+    """
+    settings = vars(args)
+    return find_run(args.checkpoint, settings["data.category"], settings["model"])
+
+
+def open_run(args: argparse.Namespace) -> tuple[Path, Inspector]:
+    """The file that the flags name, and the detector in it; raises `UserError` if there is none."""
+    file = named_run(args)
+    device = vars(args)["device"] or "auto"
+    return file, open_inspector(file, device, getattr(args, "batch", 1))
+
+
+def open_inspector(file: Path, device: str, batch: int | str = 1) -> Inspector:
+    """The detector in a file: a checkpoint, run by torch, or an export, run by onnxruntime.
+
+    Args:
+        file: last.pt of a run, or an .onnx file written by export.py.
+        device: auto, cuda, mps or cpu.
+        batch: images that go through it at once, or "auto".
+
+    Raises:
+        UserError: if the file is none of these, or the device or a package is not there.
+    """
+    # Imported here, since only one of the two is needed, and torch takes a second to start.
+    if file.suffix == ".onnx":
+        from inspection.onnx_inspector import OnnxInspector
+
+        return OnnxInspector(file, device, batch)
+    from inspection.torch_inspector import TorchInspector
+
+    return TorchInspector(file, device, batch)

@@ -1,0 +1,120 @@
+"""Panels: input, reconstruction, heatmap and overlay of one image, side by side.
+
+Colours have one meaning in all panels of a run: the range is fixed at calibration, and half-way
+between cold and hot lies the highest value that good parts reach.
+"""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from inspection.inspector import Inspection
+from utils.calibration import Calibration
+
+TILE = 384  # longer side of a picture in the panel, pixels
+MARGIN = 12
+HEADER = 40
+CAPTION = 26
+BAR = 16  # width of the colour bar
+BACKGROUND, INK = (24, 24, 27), (235, 235, 235)
+GOOD, DEFECT = (74, 222, 128), (248, 113, 113)
+
+
+def colourise(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Anomaly map float [H, W] to colours uint8 [H, W, 3]: `low` is blue, `high` is red."""
+    import matplotlib  # late, as scipy below: the first verdict need not wait for them
+
+    values = (anomaly_map - low) / max(high - low, 1e-12)
+    colours = matplotlib.colormaps["turbo"](np.clip(values, 0, 1), bytes=True)
+    return colours[..., :3]
+
+
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """The image [H, W, 3] tinted by its heatmap; a contour rings what exceeds the threshold."""
+    from scipy import ndimage
+
+    heat = colourise(anomaly_map, calibration.low, calibration.high)
+    # The tint grows with the anomaly: what is ordinary keeps the look of the photograph.
+    span = max(calibration.pixel_threshold - calibration.low, 1e-12)
+    tint = 0.6 * np.clip((anomaly_map - calibration.low) / span, 0, 1)[..., None] ** 2
+    blended = (image * (1 - tint) + heat * tint).astype(np.uint8)
+    above = anomaly_map > calibration.pixel_threshold
+    inner = ndimage.binary_erosion(above, iterations=2, border_value=1)  # no frame
+    outer = ndimage.binary_dilation(above) & ~above
+    blended[above & ~inner] = 255
+    blended[outer] = 0
+    return blended
+
+
+def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[str, Image.Image]:
+    """Pictures of an inspected image by caption: input, reconstruction (if any), heatmap, overlay.
+
+    All have the ratio of the original image; their longer side is `side` pixels.
+    """
+    height, width = inspection.size
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    pictures = {
+        "input": inspection.image,
+        "reconstruction": inspection.reconstruction,
+        "heatmap": colourise(inspection.anomaly_map, calibration.low, calibration.high),
+        "overlay": overlay(inspection.image, inspection.anomaly_map, calibration),
+    }
+    return {
+        caption: Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+        for caption, pixels in pictures.items()
+        if pixels is not None
+    }
+
+
+def draw_verdict(canvas: Image.Image, score: float, calibration: Calibration, title: str) -> None:
+    """The verdict, the score and a title in the uppermost `HEADER` pixels of a picture."""
+    draw = ImageDraw.Draw(canvas)
+    is_defect = calibration.is_defect(score)
+    verdict, colour = ("DEFECT", DEFECT) if is_defect else ("good", GOOD)
+    draw.rectangle((0, 0, canvas.width, 4), fill=colour)
+    draw.text((MARGIN, 11), verdict, fill=colour, font=ImageFont.load_default(20))
+    relation = ">" if is_defect else "<="
+    text = f"score {score:.4g} {relation} {calibration.threshold:.4g}    {title}"
+    draw.text((MARGIN + 100, 15), text, fill=INK, font=ImageFont.load_default(14))
+
+
+def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image.Image:
+    """One picture of an inspected image: the verdict, three or four tiles and a colour bar."""
+    shown = tiles(inspection, calibration, TILE)
+    width, height = shown["input"].size
+    bar_space = BAR + 4 * MARGIN + 30
+    canvas = Image.new(
+        "RGB",
+        (
+            MARGIN + len(shown) * (width + MARGIN) + bar_space,
+            HEADER + height + CAPTION + MARGIN // 2,
+        ),
+        BACKGROUND,
+    )
+    draw_verdict(canvas, inspection.score, calibration, title)
+    draw, small = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    left = MARGIN
+    for caption, picture in shown.items():
+        canvas.paste(picture, (left, HEADER))
+        draw.text((left, HEADER + height + 5), caption, fill=INK, font=small)
+        left += width + MARGIN
+
+    values = np.linspace(calibration.high, calibration.low, height)[:, None].repeat(BAR, axis=1)
+    bar = Image.fromarray(colourise(values, calibration.low, calibration.high))
+    canvas.paste(bar, (left, HEADER))
+    ticks = {0.0: calibration.high, 0.5: calibration.pixel_threshold, 1.0: calibration.low}
+    for position, value in ticks.items():
+        y = HEADER + position * (height - 14) - 2
+        draw.text((left + BAR + 4, y), f"{value:.3g}", fill=INK, font=small)
+    return canvas
+
+
+def stack(panels: list[Image.Image]) -> Image.Image:
+    """Panels one below the other in one picture."""
+    width = max(picture.width for picture in panels)
+    canvas = Image.new("RGB", (width, sum(picture.height for picture in panels)), BACKGROUND)
+    top = 0
+    for picture in panels:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas

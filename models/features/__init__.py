@@ -1,0 +1,1 @@
+"""Detectors that compare features of a pretrained network with those of good parts."""

@@ -1,0 +1,114 @@
+"""A memory of good patches, and how far others lie from it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.detector import StoredAtAnyLength
+from models.features.backbones import concatenated
+from models.features.coreset import greedy_coreset, random_projection
+from models.features.neighbours import nearest, nearest_few
+from models.features.reservoir import keep_random
+
+DENSITY_SAMPLE = 10_000
+"""Patches among which the density of good patches is measured. A sample, since most of the nearest
+of all patches overlap the patch itself in its own image."""
+
+
+def patch_features(maps: list[Tensor]) -> Tensor:
+    """Feature maps [B, C_i, h_i, w_i], each averaged over 3x3 neighbours: [B, C, h, w], joined."""
+    # Not counting what lies outside leaves no margin of weak features.
+    return concatenated([F.avg_pool2d(m, 3, 1, 1, count_include_pad=False) for m in maps])
+
+
+def rows(features: Tensor) -> Tensor:
+    """Feature maps [B, C, h, w] as one row a patch, [B * h * w, C]."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+class MemoryBank(StoredAtAnyLength, nn.Module):
+    """Features of good patches, thinned out by a greedy coreset (PatchCore: Roth et al., 2022).
+
+    Distances are measured by how densely good patches lie around the nearest entry, so that patches
+    of a varied texture are not called strange for lying far apart. It differs from the paper in
+    that, and in that the coreset is chosen from a random sample of the patches, which bounds the
+    memory of a fit.
+
+    Whitened, all directions of the features count alike that good patches vary in: a rare
+    combination of common features, such as a bent piece of an ordinary edge, then lies far out,
+    where in plain distances what varies most decides.
+
+    Args:
+        channels: C of the features.
+        memory_mib: distances that are held at a time, in MiB.
+        whiten: compare whitened features.
+    """
+
+    def __init__(self, channels: int, memory_mib: float, whiten: bool = False) -> None:
+        super().__init__()
+        self.memory_mib = memory_mib
+        self.whiten = whiten
+        self.register_buffer("whitening", torch.eye(channels) if whiten else torch.zeros(0, 0))
+        # Until it is thinned out, the bank is a sample of all patches, with its keys.
+        self.register_buffer("bank", torch.zeros(0, channels))
+        self.register_buffer("keys", torch.zeros(0))
+        self.register_buffer("spacing", torch.zeros(0))
+
+    def clear(self) -> None:
+        """Forget all patches."""
+        self.bank, self.keys, self.spacing = self.bank[:0], self.keys[:0], self.spacing[:0]
+
+    @torch.no_grad()
+    def collect(self, features: Tensor, candidates: int) -> None:
+        """Let the patches of features [B, C, h, w] compete for one of `candidates` places."""
+        self.bank, self.keys = keep_random(self.bank, self.keys, rows(features), candidates)
+
+    @torch.no_grad()
+    def thin_out(self, count: int, projection: int, density: int) -> None:
+        """Keep `count` patches, and measure how densely the others lie around them.
+
+        Args:
+            count: entries that stay, at least 1.
+            projection: dimensions that the coreset is chosen in.
+            density: neighbours that tell how densely patches lie; 0 leaves distances as they are.
+        """
+        if self.whiten:
+            self.whitening = whitening(self.bank)
+        candidates = self._compared(self.bank)
+        projected = random_projection(candidates, projection)
+        self.bank = candidates[greedy_coreset(projected, min(max(1, count), len(candidates)))]
+        self.keys = self.keys[:0]
+        if density:
+            sample = candidates[torch.randperm(len(candidates))[:DENSITY_SAMPLE]]
+            around = min(density, len(sample))
+            distances, _ = nearest_few(self.bank, sample, around, self.memory_mib)
+            spacing = distances.mean(dim=1)
+            # Not below the median: flat areas, all alike, would turn their noise into defects.
+            self.spacing = spacing.clamp_min(spacing.median()).clamp_min(1e-6)
+
+    def distances(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the patches of features [B, C, h, w] lie from the bank.
+
+        Returns:
+            Distances [B, 1, h, w], and the places [B * h * w] of the nearest entries.
+        """
+        distances, places = nearest(self._compared(rows(features)), self.bank, self.memory_mib)
+        if len(self.spacing):
+            distances = distances / self.spacing[places]
+        return distances.view(features.shape[0], 1, *features.shape[-2:]), places
+
+    def _compared(self, patches: Tensor) -> Tensor:
+        """Patches [N, C] as their distances are measured."""
+        return patches @ self.whitening if self.whiten else patches
+
+
+RIDGE = 0.01
+"""Share of the mean variance that is added to all: directions without any are noise."""
+
+
+def whitening(patches: Tensor) -> Tensor:
+    """The matrix [C, C] that makes patches [N, C] vary alike in all directions."""
+    # In float64, which MPS has not.
+    variances, directions = torch.linalg.eigh(torch.cov(patches.cpu().double().T))
+    ridge = (RIDGE * variances.mean()).clamp_min(1e-12)
+    return (directions / (variances.clamp_min(0) + ridge).sqrt()).to(patches)

@@ -1,0 +1,137 @@
+"""PaDiM: a Gaussian of features for every position; a part is strange where it lies far out.
+
+Defard et al., "PaDiM: a patch distribution modeling framework for anomaly detection and
+localization", ICPR 2020 workshops.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from models.detector import Prediction
+from models.features.backbones import LITE, concatenated
+from models.features.feature_detector import FeatureDetector
+from utils.config import Config
+from utils.device import free_memory
+from utils.errors import UserError
+
+PENDING = 16
+"""Images whose features are added to the statistics at a time: a product of matrices instead of
+a pass over all covariances for every image."""
+
+POSITIONS = 256
+"""Positions whose covariances are factorised at a time, in float64."""
+
+
+class Padim(FeatureDetector):
+    """Means and covariances of P = h * w positions, d channels each, from one pass over the images.
+
+    The statistics are Welford's, for batches (Chan, Golub and LeVeque, 1979): a running mean, and
+    the sum of outer products of what deviates from it. No image is kept. It differs from the paper
+    in that covariances are shrunk towards the variances that the channels have over all images and
+    positions, instead of 0.01 times the identity, whose meaning hangs on the scale of the features.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, default=LITE)
+        channels = min(config.padim.channels, sum(self.backbone.channels))
+        self.register_buffer("chosen", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(0, channels))
+        self.register_buffer("scatter", torch.zeros(0, channels, channels))
+        self.register_buffer("pending", torch.zeros(0, 0, channels))
+        # What `finish` makes of it: whitening[p] @ (x - mean[p]) has the Mahalanobis length of x.
+        self.register_buffer("whitening", torch.zeros(0, channels, channels))
+
+    def features(self, images: Tensor) -> Tensor:
+        """All features of images [B, 3, H, W]: [B, C, h, w]."""
+        return concatenated(self.backbone(images))
+
+    @torch.no_grad()
+    def prepare(self, images: Tensor) -> tuple[Tensor]:
+        """The images; the first time, they also decide which channels are kept."""
+        if not len(self.chosen):
+            self.allocate(images[:1])
+            self.chosen = self.choose_channels(images)
+        return (images,)
+
+    def choose_channels(self, images: Tensor) -> Tensor:
+        """Numbers of the channels to keep, ascending: at random, or those that vary most."""
+        keep = self.mean.shape[1]
+        if self.config.padim.choose == "random":
+            order = torch.randperm(sum(self.backbone.channels))
+        else:
+            variance = torch.stack([self.features(image[None])[0] for image in images])
+            order = variance.var(dim=(0, 2, 3)).argsort(descending=True)
+        return order[:keep].sort().values.to(images.device)
+
+    def allocate(self, image: Tensor) -> None:
+        """Make room for the statistics; raises `UserError` where there is none."""
+        height, width = self.features(image).shape[-2:]
+        positions, channels = height * width, self.mean.shape[1]
+        gib = 4 * positions * channels * (channels + PENDING + 1) / 2**30
+        free = free_memory(image.device) / 2**30
+        needs = f"padim needs {gib:.2f} GiB for {height}x{width} covariances of {channels} channels"
+        if gib > free:
+            raise UserError(
+                f"{needs}, but {free:.2f} GiB are free; lower --size, or padim.channels with "
+                f"--set padim.channels={max(1, int(channels * (free / gib) ** 0.5))}"
+            )
+        print(needs)
+        self.mean = image.new_zeros(positions, channels)
+        self.scatter = image.new_zeros(positions, channels, channels)
+        self.pending = image.new_zeros(0, positions, channels)
+
+    @torch.no_grad()
+    def learn(self, images: Tensor) -> None:
+        """Add the features of the images to the statistics, some images at a time."""
+        self.pending = torch.cat([self.pending, self.rows(self.features(images))])
+        if len(self.pending) >= PENDING:
+            self.add_pending()
+
+    def rows(self, features: Tensor) -> Tensor:
+        """The chosen channels of features [B, C, h, w] by position: [B, P, d]."""
+        return features[:, self.chosen].flatten(2).transpose(1, 2)
+
+    def add_pending(self) -> None:
+        """Merge the features that are pending into mean and scatter."""
+        new = len(self.pending)
+        if not new:
+            return
+        total = int(self.count) + new
+        mean = self.pending.mean(dim=0)
+        step = mean - self.mean
+        # The outer product of the step between the means is one more row of the deviations.
+        between = step * (int(self.count) * new / total) ** 0.5
+        deviations = torch.cat([self.pending - mean, between[None]]).transpose(0, 1)
+        self.scatter.baddbmm_(deviations.transpose(1, 2), deviations)
+        self.mean += step * (new / total)
+        self.count.fill_(total)
+        self.pending = self.pending[:0]
+
+    @torch.no_grad()
+    def finish(self, images: Iterable[Tensor]) -> None:
+        """Turn each covariance into its whitening matrix, in float64 on the CPU, in place."""
+        self.add_pending()
+        share = self.config.padim.shrinkage
+        freedom = max(1, int(self.count) - 1)
+        within = self.scatter.diagonal(dim1=1, dim2=2).mean(dim=0) / freedom
+        # Channels that are zero everywhere, as those behind a ReLU can be, say nothing.
+        overall = (within + self.mean.var(dim=0, correction=0)).double().cpu()
+        overall = torch.diag(overall.clamp_min(1e-6 * overall.max()).clamp_min(1e-12))
+        identity = torch.eye(len(overall), dtype=torch.float64)
+        for start in range(0, len(self.scatter), POSITIONS):
+            part = self.scatter[start : start + POSITIONS]
+            covariance = (1 - share) * part.double().cpu() / freedom + share * overall
+            factor = torch.linalg.cholesky(covariance)
+            part.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
+        self.whitening, self.scatter = self.scatter, self.scatter[:0]
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images by the Mahalanobis distance at every position; see `Detector.forward`."""
+        features = self.features(images)
+        deviations = (self.rows(features) - self.mean).permute(1, 2, 0)
+        distances = torch.bmm(self.whitening, deviations).square().sum(dim=1).sqrt().T
+        maps = distances.reshape(images.shape[0], 1, *features.shape[-2:])
+        return self.predict(maps, images.shape[-2:])

@@ -1,0 +1,282 @@
+"""U-Net autoencoder: restores good parts, says what it takes for a defect, remembers good features.
+
+Three witnesses look at an image: what the network would change in it, what it calls a defect, and
+how far the features of its encoder lie from those of good parts.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.anomaly_map import colour_map, image_score, smooth, ssim_map
+from models.detector import Detector, Prediction
+from models.features.backbones import Backbone, build_encoder
+from models.features.memory_bank import MemoryBank, patch_features
+from models.reconstruction.corruption import KINDS, corrupt
+from models.reconstruction.losses import ReconstructionLoss, focal_loss
+from models.reconstruction.variation import vary
+from models.standardisation import Standardisation
+from utils.config import Config
+from utils.errors import UserError
+
+CANDIDATES = 100_000
+"""Patches that the memory is chosen from: bounds what filling it takes."""
+
+STEM = 16
+"""Channels that carry the finest detail of the image past the encoder."""
+
+VEILED = 2
+"""Levels of the decoder, the finest ones, that may be denied the detail of a defect."""
+
+
+def check_size(config: Config, least: int) -> None:
+    """Raise `UserError` if images, or crops, have fewer than `least` pixels a side."""
+    for key, side in {"data.size": min(config.data.size), "train.crop": config.train.crop}.items():
+        if 0 < side < least:
+            raise UserError(
+                f"{key} of {side} pixels is too small for the U-Net; raise it to {least} or more"
+            )
+
+
+def check_corruption(config: Config, learner: str) -> None:
+    """Raise `UserError` if no image is ever corrupted, which is what `learner` learns to tell."""
+    if not any(getattr(config.corruption, kind) for kind in KINDS):
+        raise UserError(
+            f"{learner} learns to tell what was corrupted, but corruption is none; raise one of "
+            f"{', '.join(f'corruption.{kind}' for kind in KINDS)} above 0"
+        )
+
+
+class DoubleConv(nn.Sequential):
+    """(3x3 convolution, batch normalisation, ReLU) twice; keeps height and width."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs):
+            # Zeros at the border, not reflections: those take a copy of every map, and the network
+            # learns to know the border.
+            layers.append(nn.Conv2d(channels, outputs, 3, padding=1, bias=False))
+            layers += [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+
+
+class ScratchEncoder(nn.Module):
+    """An encoder that starts from random weights: feature maps at strides 2, 4, 8 and so on.
+
+    Args:
+        inputs: channels of the image.
+        width: channels at stride 2; each level below has twice as many, up to eight times.
+        depth: number of levels.
+    """
+
+    def __init__(self, inputs: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.channels = [width * min(2**level, 8) for level in range(depth)]
+        self.first = nn.Conv2d(inputs, width, 4, stride=2, padding=1)
+        above = [width, *self.channels[:-1]]
+        self.levels = nn.ModuleList(map(DoubleConv, above, self.channels))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps [B, C_i, H / 2^i, W / 2^i] of images [B, inputs, H, W], i from 1."""
+        x, maps = self.first(images), []
+        for number, level in enumerate(self.levels):
+            x = level(F.max_pool2d(x, 2, ceil_mode=True) if number else x)
+            maps.append(x)
+        return maps
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with skip connections (Ronneberger et al., MICCAI 2015).
+
+    The finest level is that of half the resolution: a convolution of stride 2 brings the pixels to
+    it, and each of its pixels stands for 2x2 of the output (sub-pixel convolution: Shi et al., CVPR
+    2016). Convolutions at full size, which would cost as much as all the rest, there are none.
+
+    Args:
+        encoder: maps images to feature maps at strides 2, 4, 8 and so on; has `channels`.
+        inputs: channels of the images.
+        outputs: channels of the output.
+        width: channels of the decoder at stride 2; each level below has half as many again, up to
+            four times as many.
+    """
+
+    def __init__(self, encoder: nn.Module, inputs: int, outputs: int, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.stem = nn.Conv2d(inputs, STEM, 4, stride=2, padding=1)
+        # Taps of a pretrained network differ in scale by orders of magnitude.
+        self.taps = nn.ModuleList(map(nn.BatchNorm2d, encoder.channels))
+        self.skips = [encoder.channels[0] + STEM, *encoder.channels[1:-1]]
+        self.widths = [round(width * min(1.5**level, 4)) for level in range(len(self.skips))]
+        below = [*self.widths[1:], encoder.channels[-1]]
+        self.merge = nn.ModuleList(
+            DoubleConv(deep + skip, own)
+            for deep, skip, own in zip(below, self.skips, self.widths, strict=True)
+        )
+        self.head = nn.Conv2d(width, 4 * outputs, 3, padding=1)
+
+    def encode(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What the decoder takes, at strides 2, 4, 8 and so on, and the encoder's feature maps.
+
+        Images [B, inputs, H, W] of any size from two pixels a side; odd sides get one more pixel.
+        """
+        height, width = images.shape[-2:]
+        if height % 2 or width % 2:
+            images = F.pad(images, (0, width % 2, 0, height % 2), mode="replicate")
+        maps = self.encoder(images)
+        skips = [tap(features) for tap, features in zip(self.taps, maps, strict=True)]
+        skips[0] = torch.cat([skips[0], self.stem(images)], dim=1)
+        return skips, maps
+
+    def decode(self, x: Tensor, skips: list[Tensor], finest: int = 0) -> Tensor:
+        """Bring x up through levels of the decoder, coarse to fine, the last of them `finest`."""
+        for level, skip in reversed(list(enumerate(skips, start=finest))):
+            x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = self.merge[level](torch.cat([skip, x], dim=1))
+        return x
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, inputs, H, W] to an output [B, outputs, H, W], unbounded."""
+        skips, _ = self.encode(images)
+        output = F.pixel_shuffle(self.head(self.decode(skips[-1], skips[:-1])), 2)
+        return output[..., : images.shape[-2], : images.shape[-1]]
+
+
+class RestoringUNet(UNet):
+    """A U-Net that restores images, and says where there was something to restore.
+
+    Skip connections bring a defect's own detail to the decoder, which then copies it. Here a veil
+    is drawn over the skips of the two finest levels where the coarse ones doubt that the part is
+    good: what should be there can only be made up from what is around. Nothing but the losses says
+    where that is. What is said of each pixel is said with the unveiled detail in view.
+
+    Args:
+        encoder: as of `UNet`.
+        width: likewise.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int) -> None:
+        super().__init__(encoder, 3, 3, width)
+        self.veil = nn.Conv2d(self.widths[VEILED], 1, 1)
+        self.verdict = nn.Sequential(
+            nn.Conv2d(width + self.skips[0] + 1, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, 4, 3, padding=1),
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """What the network makes of images [B, 3, H, W] in [0, 1].
+
+        Returns:
+            The images restored, [B, 3, H, W] in [0, 1]; logits of a defect, [B, 1, H, W]; and the
+            feature maps of the encoder.
+        """
+        skips, maps = self.encode(images)
+        x = self.decode(skips[-1], skips[VEILED:-1], finest=VEILED)
+        doubt, veiled = self.veil(x), []
+        for skip in skips[:VEILED]:
+            there = F.interpolate(doubt, skip.shape[-2:], mode="bilinear", align_corners=False)
+            veiled.append(skip * torch.sigmoid(-there))
+        x = self.decode(x, veiled)
+        doubt = F.interpolate(doubt, x.shape[-2:], mode="bilinear", align_corners=False)
+        logits = self.verdict(torch.cat([x, skips[0], doubt], dim=1))
+        output = F.pixel_shuffle(torch.cat([self.head(x), logits], dim=1), 2)
+        output = output[..., : images.shape[-2], : images.shape[-1]]
+        return torch.sigmoid(output[:, :3]), output[:, 3:], maps
+
+
+class UNetAutoencoder(Detector):
+    """A U-Net that restores corrupted images, on a pretrained encoder that stays as it is.
+
+    A network with skip connections that is trained on clean images alone learns to copy, defects
+    included. Trained to restore what `corruption` did, it removes what does not belong, and a
+    fourth output learns to say where that was. A few hundred steps do not teach a network with
+    random weights what is good; on features of one that has seen the world they do.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        check_corruption(config, "unet")
+        unet = config.unet
+        # Two pixels a side at the coarsest level: batch normalisation wants more than one.
+        check_size(config, 64 if unet.encoder != "scratch" else 2 * 2**unet.depth)
+        if unet.encoder == "scratch":
+            encoder: nn.Module = ScratchEncoder(3, unet.width, unet.depth)
+        else:
+            encoder = build_encoder(unet.encoder)
+        self.network = RestoringUNet(encoder, unet.width)
+        # Strides 8 and 16: finer maps see edges, coarser ones know what, but no longer where.
+        self.remembered = slice(2, 4)
+        channels, memory_mib = sum(encoder.channels[self.remembered]), config.search.memory_mib
+        self.memories = nn.ModuleList(
+            MemoryBank(channels, memory_mib, whiten) for whiten in (False, True)
+        )
+        self.loss = ReconstructionLoss(config.loss)
+        self.scale = Standardisation(5, tuple(-(-side // 2) for side in config.data.size))
+
+    def load_pretrained(self) -> None:
+        """See `Detector.load_pretrained`."""
+        if isinstance(self.network.encoder, Backbone):
+            self.network.encoder.load(self.config.backbone.weights)
+
+    def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Good images corrupted, as they should be restored, and where: bool [B, 1, H, W]."""
+        clean = vary(images.contiguous(), self.config.corruption.variation)
+        corrupted, mask = corrupt(clean, self.config.corruption)
+        return corrupted, clean, mask
+
+    def learn(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
+        """Loss of the reconstruction, and focal loss of the verdict on each pixel."""
+        restored, logits, _ = self.network(corrupted.contiguous(memory_format=torch.channels_last))
+        weights = self.config.loss
+        segmentation = focal_loss(logits, mask, balance=weights.balance)
+        return self.loss(restored, clean, mask) + weights.focal * segmentation
+
+    @torch.no_grad()
+    def finish(self, images: Iterable[Tensor]) -> None:
+        """Fill the memory with what the encoder sees in good images, batches [B, 3, H, W]."""
+        for memory in self.memories:
+            memory.clear()  # of a run that was finished before, and lengthened
+        for batch in images:
+            features = patch_features(self.network.encoder(batch)[self.remembered])
+            for memory in self.memories:
+                memory.collect(features, CANDIDATES)
+        for memory in self.memories:
+            # Whitened patches say as much with fewer entries.
+            count = self.config.unet.memory // (3 if memory.whiten else 1)
+            memory.thin_out(count, projection=128, density=50)
+
+    def witnesses(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the witnesses say, at half the resolution, and the reconstruction.
+
+        Grain and noise count for less there, and a look costs a quarter.
+
+        Returns:
+            [B, 5, ceil(H / 2), ceil(W / 2)]: difference of structure and of colour between image
+            and reconstruction, logit of a defect, distance to either memory; and [B, 3, H, W].
+        """
+        restored, logits, maps = self.network(images)
+        halves = [F.avg_pool2d(m, 2, ceil_mode=True) for m in (images, restored, logits)]
+        seen, expected, logits = halves
+        features = patch_features(maps[self.remembered])
+        distances = torch.cat([memory.distances(features)[0] for memory in self.memories], dim=1)
+        size = logits.shape[-2:]
+        distances = F.interpolate(distances, size, mode="bilinear", align_corners=False)
+        found = [ssim_map(seen, expected), colour_map(seen, expected), logits, distances]
+        return smooth(torch.cat(found, dim=1), self.config.score.smooth / 2), restored
+
+    def standardise(self, images: Iterable[Tensor]) -> None:
+        """Put the witnesses on one scale; see `Detector.standardise`."""
+        self.scale.fit(self.witnesses(batch)[0] for batch in images)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images by what the witnesses say together; see `Detector.forward`."""
+        found, restored = self.witnesses(images)
+        structure, colour, segmentation, plain, whitened = self.scale(found).split(1, dim=1)
+        combined = ((structure + colour) / 2 + segmentation + plain + whitened) / 4
+        size = images.shape[-2:]
+        anomaly_map = F.interpolate(combined, size, mode="bilinear", align_corners=False)
+        return Prediction(anomaly_map, image_score(anomaly_map, self.config.score.reduce), restored)

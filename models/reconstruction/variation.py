@@ -1,0 +1,53 @@
+"""Harmless variation: what differs from one photograph of a good part to the next.
+
+Drawn on what a network takes in and on what it should give back, so that it learns to leave it
+alone: exposure, gradients, soft steps and clouds of light, contrast, focus and the sensor's noise.
+A shift is not among them: to a convolutional network a shifted part is the same part.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from models.reconstruction.draws import coins, uniform
+from models.reconstruction.fields import frame, perlin_noise, spread
+
+
+def vary(images: Tensor, strength: float) -> Tensor:
+    """Every other image [B, 3, H, W] in [0, 1] as another photograph could show it.
+
+    Args:
+        images: good images.
+        strength: 1 for exposures and light within about a tenth, 0 for the images as they are.
+    """
+    chosen = coins(len(images)).to(images.device)
+    if strength == 0 or not chosen.any():
+        return images
+    varied = images.clone()
+    varied[chosen] = _photographed_anew(images[chosen], strength)
+    return varied
+
+
+def _photographed_anew(images: Tensor, strength: float) -> Tensor:
+    count, (height, width) = len(images), images.shape[-2:]
+
+    def within(most: float) -> Tensor:
+        """A random strength for each image, often a weak one."""
+        return spread(strength * most * uniform(-1, 1, count).pow(3), images)
+
+    centre = torch.rand(count, 2) * torch.tensor([height, width])
+    along, _ = frame(images, centre, uniform(0, 2 * math.pi, count))
+    along = along / min(height, width)
+    edge = torch.sigmoid(along * spread(1 / uniform(0.02, 0.2, count), images))
+    clouds = perlin_noise(images, *torch.randint(1, 4, (2, count)))
+    light = 1 + within(0.15) + within(0.12) * along + within(0.1) * edge + within(0.08) * clouds
+    contrast = 1 + within(0.15)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    # One sheet of noise serves the batch: numbers from the CPU's generator are slow.
+    noise = within(0.02) * torch.randn(height, width).to(images)
+    varied = images * (light * contrast) + (mean * (1 - contrast) + noise)
+    soft = within(0.5).abs()  # out of focus: a mean of pixels and their neighbours
+    varied[..., 1:] = torch.lerp(varied[..., 1:], varied[..., :-1], soft)
+    varied[..., 1:, :] = torch.lerp(varied[..., 1:, :], varied[..., :-1, :], soft)
+    return varied.clamp_(0, 1)

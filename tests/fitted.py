@@ -1,0 +1,24 @@
+"""Feature detectors on a small backbone, fitted in a moment."""
+
+import torch
+
+from models import build_model
+from utils.config import load_config
+
+
+def detector(name, **overrides):
+    """A detector on a small backbone with random weights, 64x64."""
+    settings = {"model": name, "data.size": 64, "backbone.name": "efficientnet_lite0"}
+    settings |= {"backbone.layers": [2, 4]} | overrides
+    torch.manual_seed(0)
+    return build_model(load_config(overrides=settings)).eval()
+
+
+def fitted(name, images, pieces=(3, 5, 4), **overrides):
+    """The detector, after one sweep over the images in pieces of these lengths."""
+    model = detector(name, **overrides)
+    torch.manual_seed(1)
+    for piece in images.split(pieces):
+        model.learn(*model.prepare(piece))
+    model.finish([])
+    return model

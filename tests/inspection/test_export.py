@@ -1,0 +1,229 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPO, TINY, assert_one_line, run_script
+from fitted import fitted
+from PIL import Image
+
+import export
+from data.images import read_image
+from inspection import onnx_export
+from inspection.onnx_inspector import OnnxInspector
+from models import build_model
+from utils.config import load_config
+from utils.errors import UserError
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, dataset):
+    """A run and its export: (folder, run, file, output of export.py)."""
+    folder = tmp_path_factory.mktemp("export")
+    flags = [*TINY, "--epochs", 1]
+    result = run_script("train.py", "--data-root", dataset, *flags, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (run,) = (folder / "checkpoints").iterdir()
+    result = run_script("export.py", "--checkpoint", run, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, run, run / f"{run.name}.onnx", result.stdout
+
+
+def clouds(count, seed=0):
+    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (64, 64), mode="bilinear")
+
+
+def network(model, **overrides):
+    """A small network whose batch normalisation has taken its statistics."""
+    torch.manual_seed(0)
+    settings = {"model": model, "data.size": 64, "unet.width": 4, "unet.memory": 200}
+    detector = build_model(load_config(overrides=settings | overrides))
+    detector.load_pretrained()
+    with torch.no_grad():
+        for _ in range(20):
+            detector.train().learn(*detector.prepare(clouds(4, seed=2)))
+        detector.eval().finish(clouds(4, seed=2).split(1))
+        detector.standardise(clouds(4, seed=1).split(1))
+    return detector
+
+
+DETECTORS = {
+    "unet": lambda: network("unet"),
+    "unet from scratch": lambda: network("unet", **{"unet.encoder": "scratch"}),
+    "draem": lambda: network("draem"),
+    "patchcore": lambda: fitted("patchcore", clouds(12)),
+    "patchcore as in the paper": lambda: fitted(
+        "patchcore", clouds(12), **{"patchcore.density": 0, "patchcore.reweight": 3}
+    ),
+    "padim": lambda: fitted("padim", clouds(12)),
+    "patch_memory": lambda: fitted("patch_memory", clouds(12)),
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_graph_equals_its_model_at_any_batch(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "models.features.neighbours.GRAPH_TILE", 64
+    )  # several blocks of a small bank
+    detector = DETECTORS[name]()
+    onnx_export.write_onnx(detector, tmp_path / "graph.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "graph.onnx"))
+    for count in (1, 3):
+        images = clouds(count, seed=count)
+        with torch.no_grad():
+            expected = [output for output in detector(images) if output is not None]
+        outputs = session.run(None, {"images": images.numpy()})
+        assert [output.name for output in session.get_outputs()] == (
+            ["anomaly_map", "score", "reconstruction"][: len(expected)]
+        )
+        for output, wanted in zip(outputs, expected, strict=True):
+            difference = np.abs(output - wanted.numpy()).max()
+            assert difference <= 1e-4 * wanted.abs().max()
+
+
+def test_the_file_alone_gives_the_same_verdicts_and_files(exported, dataset):
+    folder, run, file, output = exported
+    assert "map within" in output
+    images = sorted((dataset / "tile/test").glob("*/*.png"))
+    by_name = {}
+    for checkpoint in (run, file):
+        result = run_script(
+            "infer.py", "--checkpoint", checkpoint, "--output", f"by_{checkpoint.suffix}", *images,
+            cwd=folder,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        results = json.loads((folder / f"by_{checkpoint.suffix}/results.json").read_text())
+        panels = sorted(
+            path.relative_to(folder / f"by_{checkpoint.suffix}")
+            for path in (folder / f"by_{checkpoint.suffix}").rglob("*.png")
+        )
+        by_name[checkpoint.suffix] = (results, panels)
+    (ours, our_panels), (theirs, their_panels) = by_name[".onnx"], by_name[""]
+    assert our_panels == their_panels
+    assert len(ours) == len(images)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["verdict"] == other["verdict"]
+        assert one["threshold"] == other["threshold"]
+        assert one["score"] == pytest.approx(other["score"], rel=1e-4)
+
+
+def test_eval_measures_an_export(exported, dataset):
+    folder, run, file, _ = exported
+    for checkpoint in (run, file):
+        result = run_script("eval.py", "--checkpoint", checkpoint, "--output", "e", cwd=folder)
+        assert result.returncode == 0, result.stderr
+        metrics = json.loads((folder / "e/metrics.json").read_text())
+        if checkpoint == run:
+            expected = metrics
+    for name in ("image_auroc", "pixel_auroc", "aupro_0.3", "f1"):
+        assert metrics[name] == pytest.approx(expected[name], abs=1e-3)
+
+
+def test_an_export_inspects_batches(exported, dataset):
+    file = exported[2]
+    images = [read_image(path) for path in sorted((dataset / "tile/test/oil").glob("*.png"))]
+    images.append(images[0][:40])  # of another size
+    batch = OnnxInspector(file, "cpu", len(images)).inspect_all(enumerate(images))
+    alone = OnnxInspector(file, "cpu", "auto")
+    for number, found in batch:
+        one = alone.inspect(images[number])
+        largest = np.abs(one.anomaly_map).max()
+        assert np.abs(found.anomaly_map - one.anomaly_map).max() <= 1e-5 * largest
+        assert found.score == pytest.approx(one.score, rel=1e-5)
+        assert np.abs(found.reconstruction.astype(int) - one.reconstruction).max() <= 1
+
+
+def test_an_export_is_run_without_torch(exported, dataset):
+    folder, _, file, _ = exported
+    image = next((dataset / "tile/test/good").glob("*.png"))
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['infer.py', '--checkpoint', {str(file)!r}, {str(image)!r}]\n"
+        "try:\n"
+        f"    runpy.run_path({str(REPO / 'infer.py')!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True,
+        env={"PYTHONPATH": str(REPO)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "1 good" in result.stdout or "1 defective" in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["half", "int8"])
+def test_smaller_files_say_what_they_cost(exported, kind):
+    folder, run, whole, _ = exported
+    result = run_script("export.py", "--checkpoint", run, f"--{kind}", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    file = run / f"{run.name}-{kind}.onnx"
+    if kind == "half":  # 8 bits save nothing where there are few weights to save on
+        assert file.stat().st_size < whole.stat().st_size
+    assert f"in {kind}" in result.stdout and "image AUROC" in result.stdout
+    types = {weights.data_type for weights in onnx.load(str(file)).graph.initializer}
+    wanted = {"half": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}[kind]
+    assert wanted in types
+    # Its thresholds are its own: those of the held-out good images as it sees them.
+    compact = OnnxInspector(file, "cpu")
+    assert compact.calibration.scores != OnnxInspector(whole, "cpu").calibration.scores
+
+
+def test_an_export_that_differs_is_not_kept(exported, tmp_path, monkeypatch):
+    _, run, _, _ = exported
+
+    def write_another(detector, file):
+        with torch.no_grad():
+            next(p for n, p in detector.named_parameters() if n.endswith("head.weight")).add_(0.1)
+            write(detector, file)
+            next(p for n, p in detector.named_parameters() if n.endswith("head.weight")).sub_(0.1)
+
+    write = onnx_export.write_onnx
+    monkeypatch.setattr(export, "write_onnx", write_another)
+    monkeypatch.setattr(
+        sys, "argv", ["export.py", "--checkpoint", str(run), "--output", str(tmp_path / "x.onnx")]
+    )
+    with pytest.raises(UserError, match="not kept"):
+        export.main()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_files_are_one_line(tmp_path, dataset):
+    image = next((dataset / "tile/test/good").glob("*.png"))
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    other = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Identity", ["x"], ["y"])],
+            "other",
+            [onnx.helper.make_tensor_value_info("x", 1, [1])],
+            [onnx.helper.make_tensor_value_info("y", 1, [1])],
+        ),
+        ir_version=8,
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+    )
+    onnx.save(other, str(tmp_path / "other.onnx"))
+    for name, words in {"broken.onnx": "cannot be run", "other.onnx": "export.py"}.items():
+        result = run_script("infer.py", "--checkpoint", name, image, cwd=tmp_path)
+        assert_one_line(result, name, words)
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"onnxscript.*requirements-deploy\.txt"):
+        onnx_export.write_onnx(None, tmp_path / "x.onnx")
+
+
+def test_input_of_the_graph_is_that_of_the_checkpoint():
+    from data.tensors import to_batch
+    from inspection.onnx_inspector import as_input
+
+    images = np.stack([Image.effect_noise((20, 12), 90).convert("RGB") for _ in range(2)])
+    assert np.array_equal(as_input(images), to_batch(images, torch.device("cpu")).numpy())

@@ -1,0 +1,75 @@
+import json
+import signal
+import sys
+
+import torch
+
+import eval as evaluation
+import models
+import train
+from models.anomaly_map import image_score
+from models.detector import Detector, Prediction
+
+
+class MeanImage(Detector):
+    """A detector that fits in one sweep: the mean of the good images."""
+
+    sweeps = 1
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.register_buffer("mean", torch.zeros(3, *config.data.size))
+        self.register_buffer("seen", torch.zeros(0, 3, *config.data.size))
+
+    def learn(self, images):
+        self.seen = torch.cat([self.seen, images])
+
+    def finish(self, images):
+        self.mean, self.seen = self.seen.mean(dim=0), self.seen[:0]
+        assert sum(len(batch) for batch in images) == 10
+
+    def forward(self, images):
+        anomaly_map = (images - self.mean).abs().mean(dim=1, keepdim=True)
+        return Prediction(anomaly_map, image_score(anomaly_map, "mean"), None)
+
+
+def test_scripts_run_a_detector_that_they_have_never_heard_of(tmp_path, dataset, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(models.DETECTORS, "mean_image", MeanImage)
+    arguments = ["--data-root", str(dataset), "--size", "48", "--batch", "4"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--model", "mean_image", *arguments])
+    assert train.main() == 0
+    monkeypatch.setattr(sys, "argv", ["eval.py"])
+    assert evaluation.main() == 0
+    (file,) = tmp_path.glob("outputs/*/eval/metrics.json")
+    metrics = json.loads(file.read_text())
+    assert metrics["auroc_oil"] > 0.5  # a dark blotch is far from the mean image
+    (history,) = tmp_path.glob("checkpoints/*/history.csv")
+    assert len(history.read_text().splitlines()) == 2  # a header and a single sweep
+
+
+def test_a_sweep_that_was_interrupted_goes_on_with_what_it_had_collected(
+    tmp_path, dataset, monkeypatch
+):
+    monkeypatch.setitem(models.DETECTORS, "mean_image", MeanImage)
+    flags = ["--data-root", str(dataset), "--size", "48", "--batch", "4", "--model", "mean_image"]
+    means = []
+    for name in ("whole", "interrupted"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+        if name == "interrupted":
+            step = train.train_step
+
+            def interrupted_step(*arguments):
+                signal.raise_signal(signal.SIGINT)
+                return step(*arguments)  # noqa: B023
+
+            monkeypatch.setattr(train, "train_step", interrupted_step)
+            assert train.main() == 130
+            monkeypatch.setattr(train, "train_step", step)
+            monkeypatch.setattr(sys, "argv", ["train.py", "--resume"])
+        assert train.main() == 0
+        (file,) = (tmp_path / name).glob("checkpoints/*/last.pt")
+        means.append(torch.load(file)["model"]["mean"])
+    assert torch.allclose(means[0], means[1])

@@ -1,0 +1,49 @@
+import torch
+
+from models.anomaly_map import smooth
+from models.standardisation import Standardisation
+
+SIZE = (64, 48)
+
+
+def fitted(maps):
+    """A scale set on maps [N, T, H, W] in batches of several lengths."""
+    scale = Standardisation(maps.shape[1], tuple(maps.shape[-2:]))
+    scale.fit(maps[i : i + 5] for i in range(0, len(maps), 5))
+    return scale
+
+
+def test_maps_of_all_units_have_one_scale():
+    torch.manual_seed(0)
+    units = torch.tensor([1.0, 1000.0, 1e-3])[:, None, None]
+    maps = torch.rand(12, 1, *SIZE) * units + 5 * units
+    found = fitted(maps)(maps)
+    assert found.mean(dim=(0, 2, 3)).abs().max() < 0.01  # 0 is ordinary
+    assert torch.allclose(found[:, :1].expand_as(found), found, atol=1e-3)
+
+
+def test_maps_of_another_size_are_taken():
+    scale = fitted(torch.rand(3, 2, *SIZE))
+    for size in ((16, 20), (63, 101)):
+        assert scale(torch.rand(1, 2, *size)).shape == (1, 2, *size)
+
+
+def test_a_bright_border_of_good_maps_does_not_count():
+    torch.manual_seed(0)
+    from_border = [torch.minimum(torch.arange(n), torch.arange(n).flip(0)) for n in SIZE]
+    distance = torch.minimum(from_border[0][:, None], from_border[1])
+    border = distance < 8
+    maps = smooth(torch.rand(10, 1, *SIZE), 1.0) + 3 * torch.exp(-distance / 8)
+    before, after = (
+        ((found[..., border].mean() - found[..., ~border].mean()) / found.max()).abs()
+        for found in (maps, fitted(maps)(maps))
+    )
+    assert before > 0.3
+    assert after < 0.15
+    maps[0, 0, 2, 20] = 15  # a defect there still does
+    assert fitted(maps[1:])(maps[:1]).argmax() == 2 * 48 + 20
+
+
+def test_a_map_that_is_alike_everywhere_stays_finite():
+    scale = fitted(torch.full((2, 1, *SIZE), 0.3))
+    assert scale(torch.rand(1, 1, *SIZE)).isfinite().all()
