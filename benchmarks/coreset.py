@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from data.on_demand import OnDemand
 from torch import Tensor
 
 from data.mvtec import Category
-from data.on_demand import OnDemand
 from data.tensors import to_batch
 from models.features.coreset import greedy_coreset, random_projection
 from models.features.patchcore import PatchCore

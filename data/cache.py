@@ -15,8 +15,8 @@ from utils.errors import UserError
 
 def decode_all(
     paths: Sequence[Path], size: tuple[int, int], memory_gib: float, quiet: bool = False
-) -> np.ndarray:
-    """Decode images and resize them, once for all epochs.
+) -> tuple[np.ndarray, list[Path]]:
+    """Decode images and resize them, once for all that is done with them.
 
     Unreadable files are reported on stderr and left out.
 
@@ -28,7 +28,7 @@ def decode_all(
         quiet: no progress bar and no reports.
 
     Returns:
-        uint8 [N, height, width, 3], in the order of `paths`.
+        uint8 [N, height, width, 3], and their files, in the order of `paths`.
 
     Raises:
         UserError: if not a single file can be read, or the disk cannot hold them.
@@ -50,15 +50,15 @@ def decode_all(
                 f"temporary folder {tempfile.gettempdir()} ({error.strerror}); raise "
                 "data.cache_gib, lower --size, or set TMPDIR"
             ) from None
-    count = 0
+    readable: list[Path] = []
     reader = read_ahead(paths, lambda path: read_resized(path, size))
-    for _, image in tqdm(reader, "decoding", len(paths), unit="image", disable=quiet or None):
+    for path, image in tqdm(reader, "decoding", len(paths), unit="image", disable=quiet or None):
         if isinstance(image, ImageError):
             if not quiet:
                 print(f"left out: {image}", file=sys.stderr)
             continue
-        images[count] = image
-        count += 1
-    if count == 0:
+        images[len(readable)] = image
+        readable.append(path)
+    if not readable:
         raise UserError(f"none of the {len(paths)} images in {paths[0].parent} can be read")
-    return images[:count]
+    return images[: len(readable)], readable

@@ -70,6 +70,11 @@ class Category:
         if not self.folder.is_dir():
             raise UserError(_missing(Path(root), name))
 
+    @property
+    def good(self) -> Path:
+        """The folder of the good parts to learn from."""
+        return self.folder / "train" / "good"
+
     @classmethod
     def chosen(cls, data: DataConfig, root: str | None, name: str | None) -> "Category":
         """The category that a run was trained on, but for what flags give instead (or None)."""
@@ -77,7 +82,7 @@ class Category:
 
     def train_images(self) -> list[Path]:
         """Files of train/good, by name; raises `UserError` if there are fewer than two."""
-        folder = self.folder / "train" / "good"
+        folder = self.good
         images = list_images(folder)
         if len(images) < 2:
             found = "no images" if not images else "a single image"
@@ -111,21 +116,6 @@ class Category:
                 if path.stem == name:
                     return path
         return None
-
-
-def split_holdout(
-    paths: list[Path], share: float, seed: int, limit: int = 0
-) -> tuple[list[Path], list[Path]]:
-    """Hold out a seeded share of the good images: (to train on, to calibrate on), neither empty.
-
-    With a `limit` above 0, at most as many of the others are left to train on, at random; a higher
-    limit adds to those of a lower one. What is held out stays the same.
-    """
-    count = min(max(1, round(share * len(paths))), len(paths) - 1)
-    order = np.random.default_rng(seed).permutation(len(paths)).tolist()
-    held_out = sorted(order[:count])
-    train = sorted(order[count : count + limit] if limit else order[count:])
-    return [paths[index] for index in train], [paths[index] for index in held_out]
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:

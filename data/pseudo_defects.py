@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from utils.cross_fit import parts
 
 from data.images import ImageError, read_ahead, read_resized
-from utils.cross_fit import parts
 
 VISIBLE = 0.03
 """A pixel that changed by less, of a range of 1, does not belong to the defect."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from models.detector import Detector
+from models.detector import Detector, TrainedDetector
 from models.features.padim import Padim
 from models.features.patch_memory import PatchMemory
 from models.features.patchcore import PatchCore
@@ -49,13 +49,11 @@ def load_detector(file: Path, device: torch.device) -> tuple[Detector, Calibrati
     checkpoint = load_checkpoint(file)
     detector = build_model(checkpoint.config)
     if checkpoint.calibration is None:
-        done, epochs = checkpoint.progress.epoch, detector.epochs
+        done = checkpoint.progress.epoch
         ways = f"go on with: python train.py --resume {file.parent}"
-        if done and detector.sweeps is None:
+        if done and isinstance(detector, TrainedDetector):
             ways += f" (or finish it as it is by adding --epochs {done})"
-        raise UserError(
-            f"the run {file.parent} stopped in epoch {min(done + 1, epochs)} of {epochs}; {ways}"
-        )
+        raise UserError(f"the run {file.parent} is not finished; {ways}")
     try:
         detector.load_state_dict(checkpoint.model)
     except RuntimeError as error:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:  # an exported detector gives its verdicts without torch
-    from torch import Tensor
+    pass
 
 
 @dataclass
@@ -39,26 +38,17 @@ class Calibration:
         return "defect" if self.is_defect(score) else "good"
 
 
-def calibrate(predictions: Iterable[tuple[Tensor, Tensor]], quantile: float) -> Calibration:
-    """Set the thresholds so that a share of `quantile` of the good images stays at or below them.
-
-    The pixel threshold takes each image by its highest pixel, so the same share of good images has
-    no marked pixel at all. With n images a quantile beyond 1 - 1/n means the highest of the n.
-
-    Args:
-        predictions: anomaly maps [B, 1, H, W] and scores [B] of the held-out good images.
-        quantile: share in (0, 1].
-    """
-    scores, peaks, medians = [], [], []
-    for anomaly_map, score in predictions:
-        pixels = anomaly_map.flatten(1)
-        scores += score.tolist()
-        peaks += pixels.amax(dim=1).tolist()
-        medians += pixels.median(dim=1).values.tolist()
+def calibrate(
+    scores: list[float],
+    peaks: list[float],
+    level: float,
+    false_alarms: float,
+    independent: int | None = None,
+) -> Calibration:
+    """Temporary."""
     threshold, pixel_threshold = (
-        float(np.quantile(values, quantile, method="higher")) for values in (scores, peaks)
+        float(np.quantile(values, 1 - false_alarms, method="higher")) for values in (scores, peaks)
     )
-    low = float(np.mean(medians))
     return Calibration(
-        threshold, pixel_threshold, low, low + 2 * (pixel_threshold - low), sorted(scores)
+        threshold, pixel_threshold, level, level + 2 * (pixel_threshold - level), scores
     )

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 import yaml
 
-from models.features.weights import read_plain
 from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.files import replacing
+from utils.good_images import GoodImages
 from utils.runs import FORMAT, refuse_other
+from utils.weights import read_plain
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclass
@@ -36,7 +37,6 @@ class Progress:
         loss_sum: loss of the epoch so far, summed over images.
         seconds: time spent in the epoch so far.
         micro_batch: images at once; kept, since another split would change the last bits.
-        images: images that the run learns from.
     """
 
     epoch: int = 0
@@ -44,14 +44,24 @@ class Progress:
     loss_sum: float = 0.0
     seconds: float = 0.0
     micro_batch: int = 0
-    images: int = 0
 
 
 @dataclass
 class Checkpoint:
-    """What last.pt holds; `calibration` is None until the run is finished."""
+    """What last.pt holds.
+
+    Attributes:
+        config: the effective settings.
+        good: the good images that the run knows.
+        model: the detector's `state_dict`.
+        optimizer: that of the optimiser, None for detectors that have none.
+        progress: how far the run has come.
+        history: loss and seconds of each epoch.
+        calibration: None until the run is finished.
+    """
 
     config: Config
+    good: GoodImages
     model: dict[str, Any]
     optimizer: dict[str, Any] | None
     progress: Progress
@@ -65,6 +75,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "version": VERSION,
         "config": checkpoint.config.model_dump(mode="json"),
+        "good": asdict(checkpoint.good),
         "model": checkpoint.model,
         "optimizer": checkpoint.optimizer,
         "progress": asdict(checkpoint.progress),
@@ -101,6 +112,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
         calibration = content["calibration"]
         return Checkpoint(
             config=config_from(content["config"], source=str(file)),
+            good=GoodImages(**content["good"]),
             model=content["model"],
             optimizer=content["optimizer"],
             progress=Progress(**content["progress"]),

@@ -156,7 +156,7 @@ class CalibrationConfig(Section):
     """The held-out good images, and how the threshold is set on them."""
 
     holdout: float = Field(0.1, gt=0, lt=1)
-    quantile: float = Field(0.995, gt=0, le=1)
+    false_alarms: float = Field(0.02, gt=0, lt=0.5)
 
 
 class Config(Section):
@@ -268,7 +268,6 @@ RESUMABLE = [
     "train.epochs",
     "train.cooldown",
     *(f"score.{name}" for name in ScoreConfig.model_fields),
-    "calibration.quantile",
 ]
 """Settings that a resumed run may change: they alter nothing that it has learned so far."""
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from data.tensors import to_batch
 from utils.device import free_memory, peak_memory
 
 if TYPE_CHECKING:
-    from models.detector import Detector
+    from models.detector import Detector, TrainedDetector
 
 PEAK_OVER_SAVED = 1.2
 """Peak memory of a step over the activations saved for the backward pass: 1.0 to 1.1 was measured
@@ -27,7 +25,7 @@ INFERENCE = 32
 """Images at most that are inspected at once: a GPU has long been busy by then."""
 
 
-def pick_micro_batch(setting: int | str, model: Detector, image: Tensor, batch: int) -> int:
+def pick_micro_batch(setting: int | str, model: TrainedDetector, image: Tensor, batch: int) -> int:
     """Resolve the setting `train.micro_batch` to a number of images from 1 to `batch`.
 
     "auto" takes as many as fit half of the free memory, judged by the bytes that one image leaves
@@ -49,7 +47,7 @@ def pick_micro_batch(setting: int | str, model: Detector, image: Tensor, batch: 
     return max(1, min(fitting, batch))
 
 
-def saved_bytes(model: Detector, image: Tensor) -> int:
+def saved_bytes(model: TrainedDetector, image: Tensor) -> int:
     """Bytes that autograd keeps for the backward pass of learning from an image [1, 3, H, W]."""
     storages: dict[int, int] = {}
 
@@ -64,7 +62,7 @@ def saved_bytes(model: Detector, image: Tensor) -> int:
     parameters = {p.untyped_storage().data_ptr() for p in probe.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         # Kept until counted: a freed storage's address could be counted once for two tensors.
-        loss = probe.learn(*sample)
+        loss = probe.loss(*sample)
         total = sum(size for pointer, size in storages.items() if pointer not in parameters)
     del loss
     return max(1, total)
@@ -87,6 +85,6 @@ def pick_inference_batch(setting: int | str, model: Detector, device: torch.devi
         return int(setting)
     if device.type == "cpu":
         return 1
-    image = to_batch(np.zeros((1, *model.config.data.size, 3), np.uint8), device)
+    image = torch.zeros(1, 3, *model.config.data.size, device=device)
     peak = peak_memory(device, lambda: model(image))  # before the rest: it also loads libraries
     return max(1, min(INFERENCE, free_memory(device) // 2 // max(1, peak)))

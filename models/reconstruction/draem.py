@@ -9,14 +9,14 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 from models.anomaly_map import image_score, smooth
-from models.detector import Detector, Prediction
+from models.detector import Prediction, TrainedDetector
 from models.reconstruction.corruption import corrupt
 from models.reconstruction.losses import focal_loss
 from models.reconstruction.unet import ScratchEncoder, UNet, check_corruption, check_size
 from utils.config import Config
 
 
-class Draem(Detector):
+class Draem(TrainedDetector):
     """A reconstructive and a discriminative U-Net, trained together on corrupted good images.
 
     It differs from the paper in that both networks are the U-Net of this project, with the width
@@ -42,7 +42,7 @@ class Draem(Detector):
         corrupted, mask = corrupt(images, self.config.corruption)
         return corrupted, images, mask
 
-    def learn(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
+    def loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
         """L2 + SSIM of the reconstruction and focal loss of the segmentation."""
         restored, logits = self.restore_and_segment(corrupted)
         weights = self.config.draem

@@ -4,14 +4,15 @@ Three witnesses look at an image: what the network would change in it, what it c
 how far the features of its encoder lie from those of good parts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.anomaly_map import colour_map, image_score, smooth, ssim_map
-from models.detector import Detector, Prediction
+from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import Backbone, build_encoder
 from models.features.memory_bank import MemoryBank, patch_features
 from models.reconstruction.corruption import KINDS, corrupt
@@ -23,6 +24,9 @@ from utils.errors import UserError
 
 CANDIDATES = 100_000
 """Patches that the memory is chosen from: bounds what filling it takes."""
+
+SCALED = 200
+"""Good images, about, that the scale of the map is set on: what they show is held in memory."""
 
 STEM = 16
 """Channels that carry the finest detail of the image past the encoder."""
@@ -188,7 +192,7 @@ class RestoringUNet(UNet):
         return torch.sigmoid(output[:, :3]), output[:, 3:], maps
 
 
-class UNetAutoencoder(Detector):
+class UNetAutoencoder(TrainedDetector):
     """A U-Net that restores corrupted images, on a pretrained encoder that stays as it is.
 
     A network with skip connections that is trained on clean images alone learns to copy, defects
@@ -214,7 +218,7 @@ class UNetAutoencoder(Detector):
         self.memories = nn.ModuleList(
             MemoryBank(channels, memory_mib, whiten) for whiten in (False, True)
         )
-        self.loss = ReconstructionLoss(config.loss)
+        self.reconstruction_loss = ReconstructionLoss(config.loss)
         self.scale = Standardisation(5, tuple(-(-side // 2) for side in config.data.size))
 
     def load_pretrained(self) -> None:
@@ -228,22 +232,23 @@ class UNetAutoencoder(Detector):
         corrupted, mask = corrupt(clean, self.config.corruption)
         return corrupted, clean, mask
 
-    def learn(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
+    def loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
         """Loss of the reconstruction, and focal loss of the verdict on each pixel."""
         restored, logits, _ = self.network(corrupted.contiguous(memory_format=torch.channels_last))
         weights = self.config.loss
         segmentation = focal_loss(logits, mask, balance=weights.balance)
-        return self.loss(restored, clean, mask) + weights.focal * segmentation
+        return self.reconstruction_loss(restored, clean, mask) + weights.focal * segmentation
 
     @torch.no_grad()
-    def finish(self, images: Iterable[Tensor]) -> None:
-        """Fill the memory with what the encoder sees in good images, batches [B, 3, H, W]."""
+    def finish(self, folds: Folds) -> None:
+        """Fill the memories with what the encoder sees in good images; see `TrainedDetector`."""
         for memory in self.memories:
             memory.clear()  # of a run that was finished before, and lengthened
-        for batch in images:
-            features = patch_features(self.network.encoder(batch)[self.remembered])
-            for memory in self.memories:
-                memory.collect(features, CANDIDATES)
+        for number, fold in enumerate(folds):
+            for batch in fold:
+                features = patch_features(self.network.encoder(batch)[self.remembered])
+                for memory in self.memories:
+                    memory.collect(features, CANDIDATES, number)
         for memory in self.memories:
             # Whitened patches say as much with fewer entries.
             count = self.config.unet.memory // (3 if memory.whiten else 1)
@@ -268,9 +273,37 @@ class UNetAutoencoder(Detector):
         found = [ssim_map(seen, expected), colour_map(seen, expected), logits, distances]
         return smooth(torch.cat(found, dim=1), self.config.score.smooth / 2), restored
 
-    def standardise(self, images: Iterable[Tensor]) -> None:
-        """Put the witnesses on one scale; see `Detector.standardise`."""
-        self.scale.fit(self.witnesses(batch)[0] for batch in images)
+    @torch.no_grad()
+    def leaving_out(self, folds: Folds) -> Iterator[int]:
+        """Be in turn without what each fold brought to the memories and to the scale of the map.
+
+        At last the scale is that of all folds; see `Detector.leaving_out`.
+        """
+        found = []
+        for _, fold in zip(self.without(folds), folds, strict=True):
+            found.append([])
+            for batch in fold:
+                found[-1].append(self.witnesses(batch)[0].cpu())
+                if sum(map(len, found[-1])) >= SCALED / len(folds):
+                    break
+        for number in self.without(folds):
+            others = [
+                maps for other, maps in enumerate(found) if other != number or len(found) == 1
+            ]
+            self.scale.fit(chain.from_iterable(others))
+            yield number
+        self.scale.fit(chain.from_iterable(found))
+
+    def without(self, folds: Folds) -> Iterator[int]:
+        """Be in turn without what each fold brought to the memories."""
+        try:
+            for number in range(len(folds)):
+                for memory in self.memories:
+                    memory.left_out = number
+                yield number
+        finally:
+            for memory in self.memories:
+                memory.left_out = None
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by what the witnesses say together; see `Detector.forward`."""

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from utils.cross_fit import PARTS, parts
 
 from data.pseudo_defects import KINDS, pseudo_split, read_cross_fitted
 from models.detector import Detector, Prediction
 from train import calibrate_on
 from utils.config import load_config
-from utils.cross_fit import PARTS, parts
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,68 @@
+"""The good images of a run: decoded, and fold by fold."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.cache import decode_all
+from data.mvtec import Category
+from data.tensors import to_batch
+from utils import distributed
+from utils.batches import batches
+from utils.errors import UserError
+from utils.good_images import GoodImages
+from utils.run import Run
+
+
+def load_images(run: Run, hold_out: bool) -> np.ndarray:
+    """The good images of a run, uint8 [N, H, W, 3]; a new run learns here which they are."""
+    settings = run.config
+    category = Category(settings.data.root, settings.data.category)
+    paths = run.good.paths(category.good) if run.resumed else category.train_images()
+    images, readable = decode_all(
+        paths, settings.data.size, settings.data.cache_gib, quiet=not distributed.is_writer()
+    )
+    if run.resumed and len(readable) < len(paths):
+        raise UserError(f"{len(paths) - len(readable)} images of this run can no longer be read")
+    if not run.resumed:
+        names = [path.relative_to(category.good).as_posix() for path in readable]
+        share = settings.calibration.holdout if hold_out else 0
+        groups = list(range(len(names)))
+        run.good = GoodImages.dealt(names, groups, share, settings.seed, settings.data.limit)
+        images = images[np.isin(names, run.good.names)]
+    return images
+
+
+class Fold:
+    """Images of one fold, a few at a time: [B, 3, H, W] in [0, 1] on the device, again and again.
+
+    Args:
+        images: all images, uint8 [N, H, W, 3].
+        places: those of the fold.
+        size: images at a time.
+        device: where to put them.
+    """
+
+    def __init__(
+        self, images: np.ndarray, places: Sequence[int], size: int, device: torch.device
+    ) -> None:
+        self.images, self.places, self.size, self.device = images, places, size, device
+
+    def __len__(self) -> int:
+        """Batches in it."""
+        return -(-len(self.places) // self.size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for group in batches(self.places, self.size):
+            yield to_batch(self.images[np.array(group)], self.device)
+
+
+def in_folds(images: np.ndarray, good: GoodImages, size: int, device: torch.device) -> list[Fold]:
+    """The good images, uint8 [N, H, W, 3], by fold, `size` at a time."""
+    folds = np.array(good.folds)
+    return [
+        Fold(images, np.flatnonzero(folds == number), size, device)
+        for number in range(folds.max() + 1)
+    ]

@@ -1,0 +1,126 @@
+"""A training run: its folder, how far it has come, what is saved of it, and who writes that."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils import distributed
+from utils.calibration import Calibration
+from utils.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from utils.config import Config, load_config, overrides_from, resumed_config
+from utils.errors import UserError
+from utils.good_images import GoodImages
+from utils.runs import find_run, new_run
+
+
+class Run:
+    """One run of train.py, new or resumed.
+
+    Args:
+        config: its settings.
+        folder: of a run that is resumed.
+        checkpoint: what it was left as.
+
+    Attributes:
+        config: see above.
+        folder: see above; None until a new run is first saved.
+        good: the good images that it knows.
+        progress: how far it has come.
+        history: loss and seconds of each epoch.
+        recipe: file of settings that a new run was started with.
+    """
+
+    def __init__(
+        self, config: Config, folder: Path | None = None, checkpoint: Checkpoint | None = None
+    ) -> None:
+        self.config, self.folder = config, folder
+        self.good = GoodImages() if checkpoint is None else checkpoint.good
+        self.progress = Progress() if checkpoint is None else checkpoint.progress
+        self.history = [] if checkpoint is None else checkpoint.history
+        self.recipe: Path | None = None
+        self._checkpoint = checkpoint
+
+    @classmethod
+    def named(cls, args: argparse.Namespace) -> "Run":
+        """The run that the flags of train.py ask for."""
+        overrides = overrides_from(args)
+        if args.resume is None:
+            run = cls(load_config(args.config, overrides))
+            run.recipe = args.config
+            return run
+        if args.config is not None:
+            raise UserError("--config cannot go with --resume: the run keeps its own settings")
+        named = None if args.resume == Path() else args.resume
+        file = find_run(named, overrides.get("data.category"), overrides.get("model"))
+        checkpoint = load_checkpoint(file)
+        return cls(resumed_config(checkpoint.config, overrides), file.parent, checkpoint)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether there was a checkpoint to go on from."""
+        return self._checkpoint is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do: all is learned, and the verdict is set."""
+        if self._checkpoint is None or self._checkpoint.calibration is None:
+            return False
+        fitted = self._checkpoint.optimizer is None
+        return fitted or self.progress.epoch >= self.config.train.epochs
+
+    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, how: str) -> None:
+        """Save a new run before anything is learned, and say what it learns from, and how."""
+        if not self.resumed:
+            self.save(model, optimizer)
+        data, learned = self.config.data, len(self.good.learned)
+        self.say(
+            f"{self.config.model} on {data.category}: {learned} good images, "
+            f"{len(self.good.names) - learned} held out, {data.size[0]}x{data.size[1]}, {how} "
+            f"-> {self.folder}"
+        )
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """Bring both to where the checkpoint left them, if there is one."""
+        if self._checkpoint is not None:
+            model.load_state_dict(self._checkpoint.model)
+            if optimizer is not None:
+                optimizer.load_state_dict(self._checkpoint.optimizer)
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """Write the checkpoint, with the calibration of a run that is finished."""
+        if not distributed.is_writer():
+            return
+        if self.folder is None:
+            self.folder = new_run(self.config)
+        state = None if optimizer is None else optimizer.state_dict()
+        save_checkpoint(
+            self.folder,
+            Checkpoint(
+                self.config,
+                self.good,
+                model.state_dict(),
+                state,
+                self.progress,
+                self.history,
+                calibration,
+            ),
+        )
+
+    def say(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if distributed.is_writer():
+            print(text)
+
+    def end_epoch(self, loss: float | None = None) -> None:
+        """Note that an epoch, of this mean loss, is over."""
+        progress = self.progress
+        entry = {"epoch": progress.epoch + 1, "seconds": progress.seconds}
+        self.history.append(entry if loss is None else {"loss": loss, **entry})
+        self.progress = Progress(epoch=progress.epoch + 1, micro_batch=progress.micro_batch)
