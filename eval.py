@@ -24,17 +24,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
-from data.mvtec import Category, TestImage, split_holdout
-from data.pseudo_defects import PseudoImage, pseudo_split, read_cross_fitted
+from data.mvtec import Category, TestImage
+from data.pseudo_defects import PseudoImage
 from inspection.html_report import html_report
 from inspection.inspector import Inspector
 from inspection.open_run import add_run_flags, open_run
 from inspection.panel import panel, stack
 from inspection.plots import save_histogram, save_roc
+from inspection.pseudo_split import pseudo_readers
+from inspection.torch_inspector import TorchInspector
 from models.anomaly_map import full_size
 from utils.batches import add_batch_flag
 from utils.calibration import Calibration
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.metrics import (
     PixelScores,
     auroc,
@@ -58,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--synthetic",
         action="store_true",
-        help="measure with defects synthesised on the held-out good images, to choose settings "
+        help="measure with defects synthesised on good images, to choose settings "
         "by; the test split is not touched",
     )
     parser.add_argument(
@@ -203,21 +205,19 @@ def main() -> int:
     config, calibration = inspector.config, inspector.calibration
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
     if args.synthetic:
-        _, held_out = split_holdout(
-            category.train_images(), config.calibration.holdout, config.seed
-        )
-        tests = pseudo_split(held_out, config.data.size)
-        readers = read_cross_fitted(tests, inspector.standardise)
-        measured_on = "defects synthesised on held-out good images"
+        if not isinstance(inspector, TorchInspector):
+            raise UserError("--synthetic needs the checkpoint: an export cannot leave images out")
+        count, readers = pseudo_readers(inspector, category.good)
+        measured_on = "defects synthesised on good images"
     else:
         tests = category.test_images()
-        readers = [read_ahead(tests, TestImage.read)]
+        count, readers = len(tests), [read_ahead(tests, TestImage.read)]
         measured_on = f"images of {category.folder / 'test'}"
     folder = "synthetic" if args.synthetic else "eval"
     output = args.output or Path("outputs") / run_name(file) / folder
     output.mkdir(parents=True, exist_ok=True)
 
-    rows, pixels, problems = score_split(inspector, readers, len(tests))
+    rows, pixels, problems = score_split(inspector, readers, count)
     metrics = measure(rows, pixels, calibration, inspector.batch)
     heading = f"{config.model} on {category.name}, {file}"
     print(f"{heading}\n\n{report(metrics, args.synthetic)}\n")

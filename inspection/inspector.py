@@ -72,14 +72,6 @@ class Inspector(ABC):
             [B, h, w, 3], or None for detectors that do not reconstruct.
         """
 
-    @abstractmethod
-    def standardise(self, images: Iterable[np.ndarray]) -> None:
-        """Set the scale of the anomaly map anew on good images, uint8 [h, w, 3] of that size.
-
-        Raises:
-            UserError: if the scale cannot change.
-        """
-
     def inspect(self, image: np.ndarray) -> Inspection:
         """Resize an image, uint8 [H, W, 3], as in training and run the detector on it.
 

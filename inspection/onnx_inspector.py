@@ -1,7 +1,6 @@
 """Inspecting images with an exported detector, through onnxruntime and without torch."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +75,3 @@ class OnnxInspector(Inspector):
             scaled = np.rint(np.clip(rest[0], 0, 1) * 255)
             pixels = scaled.astype(np.uint8).transpose(0, 2, 3, 1)
         return anomaly_maps[:, 0], scores, pixels
-
-    def standardise(self, images: Iterable[np.ndarray]) -> None:
-        """See `Inspector.standardise`; a graph has its scale fixed."""
-        raise UserError(
-            f"{self.file} is an export, whose scale is fixed; name the run that it was made of"
-        )

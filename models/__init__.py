@@ -10,8 +10,7 @@ from models.features.patch_memory import PatchMemory
 from models.features.patchcore import PatchCore
 from models.reconstruction.draem import Draem
 from models.reconstruction.unet import UNetAutoencoder
-from utils.calibration import Calibration
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.config import Config, nearest
 from utils.device import place
 from utils.errors import UserError
@@ -40,8 +39,8 @@ def build_model(config: Config) -> Detector:
     return detector_class(config.model)(config)
 
 
-def load_detector(file: Path, device: torch.device) -> tuple[Detector, Calibration]:
-    """A trained detector, ready to inspect images on the device, and its calibration.
+def load_detector(file: Path, device: torch.device) -> tuple[Detector, Checkpoint]:
+    """A trained detector, ready to inspect images on the device, and the checkpoint it is from.
 
     Raises:
         UserError: if the file is no checkpoint, or that of a run that is not finished.
@@ -60,4 +59,4 @@ def load_detector(file: Path, device: torch.device) -> tuple[Detector, Calibrati
         raise UserError(
             f"{file} does not fit its settings: {str(error).splitlines()[-1]}"
         ) from None
-    return place(detector, device).eval(), checkpoint.calibration
+    return place(detector, device).eval(), checkpoint

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
-
-if TYPE_CHECKING:  # an exported detector gives its verdicts without torch
-    pass
 
 
 @dataclass
@@ -28,6 +25,19 @@ class Calibration:
     low: float
     high: float
     scores: list[float]
+
+    def mapped(
+        self, score: Callable[[float], float], pixel: Callable[[float], float]
+    ) -> Calibration:
+        """The same for scores and for maps that are increasing functions of these."""
+        return replace(
+            self,
+            threshold=float(score(self.threshold)),
+            pixel_threshold=float(pixel(self.pixel_threshold)),
+            low=float(pixel(self.low)),
+            high=float(pixel(self.high)),
+            scores=[float(score(value)) for value in self.scores],
+        )
 
     def is_defect(self, score: float) -> bool:
         """Whether an image of this score is called defective."""

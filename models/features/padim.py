@@ -158,9 +158,9 @@ class LeftOut:
     """Mahalanobis distances as they would be without some of the images, from those with them.
 
     Taking g of n images out of a covariance subtracts a matrix of rank g, so its inverse follows
-    from the one that is there (Woodbury's identity), without fitting anew. The share of the
-    covariance that does not come from the images is taken to shrink with the rest, which is off by
-    one part in n.
+    from the one that is there (Woodbury's identity), without fitting anew. That the others then
+    weigh n / (n - g) times as much is left out: distances come out too large by half of that at
+    most.
 
     Args:
         own: whitened deviations [P, d, g] of the images to leave out.
@@ -173,7 +173,6 @@ class LeftOut:
         others = max(2, count - images)
         self.own = own
         self.shift = own.sum(dim=2, keepdim=True) / others  # of the mean, towards those left out
-        self.stretch = (count - 1) / (others - 1)
         share = (1 - shrinkage) / (count - 1)
         # In float64, which MPS has not.
         products = torch.bmm(own.transpose(1, 2), own).cpu().double()
@@ -188,4 +187,4 @@ class LeftOut:
         deviations = whitened + self.shift
         along = torch.bmm(self.own.transpose(1, 2), deviations)
         gained = (along * torch.bmm(self.inverse, along)).sum(dim=1)
-        return ((deviations.square().sum(dim=1) + gained) / self.stretch).clamp_min(0).sqrt()
+        return (deviations.square().sum(dim=1) + gained).clamp_min(0).sqrt()

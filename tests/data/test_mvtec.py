@@ -1,5 +1,4 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +6,7 @@ from PIL import Image
 
 from data.cache import decode_all
 from data.images import ImageError
-from data.mvtec import Category, read_mask, split_holdout
+from data.mvtec import Category, read_mask
 from utils.errors import UserError
 
 
@@ -58,21 +57,11 @@ def test_too_few_images_are_refused(category):
         Category(category.parent, "tile").train_images()
 
 
-def test_split_is_seeded_disjoint_and_complete(tmp_path):
-    paths = [tmp_path / f"{index:03d}.png" for index in range(50)]
-    train, held_out = split_holdout(paths, 0.1, seed=3)
-    assert len(held_out) == 5
-    assert sorted(train + held_out) == paths
-    assert split_holdout(paths, 0.1, seed=3) == (train, held_out)
-    assert split_holdout(paths, 0.1, seed=4) != (train, held_out)
-    for share in (0.01, 0.99):
-        assert all(split_holdout(paths[:2], share, seed=0))
-
-
 def test_cache_on_disk_equals_cache_in_memory(category):
     paths = Category(category.parent, "tile").train_images()
-    in_memory = decode_all(paths, (32, 48), memory_gib=1)
-    on_disk = decode_all(paths, (32, 48), memory_gib=0)
+    in_memory, readable = decode_all(paths, (32, 48), memory_gib=1)
+    assert readable == paths
+    on_disk, _ = decode_all(paths, (32, 48), memory_gib=0)
     assert isinstance(on_disk, np.memmap)
     for path in paths:  # nothing is read again
         path.unlink()
@@ -82,10 +71,11 @@ def test_cache_on_disk_equals_cache_in_memory(category):
 
 def test_damaged_images_are_left_out_aloud(category, capsys):
     paths = Category(category.parent, "tile").train_images()
-    whole = decode_all(paths, (32, 32), memory_gib=1)
+    whole, _ = decode_all(paths, (32, 32), memory_gib=1)
     paths[2].write_bytes(paths[2].read_bytes()[:100])
     Image.new("L", (301, 17), 9).save(paths[4])  # another size and mode is fine
-    left = decode_all(paths, (32, 32), memory_gib=1)
+    left, readable = decode_all(paths, (32, 32), memory_gib=1)
+    assert readable == [path for path in paths if path != paths[2]]
     assert paths[2].name in capsys.readouterr().err
     assert len(left) == len(whole) - 1
     assert np.array_equal(left[:2], whole[:2])
@@ -94,16 +84,3 @@ def test_damaged_images_are_left_out_aloud(category, capsys):
         path.write_text("damaged")
     with pytest.raises(UserError, match="none of the"):
         decode_all(paths, (32, 32), memory_gib=1)
-
-
-def test_limits_are_nested_and_leave_the_held_out_images_alone():
-    paths = [Path(f"{number:03}.png") for number in range(50)]
-    everything, held_out = split_holdout(paths, 0.1, seed=0)
-    previous: set[Path] = set()
-    for limit in (1, 4, 16, 100):
-        train, held_out_now = split_holdout(paths, 0.1, seed=0, limit=limit)
-        assert held_out_now == held_out
-        assert train == sorted(train)
-        assert len(train) == min(limit, 45)
-        assert previous <= set(train) <= set(everything)
-        previous = set(train)

@@ -10,16 +10,16 @@ from fitted import fitted
 
 import eval as evaluation
 import infer
-import train
 from data.images import ImageError
-from data.mvtec import Category
-from data.pseudo_defects import pseudo_split, read_cross_fitted
+from inspection import calibrating
+from inspection.pseudo_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
 from models import load_detector
 from utils import micro_batch
 from utils.calibration import Calibration
 from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.errors import UserError
+from utils.good_images import GoodImages
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,10 @@ def patchcore(folder):
     model = fitted("patchcore", images, **{"patchcore.reweight": 3})
     calibration = Calibration(0.5, 0.5, 0.0, 1.0, [0.4])
     save_checkpoint(
-        folder, Checkpoint(model.config, model.state_dict(), None, Progress(), [], calibration)
+        folder,
+        Checkpoint(
+            model.config, GoodImages(), model.state_dict(), None, Progress(), [], calibration
+        ),
     )
     return folder / "last.pt"
 
@@ -95,26 +98,25 @@ def test_a_diverged_score_does_not_take_its_batch_along():
         next(inspections)
 
 
-def test_no_batch_is_scored_on_the_scale_of_the_next_part(trained, dataset):
-    # Images that are in no memory: distances of 0 leave a witness without a scale.
-    held_out = [test.path for test in Category(str(dataset), "tile").test_images()[:3]]
+def test_no_batch_is_scored_without_the_fold_of_the_next(trained, dataset):
     scores = []
-    for batch in (1, 5):  # parts have 16 and 8 images
+    for batch in (1, 3):
         inspector = TorchInspector(trained[1] / "last.pt", "cpu", batch)
-        tests = pseudo_split(held_out, inspector.config.data.size)
-        readers = read_cross_fitted(tests, inspector.standardise)
-        rows, _, _ = evaluation.score_split(inspector, readers, len(tests))
+        count, readers = pseudo_readers(inspector, dataset / "tile/train/good")
+        rows, _, _ = evaluation.score_split(inspector, readers, count)
         scores.append({row.test: row.score for row in rows})
+        assert len(rows) == count
     assert scores[1] == pytest.approx(scores[0], rel=1e-5)
 
 
 def test_calibration_does_not_depend_on_the_batch(trained, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
+    good = GoodImages([""] * 9, list(range(9)), [0, 1, 2] * 3, [True] * 9)
     found = []
     for batch in (1, 2):
         detector, _ = load_detector(trained[1] / "last.pt", CPU)
-        monkeypatch.setattr(train, "pick_inference_batch", lambda *_, n=batch: n)
-        found.append(vars(train.calibrate_on(detector, images, CPU)))
+        monkeypatch.setattr(calibrating, "pick_inference_batch", lambda *_, n=batch: n)
+        found.append(vars(calibrating.calibrate_detector(detector, images, good, CPU)))
     for name, value in found[0].items():
         assert found[1][name] == pytest.approx(value, rel=1e-5, abs=1e-5)
 

@@ -48,9 +48,10 @@ def network(model, **overrides):
     detector.load_pretrained()
     with torch.no_grad():
         for _ in range(20):
-            detector.train().learn(*detector.prepare(clouds(4, seed=2)))
-        detector.eval().finish(clouds(4, seed=2).split(1))
-        detector.standardise(clouds(4, seed=1).split(1))
+            detector.train().loss(*detector.prepare(clouds(4, seed=2)))
+        folds = [clouds(4, seed=2).split(1), clouds(4, seed=1).split(1)]
+        detector.eval().finish(folds)
+        assert list(detector.leaving_out(folds)) == [0, 1]
     return detector
 
 

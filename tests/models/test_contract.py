@@ -8,25 +8,23 @@ import eval as evaluation
 import models
 import train
 from models.anomaly_map import image_score
-from models.detector import Detector, Prediction
+from models.detector import FittedDetector, Prediction
 
 
-class MeanImage(Detector):
+class MeanImage(FittedDetector):
     """A detector that fits in one sweep: the mean of the good images."""
-
-    sweeps = 1
 
     def __init__(self, config):
         super().__init__(config)
         self.register_buffer("mean", torch.zeros(3, *config.data.size))
         self.register_buffer("seen", torch.zeros(0, 3, *config.data.size))
 
-    def learn(self, images):
+    def collect(self, images, fold):
         self.seen = torch.cat([self.seen, images])
 
-    def finish(self, images):
+    def finish(self):
+        assert len(self.seen) == 11
         self.mean, self.seen = self.seen.mean(dim=0), self.seen[:0]
-        assert sum(len(batch) for batch in images) == 10
 
     def forward(self, images):
         anomaly_map = (images - self.mean).abs().mean(dim=1, keepdim=True)
@@ -59,15 +57,16 @@ def test_a_sweep_that_was_interrupted_goes_on_with_what_it_had_collected(
         monkeypatch.chdir(tmp_path / name)
         monkeypatch.setattr(sys, "argv", ["train.py", *flags])
         if name == "interrupted":
-            step = train.train_step
+            seed_step = train.seed_step
 
-            def interrupted_step(*arguments):
-                signal.raise_signal(signal.SIGINT)
-                return step(*arguments)  # noqa: B023
+            def interrupted(seed, epoch, step):
+                if step == 3:
+                    signal.raise_signal(signal.SIGINT)
+                seed_step(seed, epoch, step)  # noqa: B023
 
-            monkeypatch.setattr(train, "train_step", interrupted_step)
+            monkeypatch.setattr(train, "seed_step", interrupted)
             assert train.main() == 130
-            monkeypatch.setattr(train, "train_step", step)
+            monkeypatch.setattr(train, "seed_step", seed_step)
             monkeypatch.setattr(sys, "argv", ["train.py", "--resume"])
         assert train.main() == 0
         (file,) = (tmp_path / name).glob("checkpoints/*/last.pt")

@@ -10,6 +10,7 @@ from utils.calibration import Calibration
 from utils.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
+from utils.good_images import GoodImages
 from utils.runs import find_run
 
 
@@ -102,7 +103,7 @@ def test_newest_run_is_found(tmp_path, checkpoint, monkeypatch):
     for age, (name, category) in enumerate([("b", "wood"), ("a", "tile"), ("c", "wood")]):
         (tmp_path / name).mkdir()
         config = load_config(overrides={"data.category": category})
-        save_checkpoint(tmp_path / name, Checkpoint(config, {}, None, Progress()))
+        save_checkpoint(tmp_path / name, Checkpoint(config, GoodImages(), {}, None, Progress()))
         os.utime(tmp_path / name / "last.pt", (1000 - age, 1000 - age))
     assert find_run(None) == tmp_path / "b/last.pt"
     assert find_run(None, category="tile") == tmp_path / "a/last.pt"

@@ -40,7 +40,6 @@ def test_processes_step_alike_on_the_gradients_of_the_whole_batch(tmp_path):
         from models import build_model
         from train import train_step
         from utils import distributed
-        from utils.checkpoint import Progress
         from utils.config import load_config
 
         CPU = torch.device("cpu")
@@ -54,7 +53,7 @@ def test_processes_step_alike_on_the_gradients_of_the_whole_batch(tmp_path):
         optimizer, states = torch.optim.SGD(trainable, lr=1e-3), []
         for mode in (False, True):
             model.train(mode)
-            loss = train_step(model, optimizer, images, CPU, Progress(micro_batch=2))
+            loss = train_step(model, optimizer, images, CPU, 2)
             states.append({key: value.clone() for key, value in model.state_dict().items()})
         torch.save((loss, states), f"{sys.argv[1]}-{distributed.rank()}.pt")
         distributed.stop()

@@ -20,6 +20,7 @@ from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
 from utils.device import place
 from utils.errors import UserError
+from utils.good_images import GoodImages
 
 CPU = torch.device("cpu")
 CHANNELS = 24 + 40  # of blocks 2 and 4
@@ -62,7 +63,10 @@ def test_checkpoint_alone_gives_the_same_answer(name, good, tmp_path, monkeypatc
     model = place(fitted(name, good, **{"patchcore.reweight": 3}), CPU)
     calibration = Calibration(0.5, 0.5, 0.0, 1.0, [0.4])
     save_checkpoint(
-        tmp_path, Checkpoint(model.config, model.state_dict(), None, Progress(), [], calibration)
+        tmp_path,
+        Checkpoint(
+            model.config, GoodImages(), model.state_dict(), None, Progress(), [], calibration
+        ),
     )
     monkeypatch.setattr(EfficientNetLite, "load", None)  # nothing is fetched at inference
     torch.manual_seed(9)
@@ -78,14 +82,14 @@ def test_sweep_goes_on_where_it_was_saved(name, good):
     for model, pieces in ((whole, good.split(4)), (first, good.split(4)[:2])):
         torch.manual_seed(1)
         for piece in pieces:
-            model.learn(*model.prepare(piece))
+            model.collect(piece, 0)
     second.load_state_dict(first.state_dict())  # torch's generator is where `first` left it
     torch.manual_seed(1)
     for _ in range(2 if name != "padim" else 0):
         torch.rand(4 * 16 * 16)
     if name == "padim":
         torch.randperm(CHANNELS)
-    second.learn(*second.prepare(good.split(4)[2]))
+    second.collect(good.split(4)[2], 0)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[key]), key
 
@@ -99,10 +103,10 @@ def test_a_single_good_image_is_enough(name, good, defective):
 def test_patchcore_bank_is_bounded_and_a_share_of_the_candidates(good):
     model = detector("patchcore", **{"patchcore.candidates": 500, "patchcore.coreset": 0.1})
     for image in good.split(1):
-        model.learn(image)
+        model.collect(image, 0)
         assert len(model.memory.bank) <= 500
     assert len(model.memory.bank) == 500
-    model.finish([])
+    model.finish()
     memory = model.memory
     assert (len(memory.bank), len(memory.spacing), len(memory.keys)) == (50, 50, 0)
 
@@ -175,11 +179,11 @@ def test_padim_keeps_no_images(good):
     largest = 0
     for _ in range(10):
         for piece in good.split(4):
-            model.learn(*model.prepare(piece))
+            model.collect(piece, 0)
             largest = max(largest, len(model.pending))
     assert int(model.count) + len(model.pending) == 120
     assert largest < padim.PENDING
-    model.finish([])
+    model.finish()
     assert len(model.pending) == len(model.scatter) == 0
 
 
@@ -256,7 +260,7 @@ def test_interrupted_sweep_says_how_to_go_on(dataset, tmp_path):
     run = tmp_path / "checkpoints/tile-patchcore"
     run.mkdir(parents=True)
     state = build_model(config).state_dict()
-    save_checkpoint(run, Checkpoint(config, state, None, Progress(step=1, images=10)))
+    save_checkpoint(run, Checkpoint(config, GoodImages(), state, None, Progress(step=1)))
     result = run_script("eval.py", "--data-root", dataset, cwd=tmp_path)
     assert_one_line(result, "epoch 1 of 1", "--resume")
     assert "--epochs" not in result.stderr

@@ -9,7 +9,7 @@ def filled(count=5, density=3, whiten=False):
     bank = MemoryBank(6, 1, whiten)
     torch.manual_seed(0)
     for features in torch.rand(4, 6, 8, 8).split(1):
-        bank.collect(features, candidates=200)
+        bank.collect(features, capacity=200, fold=0)
     bank.thin_out(count, projection=128, density=density)
     return bank
 
@@ -17,7 +17,7 @@ def filled(count=5, density=3, whiten=False):
 def test_patches_are_bounded_and_then_thinned_out():
     bank = MemoryBank(6, memory_mib=1)
     for _ in range(5):
-        bank.collect(torch.rand(1, 6, 8, 8), candidates=100)
+        bank.collect(torch.rand(1, 6, 8, 8), capacity=100, fold=0)
         assert len(bank.bank) == len(bank.keys) <= 100
     bank.thin_out(30, projection=4, density=0)
     assert (len(bank.bank), len(bank.keys), len(bank.spacing)) == (30, 0, 0)
@@ -45,7 +45,7 @@ def test_it_loads_at_any_length():
         for key, value in stored.state_dict().items():
             assert torch.equal(value, other.state_dict()[key])
     collecting = MemoryBank(6, 1)
-    collecting.collect(torch.rand(1, 6, 8, 8), candidates=100)
+    collecting.collect(torch.rand(1, 6, 8, 8), capacity=100, fold=0)
     other = filled()
     other.load_state_dict(collecting.state_dict())
     assert (len(other.bank), len(other.keys), len(other.spacing)) == (64, 64, 0)
@@ -56,7 +56,7 @@ def test_whitened_distances_are_mahalanobis():
     mixing = torch.diag(torch.tensor([10.0, 1.0, 1.0, 1.0, 1.0, 1.0])) + torch.rand(6, 6)
     features = (torch.randn(4, 8, 8, 6) @ mixing).permute(0, 3, 1, 2)
     bank = MemoryBank(6, 1, whiten=True)
-    bank.collect(features, candidates=1000)
+    bank.collect(features, capacity=1000, fold=0)
     bank.thin_out(1000, projection=6, density=0)
     patches = rows(features).double()
     assert torch.cov(bank.bank.T).diagonal().max() < 1.01

@@ -13,6 +13,7 @@ from utils.calibration import Calibration
 from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
+from utils.good_images import GoodImages
 
 CPU = torch.device("cpu")
 ENCODERS = ["efficientnet_lite0", "scratch"]
@@ -41,7 +42,7 @@ def assert_equal_states(first, second):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_any_size_comes_back(encoder):
     detector = tiny(encoder).eval()
-    detector.finish([torch.rand(1, 3, 64, 64)])
+    detector.finish([[torch.rand(1, 3, 64, 64)]])
     for size in ((64, 64), (37, 50), (64, 33), (33, 97)):
         prediction = detector(torch.rand(2, 3, *size))
         assert prediction.anomaly_map.shape == (2, 1, *size)
@@ -75,9 +76,12 @@ def test_an_encoder_from_scratch_learns():
 def test_a_run_opens_without_the_package_of_its_encoder(tmp_path, monkeypatch):
     detector = tiny("efficientnet_lite0").eval()
     detector.load_pretrained()
-    detector.finish(torch.rand(3, 3, 64, 64).split(1))
+    detector.finish([torch.rand(3, 3, 64, 64).split(1)])
     state, calibration = detector.state_dict(), Calibration(0.5, 0.5, 0.0, 1.0, [0.4])
-    save_checkpoint(tmp_path, Checkpoint(detector.config, state, None, Progress(), [], calibration))
+    save_checkpoint(
+        tmp_path,
+        Checkpoint(detector.config, GoodImages(), state, None, Progress(), [], calibration),
+    )
 
     def missing(self):
         raise UserError("not installed")
@@ -104,7 +108,7 @@ def test_another_encoder_takes_its_weights_from_a_file(tmp_path):
     detector.load_pretrained()
     assert len(own) > 100
     assert all(torch.equal(value, state[key]) for key, value in own.items())
-    detector.finish([torch.rand(1, 3, 64, 64)])
+    detector.finish([[torch.rand(1, 3, 64, 64)]])
     assert detector(torch.rand(1, 3, 50, 70)).anomaly_map.shape == (1, 1, 50, 70)
 
 
@@ -155,7 +159,7 @@ def test_the_target_is_the_image_without_what_corrupted_it(model):
 def test_the_memory_knows_what_it_has_seen():
     detector = tiny("efficientnet_lite0").eval()
     good = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    detector.finish(good.split(1))
+    detector.finish([good.split(1)])
     other = good.clone()
     other[..., 24:40, 24:40] = 0.1
     known, strange = (detector.witnesses(images)[0][:, 3:] for images in (good, other))
@@ -164,7 +168,7 @@ def test_the_memory_knows_what_it_has_seen():
 
 def test_a_run_that_is_finished_twice_remembers_the_good_images_once():
     once, twice = tiny().eval(), tiny().eval()
-    images = torch.rand(3, 3, 64, 64).split(1)
+    images = [torch.rand(3, 3, 64, 64).split(1)]
     twice.finish(images)
     for detector in (once, twice):
         torch.manual_seed(0)
@@ -175,13 +179,13 @@ def test_a_run_that_is_finished_twice_remembers_the_good_images_once():
 def gradients(detector, images, pieces):
     """Parameter changes of one train_step with plain gradient descent at rate 1."""
     detector = copy.deepcopy(detector).double()
-    learn = detector.learn
-    detector.learn = lambda corrupted, clean, mask: learn(corrupted.double(), clean.double(), mask)
+    loss = detector.loss
+    detector.loss = lambda corrupted, clean, mask: loss(corrupted.double(), clean.double(), mask)
     torch.manual_seed(0)  # the same corruption
     trainable = [p for p in detector.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trainable]
     optimizer = torch.optim.SGD(trainable, lr=1.0)
-    train_step(detector, optimizer, images, CPU, Progress(micro_batch=pieces))
+    train_step(detector, optimizer, images, CPU, pieces)
     return torch.cat([(b - p.detach()).flatten() for b, p in zip(before, trainable, strict=True)])
 
 
