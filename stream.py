@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from data.images import ImageError
-from inspection.open_run import add_run_flags, open_run
+from inspection.open_run import add_run_flags, add_threshold_flag, open_run
 from inspection.panel import panel
 from inspection.results import entry, say
 from inspection.streams import Camera, Frame, Watch, expand_videos, is_video, video_frames
@@ -39,6 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--camera", metavar="N", help="number of a camera, or a stream's address")
     parser.add_argument("--watch", type=Path, metavar="DIR", help="images there, and all to come")
     add_run_flags(parser)
+    add_threshold_flag(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/stream")
     parser.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument(

@@ -37,18 +37,24 @@ def list_images(folder: Path) -> list[Path]:
 def expand(arguments: Iterable[str]) -> list[Path]:
     """Image files meant by files, folders (with all below them) and glob patterns, each once.
 
-    A path that does not exist is kept, so that whoever reads it reports it.
+    What gives no image, such as a path that does not exist or a pattern that nothing matches, is
+    kept as it is, so that whoever reads it reports it.
+
+    Raises:
+        UserError: if an argument is empty, which a script's unset variable would be.
     """
     found: list[Path] = []
     for argument in arguments:
+        if not argument:
+            raise UserError("the name of an image or folder is empty; this folder is named '.'")
         path = Path(argument)
+        matches: list[Path] = []
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if is_image(file) and file.is_file())
-        elif path.exists() or not glob.has_magic(argument):
-            found.append(path)
-        else:
-            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  (may be absolute)
-            found += [Path(match) for match in matches if is_image(Path(match))]
+            matches = sorted(path.rglob("*"))
+        elif not path.exists() and glob.has_magic(argument):
+            names = glob.glob(argument, recursive=True)  # noqa: PTH207  (may be absolute)
+            matches = [Path(match) for match in sorted(names)]
+        found += [match for match in matches if is_image(match) and not match.is_dir()] or [path]
     return list(dict.fromkeys(found))
 
 
@@ -63,6 +69,10 @@ def read_image(path: Path) -> np.ndarray:
         ImageError: if the file is missing, damaged, no image, or of a kind not named above.
     """
     try:
+        if path.is_dir():
+            raise ImageError("a folder without images")
+        if path.exists() and not path.is_file():
+            raise ImageError("no regular file")  # opening a pipe would wait for whoever fills it
         with Image.open(path) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))

@@ -30,6 +30,7 @@ class Inspection(NamedTuple):
         size: (height, width) of the original image.
         milliseconds: time of the detector alone, without reading and resizing; that of its batch
             divided by the images in it.
+        least_area: regions smaller than so many pixels of the original image are specks.
     """
 
     image: np.ndarray
@@ -38,6 +39,7 @@ class Inspection(NamedTuple):
     score: float
     size: tuple[int, int]
     milliseconds: float
+    least_area: int = 0
 
 
 class _Resized(NamedTuple):
@@ -118,5 +120,11 @@ class Inspector(ABC):
                 raise UserError(f"the detector gave the score {score}: its training has diverged")
             reconstruction = None if reconstructions is None else reconstructions[number]
             yield Inspection(
-                pixels, reconstruction, anomaly_maps[number], score, size, milliseconds
+                pixels,
+                reconstruction,
+                anomaly_maps[number],
+                score,
+                size,
+                milliseconds,
+                self.config.score.least_area,
             )

@@ -75,14 +75,13 @@ class AnnotatedVideo:
 def annotate(
     image: np.ndarray, inspection: Inspection, calibration: Calibration, name: str
 ) -> Image.Image:
-    """The image with its heatmap over it, below a line with the verdict; sides are even."""
+    """The image under its heatmap and the rings of its regions, below its verdict; even sides."""
     height, width = image.shape[:2]
     longer = max(height, width)
     scale = min(max(longer, SIDES[0]), SIDES[1]) / longer
     size = max(1, round(width * scale)), max(1, round(height * scale))
     picture = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-    heat = Image.fromarray(inspection.anomaly_map).resize(size, Image.Resampling.BILINEAR)
-    tinted = overlay(np.asarray(picture), np.asarray(heat), calibration)
+    tinted = overlay(np.asarray(picture), inspection, calibration)
 
     def even(side: int) -> int:  # codecs halve the resolution of colours
         return (side + 1) // 2 * 2

@@ -146,10 +146,11 @@ class TrainConfig(Section):
 
 
 class ScoreConfig(Section):
-    """From anomaly maps to one score an image."""
+    """From anomaly maps to one score an image, and to regions."""
 
     smooth: float = Field(4.0, ge=0, le=100)
     reduce: Literal["top1", "max", "mean"] = "top1"
+    least_area: int = Field(0, ge=0)
 
 
 class CalibrationConfig(Section):

@@ -12,7 +12,9 @@ class UserError(Exception):
 
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's `main` and exit with its status: 2 on a `UserError`, 130 on a hard Ctrl-C."""
-    sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line as it comes
+    # A log file shows each line as it comes, and a name that its encoding lacks stops nothing.
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    sys.stderr.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that is read-only

@@ -147,6 +147,10 @@ def test_what_is_a_stream_is_sent_to_stream(what, monkeypatch):
         infer.main()
 
 
+def paths_in(results):
+    return [json.loads(line)["path"] for line in results.read_text().splitlines()]
+
+
 def test_scripts_write_in_order_whatever_the_batch(trained, dataset, tmp_path, monkeypatch):
     folder, run, _ = trained
     images = sorted((dataset / "tile/test/oil").glob("*.png"))
@@ -156,8 +160,7 @@ def test_scripts_write_in_order_whatever_the_batch(trained, dataset, tmp_path, m
     flags = ["--checkpoint", str(run), "--batch", "2", "--output", "out"]
     monkeypatch.setattr(sys, "argv", ["infer.py", *flags, *map(str, [*images, images[0]])])
     assert infer.main() == 1
-    results = json.loads((tmp_path / "out/results.json").read_text())
-    assert [result["path"] for result in results] == [str(images[0]), str(images[2])]
+    assert paths_in(tmp_path / "out/results.jsonl") == [str(images[0]), str(images[2])]
 
     def panel_or_stop(inspection, calibration, name):
         if name == images[2].name:
@@ -166,10 +169,10 @@ def test_scripts_write_in_order_whatever_the_batch(trained, dataset, tmp_path, m
 
     panel = infer.panel
     monkeypatch.setattr(infer, "panel", panel_or_stop)
+    sys.argv[sys.argv.index("out")] = "stopped"
     with pytest.raises(KeyboardInterrupt):
         infer.main()
-    results = json.loads((tmp_path / "out/results.json").read_text())
-    assert [result["path"] for result in results] == [str(images[0])]
+    assert paths_in(tmp_path / "stopped/results.jsonl") == [str(images[0])]
 
     result = run_script("eval.py", "--batch", 4, "--output", "e", cwd=folder)
     assert result.returncode == 0, result.stderr

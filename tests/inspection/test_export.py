@@ -100,7 +100,8 @@ def test_the_file_alone_gives_the_same_verdicts_and_files(exported, dataset):
             cwd=folder,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
-        results = json.loads((folder / f"by_{checkpoint.suffix}/results.json").read_text())
+        lines = (folder / f"by_{checkpoint.suffix}/results.jsonl").read_text().splitlines()
+        results = [json.loads(line) for line in lines]
         panels = sorted(
             path.relative_to(folder / f"by_{checkpoint.suffix}")
             for path in (folder / f"by_{checkpoint.suffix}").rglob("*.png")

@@ -9,12 +9,14 @@ from conftest import TINY, assert_one_line, run_script
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from infer import panel_names
-
 
 def read_csv(path):
     with path.open() as stream:
         return list(csv.DictReader(stream))
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_train_writes_a_run(trained):
@@ -61,32 +63,29 @@ def test_eval_measures_and_draws(trained):
 
 def test_infer_runs_on_the_test_folder_by_itself(trained, dataset):
     folder, run, _ = trained
-    result = run_script("infer.py", "--output", "all", cwd=folder)
+    result = run_script("infer.py", cwd=folder)
     assert result.returncode == 0, result.stderr
-    results = json.loads((folder / "all/results.json").read_text())
+    output = folder / "outputs" / run.name / "infer"
+    results = read_lines(output / "results.jsonl")
     assert len(results) == 13
     assert len(result.stdout.splitlines()) == 14
-    for entry, row in zip(results, read_csv(folder / "all/results.csv"), strict=True):
+    for entry, row in zip(results, read_csv(output / "results.csv"), strict=True):
         assert Image.open(folder / entry["panel"]).size[0] > 1000
         above = entry["score"] > entry["threshold"]
         assert entry["verdict"] == row["verdict"] == ("defect" if above else "good")
         assert float(row["score"]) == entry["score"]
-        box = entry["box"]
-        assert (box is None) == (row["width"] == "")
-        if box:
-            assert box[0] + box[2] <= 80
-            assert box[1] + box[3] <= 80
+        assert (float(row["severity"]) > 1) == above
+        assert int(row["regions"]) == len(entry["regions"])
+        assert bool(entry["regions"]) == above
+        assert (row["x"], row["peak"]) == ("", "") or above
+        for region in entry["regions"]:
+            x, y, width, height = region["box"]
+            assert x + width <= 80
+            assert y + height <= 80
+        if above:
+            box = [int(row[name]) for name in ("x", "y", "width", "height")]
+            assert box == entry["regions"][0]["box"]
     assert len({entry["panel"] for entry in results}) == 13
-
-
-def test_panels_never_share_a_name(tmp_path):
-    names = ["a_png.png", "a.jpg", "a.png", "a.bmp", "b/a.png"]
-    (tmp_path / "b").mkdir()
-    for name in names:
-        (tmp_path / name).touch()
-    panels = panel_names([tmp_path / name for name in names])
-    assert len(set(panels.values())) == len(names)
-    assert panels[tmp_path / "b/a.png"].as_posix() == "b/a.png"
 
 
 def test_infer_does_the_rest_when_a_file_is_damaged(trained, dataset, tmp_path):
@@ -103,7 +102,7 @@ def test_infer_does_the_rest_when_a_file_is_damaged(trained, dataset, tmp_path):
     assert "0_damaged.png" in result.stderr
     assert "gone.png" in result.stderr
     assert "Traceback" not in result.stderr
-    results = json.loads((tmp_path / "out/results.json").read_text())
+    results = read_lines(tmp_path / "out/results.jsonl")
     assert len(results) == len({entry["panel"] for entry in results}) == 4
     assert_one_line(run_script("infer.py", tmp_path / "none*", cwd=folder), "none*")
 
