@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from data.images import ImageError, read_ahead, read_image, read_resized
@@ -121,12 +120,14 @@ def good_images(paths: list[Path], config: Config) -> Iterator[np.ndarray]:
 def calibrated(inspector: Inspector, held_out: list[Path]) -> Calibration:
     """Thresholds and range of colours as train.py sets them, for a detector that has changed."""
 
-    def predictions() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for group in batches(good_images(held_out, inspector.config), inspector.batch):
-            anomaly_maps, scores, _ = inspector.predict(np.stack(group))
-            yield torch.from_numpy(anomaly_maps)[:, None], torch.from_numpy(scores)
-
-    return calibrate(predictions(), inspector.config.calibration.quantile)
+    scores, peaks, levels = [], [], []
+    for group in batches(good_images(held_out, inspector.config), inspector.batch):
+        anomaly_maps, found, _ = inspector.predict(np.stack(group))
+        scores += found.tolist()
+        peaks += anomaly_maps.max(axis=(1, 2)).tolist()
+        levels += np.median(anomaly_maps, axis=(1, 2)).tolist()
+    share = inspector.config.calibration.false_alarms
+    return calibrate(scores, peaks, float(np.mean(levels)), share)
 
 
 def measure(inspector: Inspector, category: Category, what: str) -> tuple[float, float]:

@@ -152,20 +152,22 @@ def calibrate_on(model: Detector, images: np.ndarray, device: torch.device) -> C
     The threshold rests on scores by a scale that was set without the image in question.
     """
     model.eval()
+    scores, peaks, levels = np.zeros(len(images)), np.zeros(len(images)), np.zeros(len(images))
     at_once = pick_inference_batch("auto", model, device)
 
-    def predictions() -> Iterator[tuple[Tensor, Tensor]]:
+    with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
         for others, own in parts(len(images)):
             model.standardise(in_batches(images, others, at_once, device))
-            for batch in in_batches(images, own, at_once, device):
-                prediction = model(batch)
-                yield prediction.anomaly_map, prediction.score
-                bar.update(len(batch))
-
-    with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
-        calibration = calibrate(predictions(), model.config.calibration.quantile)
+            for group in batches(own, at_once):
+                prediction = model(to_batch(images[group], device))
+                pixels = prediction.anomaly_map.flatten(1)
+                scores[group] = prediction.score.cpu()
+                peaks[group] = pixels.amax(dim=1).cpu()
+                levels[group] = pixels.median(dim=1).values.cpu()
+                bar.update(len(group))
     model.standardise(in_batches(images, range(len(images)), at_once, device))
-    return calibration
+    share = model.config.calibration.false_alarms
+    return calibrate(scores.tolist(), peaks.tolist(), float(levels.mean()), share)
 
 
 def outlook(seconds: float, hint: bool) -> str:
@@ -318,7 +320,7 @@ def main() -> int:
     if writer:
         calibration = calibrate_on(model, held_out, device)
         save(calibration)
-        print(f"threshold {calibration.threshold:.5g} from {len(held_out)} held-out good images")
+        print(calibration.promise())
         print(f"done: {run}\nnext: python eval.py --checkpoint {run}")
     distributed.stop()
     return 0
