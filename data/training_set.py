@@ -1,6 +1,8 @@
 """The good images of a run: decoded, and fold by fold."""
 
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from data.cache import decode_all
 from data.mvtec import Category
 from data.tensors import to_batch
+from data.twins import find_twins, groups, thumbnail, twins_warning
 from utils import distributed
 from utils.batches import batches
 from utils.errors import UserError
@@ -29,10 +32,24 @@ def load_images(run: Run, hold_out: bool) -> np.ndarray:
     if not run.resumed:
         names = [path.relative_to(category.good).as_posix() for path in readable]
         share = settings.calibration.holdout if hold_out else 0
-        groups = list(range(len(names)))
-        run.good = GoodImages.dealt(names, groups, share, settings.seed, settings.data.limit)
+        of_groups = number_groups(readable, images, settings.calibration.group)
+        run.good = GoodImages.dealt(names, of_groups, share, settings.seed, settings.data.limit)
         images = images[np.isin(names, run.good.names)]
     return images
+
+
+def number_groups(paths: list[Path], images: np.ndarray, pattern: str | None) -> list[int]:
+    """A number for each image, which those share that show one part: by their names, or twins.
+
+    Twins are warned of, unless names tell the groups.
+    """
+    if pattern is not None:
+        return groups(paths, pattern)
+    twins = find_twins(np.stack([thumbnail(image) for image in images]))
+    warning = twins_warning(paths, twins)
+    if warning is not None and distributed.is_writer():
+        print(warning, file=sys.stderr)
+    return twins
 
 
 class Fold:

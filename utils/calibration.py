@@ -8,11 +8,11 @@ future good parts will exceed. docs/verdict.md says how well that holds.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betaincinv
 
 POWER = 2 / 3
 """Of n scores the n ** POWER highest are the tail: 3 of 5, 12 of 40, 34 of 200, 100 of 1000."""
@@ -137,6 +137,8 @@ class Calibration:
         distribution whatever the scores are like (Wilks, "Determination of sample sizes for setting
         tolerance limits", 1941). Its upper end is at least what no false alarm among n allows for.
         """
+        from scipy.special import betaincinv  # late: a verdict need not wait for it
+
         n, share = self.independent, self.false_alarms
         rank, one = n * share, max(1.0, n * share)
         low = betaincinv(max(rank, 1e-9), n - rank + 1, (1 - CONFIDENCE) / 2)
@@ -154,6 +156,21 @@ class Calibration:
         if self.by_hand:
             return f"{text}; too few to tell less than {_percent(1 / n)}%"
         return f"{text}; too few to promise that, which takes {math.ceil(1 / share - 1e-9)}"
+
+    def mapped(
+        self, score: Callable[[float], float], pixel: Callable[[float], float]
+    ) -> Calibration:
+        """The same for scores and for maps that are increasing functions of these."""
+        return replace(
+            self,
+            threshold=float(score(self.threshold)),
+            middle=float(score(self.middle)),
+            pixel_threshold=float(pixel(self.pixel_threshold)),
+            low=float(pixel(self.low)),
+            high=float(pixel(self.high)),
+            scores=[float(score(value)) for value in self.scores],
+            peaks=[float(pixel(value)) for value in self.peaks],
+        )
 
     def at(self, threshold: float) -> Calibration:
         """The same with a threshold set by hand, and the share of false alarms that it implies."""

@@ -16,7 +16,7 @@ from inspection.pseudo_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
 from models import load_detector
 from utils import micro_batch
-from utils.calibration import Calibration
+from utils.calibration import calibrate
 from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.errors import UserError
 from utils.good_images import GoodImages
@@ -28,7 +28,7 @@ def patchcore(folder):
     """A file with a PatchCore that has learned from a few images of noise."""
     images = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     model = fitted("patchcore", images, **{"patchcore.reweight": 3})
-    calibration = Calibration(0.5, 0.5, 0.0, 1.0, [0.4])
+    calibration = calibrate([0.5], [0.5], 0.0, 0.02)
     save_checkpoint(
         folder,
         Checkpoint(

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
 
 from inspection.inspector import Inspection
@@ -11,7 +10,7 @@ from inspection.panel import colourise, overlay, panel
 from inspection.regions import Region, region_labels, regions
 from inspection.results import entry
 from inspection.video import annotate
-from utils.calibration import Calibration, calibrate
+from utils.calibration import Calibration
 
 CALIBRATION = Calibration(
     threshold=0.5,
@@ -38,21 +37,7 @@ def gaussian(shape, centre, sigma, peak):
     return (peak * np.exp(-squares / (2 * sigma**2))).astype(np.float32)
 
 
-def test_thresholds_are_those_that_good_images_stay_below():
-    maps = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 1, 4, 4).clone()
-    maps[:, :, 0, 0] += 1  # the peak of each map
-    pairs = [(maps[i : i + 1], torch.tensor([float(9 - i)])) for i in range(10)]
-    calibration = calibrate(pairs, quantile=0.8)
-    # Eight of ten lie at or below the eighth score; the rule takes the next one up.
-    assert calibration.threshold == 8
-    assert calibration.pixel_threshold == 9
-    assert calibration.low == pytest.approx(4.5)
-    assert calibration.pixel_threshold == pytest.approx((calibration.low + calibration.high) / 2)
-    assert calibration.scores == sorted(calibration.scores)
-    assert calibrate(pairs, quantile=1.0).threshold == 9
-
-
-def test_regions_are_in_original_pixels():
+def test_box_of_the_strongest_region_is_in_original_pixels():
     anomaly_map = np.zeros((40, 20), np.float32)
     anomaly_map[10:14, 5:8] = 0.7
     anomaly_map[30:32, 15:16] = 0.9

@@ -19,6 +19,7 @@ import threading
 import time
 import zlib
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,10 +34,11 @@ from app import Axis, Detectors, Opened, Result, Shot
 from data.images import ImageError, read_image
 from data.mvtec import Category, TestImage
 from inspection.torch_inspector import TorchInspector
-from utils.calibration import Calibration
+from utils.calibration import calibrate
 from utils.errors import UserError
 
-CALIBRATION = Calibration(2.9871, 1.0, 0.0, 2.0, [1.0, 1.1, 1.2, 1.3, 2.9871])
+SCORES = [1.0, 1.1, 1.2, 1.3, 2.9871]
+CALIBRATION = replace(calibrate(SCORES, SCORES, 0.0, 0.02), threshold=2.9871)
 
 
 def opened(calibration=CALIBRATION):
@@ -50,7 +52,7 @@ def opened(calibration=CALIBRATION):
     "scores", [[1.0, 1.5, 3.0], [2.0], [0.0], [-7.0, -6.5], [1e-6, 2e-6], [4e5, 9e5]]
 )
 def test_the_axis_holds_all_scores_and_room_on_both_sides(scores):
-    axis = Axis.around(Calibration(max(scores), 0, 0, 0, scores))
+    axis = Axis.around(calibrate(scores, scores, 0.0, 0.02))
     assert axis.low < min(scores) <= max(scores) < axis.high
     assert 100 < (axis.high - axis.low) / axis.slider()["step"] < 100_000
     for score in (axis.low - 5 * abs(axis.low) - 1, axis.high + 5 * abs(axis.high) + 1):

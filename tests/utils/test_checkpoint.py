@@ -6,7 +6,7 @@ import torch
 
 from utils import checkpoint as module
 from utils import runs
-from utils.calibration import Calibration
+from utils.calibration import calibrate
 from utils.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
@@ -23,7 +23,7 @@ def checkpoint():
         {"state": {}, "param_groups": []},
         Progress(epoch=3, step=2, loss_sum=0.1, seconds=1.5, micro_batch=4, images=9),
         [{"epoch": 1, "loss": 0.5, "seconds": 2.0}],
-        Calibration(0.5, 0.6, 0.1, 1.1, [0.2, 0.5]),
+        calibrate([0.2, 0.5], [0.3, 0.6], 0.1, 0.02),
     )
 
 

@@ -45,6 +45,7 @@ def test_config_yaml_names_and_explains_every_setting():
         ("train.micro_batch", "aut", ["train.micro_batch", "auto"]),
         ("train", 3, ["train is 3", "group of settings"]),
         ("data.category", "", ["data.category", "a name"]),
+        ("calibration.group", "part(", ["calibration.group is 'part('", "a regular expression"]),
     ],
 )
 def test_wrong_settings_are_named(key, value, words):

@@ -15,7 +15,7 @@ from models.features import padim
 from models.features.backbones import EfficientNetLite
 from models.features.memory_bank import rows
 from utils import distributed
-from utils.calibration import Calibration
+from utils.calibration import calibrate
 from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
 from utils.device import place
@@ -61,7 +61,7 @@ def test_detectors_find_the_spot(name, good, defective):
 @pytest.mark.parametrize("name", ["patchcore", "padim", "patch_memory"])
 def test_checkpoint_alone_gives_the_same_answer(name, good, tmp_path, monkeypatch):
     model = place(fitted(name, good, **{"patchcore.reweight": 3}), CPU)
-    calibration = Calibration(0.5, 0.5, 0.0, 1.0, [0.4])
+    calibration = calibrate([0.5], [0.5], 0.0, 0.02)
     save_checkpoint(
         tmp_path,
         Checkpoint(

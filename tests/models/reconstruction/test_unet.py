@@ -9,7 +9,7 @@ from models import build_model, load_detector
 from models.features.backbones import STRIDES, EfficientNetLite, build_encoder
 from train import train_step
 from utils import micro_batch
-from utils.calibration import Calibration
+from utils.calibration import calibrate
 from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
@@ -77,7 +77,7 @@ def test_a_run_opens_without_the_package_of_its_encoder(tmp_path, monkeypatch):
     detector = tiny("efficientnet_lite0").eval()
     detector.load_pretrained()
     detector.finish([torch.rand(3, 3, 64, 64).split(1)])
-    state, calibration = detector.state_dict(), Calibration(0.5, 0.5, 0.0, 1.0, [0.4])
+    state, calibration = detector.state_dict(), calibrate([0.5], [0.5], 0.0, 0.02)
     save_checkpoint(
         tmp_path,
         Checkpoint(detector.config, GoodImages(), state, None, Progress(), [], calibration),
