@@ -203,10 +203,8 @@ def main() -> int:
     config, calibration = inspector.config, inspector.calibration
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
     if args.synthetic:
-        _, held_out = split_holdout(
-            category.train_images(), config.calibration.holdout, config.seed
-        )
-        tests = pseudo_split(held_out, config.data.size)
+        _, held_out = split_holdout(category.train_images(), config)
+        tests = pseudo_split(held_out, config.data)
         readers = read_cross_fitted(tests, inspector.standardise)
         measured_on = "defects synthesised on held-out good images"
     else:

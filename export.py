@@ -104,7 +104,8 @@ def images_to_check(category: Category, held_out: list[Path]) -> list[np.ndarray
     except UserError:
         paths = held_out
     chosen = paths[:: max(1, len(paths) // CHECKED)][:CHECKED]
-    found = [image for _, image in read_ahead(chosen, read_image)]
+    reader = read_ahead(chosen, lambda path: read_image(path, category.data))
+    found = [image for _, image in reader]
     images = [image for image in found if not isinstance(image, ImageError)]
     if not images:
         raise UserError(f"none of the images of {category.folder} could be read to check it with")
@@ -113,7 +114,7 @@ def images_to_check(category: Category, held_out: list[Path]) -> list[np.ndarray
 
 def good_images(paths: list[Path], config: Config) -> Iterator[np.ndarray]:
     """Good images at the size of the detector, uint8 [h, w, 3]; damaged ones are left out."""
-    for _, image in read_ahead(paths, lambda path: read_resized(path, config.data.size)):
+    for _, image in read_ahead(paths, lambda path: read_resized(path, config.data)):
         if not isinstance(image, ImageError):
             yield image
 
@@ -137,7 +138,7 @@ def measure(inspector: Inspector, category: Category, what: str) -> tuple[float,
         return float("nan"), float("nan")
     scores: dict[bool, list[float]] = {False: [], True: []}
     milliseconds = []
-    reader = read_ahead(tests, lambda test: read_image(test.path))
+    reader = read_ahead(tests, lambda test: inspector.read(test.path))
     for test, image in tqdm(reader, what, len(tests), unit="image", disable=None):
         if not isinstance(image, ImageError):
             found: Inspection = inspector.inspect(image)
@@ -157,9 +158,7 @@ def main() -> int:
     reference = TorchInspector(file, "cpu")
     config = reference.config
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    train_paths, held_out = split_holdout(
-        category.train_images(), config.calibration.holdout, config.seed, config.data.limit
-    )
+    train_paths, held_out = split_holdout(category.train_images(), config)
     kind = "half" if args.half else "int8" if args.int8 else ""
     name = "-".join(part for part in (run_name(file), kind) if part)
     output = args.output or file.parent / f"{name}.onnx"

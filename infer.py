@@ -15,7 +15,8 @@ import os
 import sys
 from pathlib import Path
 
-from data.images import ImageError, expand, read_ahead, read_image
+from data.images import ImageError, read_ahead
+from data.listing import expand
 from data.mvtec import Category
 from inspection.open_run import add_run_flags, open_run
 from inspection.panel import panel
@@ -93,7 +94,7 @@ def main() -> int:
     names = panel_names(paths)
     results, failed = [], 0
     try:
-        for path, inspection in inspector.inspect_all(read_ahead(paths, read_image)):
+        for path, inspection in inspector.inspect_all(read_ahead(paths, inspector.read)):
             if isinstance(inspection, ImageError):
                 print(f"FAILED  {inspection}", file=sys.stderr)
                 failed += 1

@@ -78,8 +78,8 @@ def main() -> int:
     if not isinstance(detector, UNetAutoencoder):
         raise UserError(f"{file} is a {config.model}; this looks at the witnesses of a unet")
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    _, held_out = split_holdout(category.train_images(), config.calibration.holdout, config.seed)
-    pseudo = pseudo_split(held_out, config.data.size)
+    _, held_out = split_holdout(category.train_images(), config)
+    pseudo = pseudo_split(held_out, config.data)
     true = category.test_images()
     cross_fitted = read_cross_fitted(pseudo, inspector.standardise)
     splits = {

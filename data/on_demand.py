@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.images import ImageError, read_ahead, read_resized
+from utils.config import DataConfig
 from utils.errors import UserError
 
 
@@ -16,12 +17,12 @@ class OnDemand:
 
     Args:
         paths: image files.
-        size: (height, width) that they are resized to.
+        data: how to read them, and the size that they are resized to.
     """
 
-    def __init__(self, paths: list[Path], size: tuple[int, int]) -> None:
+    def __init__(self, paths: list[Path], data: DataConfig) -> None:
         self.paths = paths
-        self.size = size
+        self.data = data
         self.unreadable: set[Path] = set()
 
     def __len__(self) -> int:
@@ -29,7 +30,7 @@ class OnDemand:
         return len(self.paths)
 
     def __getitem__(self, places: np.ndarray | slice) -> np.ndarray:
-        """Images at these places, uint8 [B, height, width, 3].
+        """Images at these places, uint8 [B, h, w, 3] of `data.size`.
 
         Unreadable files are reported on stderr and left out.
 
@@ -38,7 +39,7 @@ class OnDemand:
         """
         chosen = [self.paths[place] for place in np.arange(len(self))[places]]
         found = []
-        for path, image in read_ahead(chosen, lambda path: read_resized(path, self.size)):
+        for path, image in read_ahead(chosen, lambda path: read_resized(path, self.data)):
             if not isinstance(image, ImageError):
                 found.append(image)
             elif path not in self.unreadable:
@@ -46,4 +47,4 @@ class OnDemand:
                 print(f"left out: {image}", file=sys.stderr)
         if len(self.unreadable) == len(self):
             raise UserError(f"none of the {len(self)} images in {self.paths[0].parent} can be read")
-        return np.stack(found) if found else np.empty((0, *self.size, 3), np.uint8)
+        return np.stack(found) if found else np.empty((0, *self.data.size, 3), np.uint8)

@@ -6,7 +6,7 @@ from PIL import Image
 from data.pseudo_defects import KINDS, pseudo_split, read_cross_fitted
 from models.detector import Detector, Prediction
 from train import calibrate_on
-from utils.config import load_config
+from utils.config import DataConfig, load_config
 from utils.cross_fit import PARTS, parts
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def test_drawn_defects_are_scored_on_scales_set_without_their_image(tmp_path):
     def standardise(images):
         scales.append({int(image[0, 0, 0]) // 30 for image in images})
 
-    for part in read_cross_fitted(pseudo_split(paths, (32, 32)), standardise):
+    for part in read_cross_fitted(pseudo_split(paths, DataConfig(size=32)), standardise):
         tests = [test for test, _ in part]  # as a whole, for a batch is read before it is scored
         by_scale.setdefault(len(scales) - 1, set()).update(int(test.path.stem) for test in tests)
         scored += tests

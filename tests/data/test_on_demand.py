@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from data.on_demand import OnDemand
+from utils.config import DataConfig
 from utils.errors import UserError
 
 
@@ -11,7 +12,7 @@ def test_images_are_read_when_asked_for_and_unreadable_ones_left_out(tmp_path, c
     for number, path in enumerate(paths):
         Image.new("RGB", (40, 50), (number, 0, 0)).save(path)
     paths[2].write_text("damaged")
-    images = OnDemand(paths, (32, 48))
+    images = OnDemand(paths, DataConfig(size=(32, 48)))
     assert len(images) == 4
     assert images[np.array([3, 0, 2])][:, 0, 0, 0].tolist() == [3, 0]
     assert images[:1].shape == (1, 32, 48, 3)
@@ -26,4 +27,4 @@ def test_a_folder_without_a_readable_image_is_named(tmp_path):
     for path in paths:
         path.write_text("damaged")
     with pytest.raises(UserError, match="none of the 2 images"):
-        OnDemand(paths, (32, 32))[:2]
+        OnDemand(paths, DataConfig(size=32))[:2]
