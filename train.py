@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data.cache import decode_all
 from data.crops import random_crops
+from data.depth import with_depth
 from data.mvtec import Category, split_holdout
 from data.on_demand import OnDemand
 from data.tensors import to_batch
@@ -185,6 +186,9 @@ def main() -> int:
     distributed.start(device)
     writer = distributed.is_writer()
 
+    paths = Category(config.data.root, config.data.category).train_images()
+    config = with_depth(config, paths)
+
     # 1. Detector, with random weights but for those that it builds upon.
     seed_step(config.seed, epoch=-1, step=-1)
     model = place(build_model(config), device)
@@ -194,16 +198,12 @@ def main() -> int:
         raise UserError(f"{config.model} is fitted in one process; start it without torchrun")
 
     # 2. Data: a share of it held out for calibration. Decoded once, if there are many epochs.
-    paths = Category(config.data.root, config.data.category).train_images()
-    train_paths, held_out_paths = split_holdout(
-        paths, config.calibration.holdout, config.seed, config.data.limit
-    )
-    cache_gib = config.data.cache_gib
+    train_paths, held_out_paths = split_holdout(paths, config)
     if model.sweeps is None:
-        images = decode_all(train_paths, config.data.size, cache_gib, quiet=not writer)
+        images = decode_all(train_paths, config.data, quiet=not writer)
     else:
-        images = OnDemand(train_paths, config.data.size)
-    held_out = decode_all(held_out_paths, config.data.size, cache_gib, quiet=not writer)
+        images = OnDemand(train_paths, config.data)
+    held_out = decode_all(held_out_paths, config.data, quiet=not writer)
 
     # 3. The run: new, or as the checkpoint left it.
     optimizer = model.optimizer()
