@@ -87,7 +87,7 @@ def main() -> int:
             inspector.config.data, settings["data.root"], settings["data.category"]
         )
         paths = [test.path for test in category.test_images()]
-    if not paths:
+    if not any(path.is_file() for path in paths):
         raise UserError(f"no images at {', '.join(args.images)}")
     output = args.output or Path("outputs") / run_name(file) / "infer"
 

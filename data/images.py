@@ -81,7 +81,7 @@ def opened(path: Path, data: DataConfig = DEFAULTS) -> Iterator[Image.Image]:
             megapixels = image.width * image.height / 1e6
             if megapixels > data.max_megapixels:
                 raise ImageError(
-                    f"{image.width}x{image.height} are {megapixels:.0f} megapixels, more than "
+                    f"{image.width}x{image.height} are {megapixels:g} megapixels, more than "
                     f"data.max_megapixels, which is {data.max_megapixels:g}; raise it"
                 )
             pages = getattr(image, "n_frames", 1)

@@ -19,7 +19,7 @@ from data.masks import find_masks, read_mask
 from utils.config import Config, DataConfig, nearest
 from utils.errors import UserError, say_once
 
-GOOD = {"ok", "okay", "normal", "nominal", "pass", "passed", "no_defect", "defect_free"}
+SYNONYMS = {"ok", "okay", "normal", "nominal", "pass", "passed", "no_defect", "defect_free"}
 """Names that others give to the folder of good parts."""
 
 
@@ -111,7 +111,7 @@ class Category:
         test = self.folder / "test"
         good = _good_folders(test)
         kinds = subfolders(test)
-        others = [kind.name for kind in kinds if _plain(kind.name) in GOOD]
+        others = [kind.name for kind in kinds if _plain(kind.name) in SYNONYMS]
         if others and not good:
             raise UserError(
                 f"{test / others[0]} seems to hold good parts; rename it to {test / 'good'}"

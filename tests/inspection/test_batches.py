@@ -101,7 +101,7 @@ def test_no_batch_is_scored_on_the_scale_of_the_next_part(trained, dataset):
     scores = []
     for batch in (1, 5):  # parts have 16 and 8 images
         inspector = TorchInspector(trained[1] / "last.pt", "cpu", batch)
-        tests = pseudo_split(held_out, inspector.config.data.size)
+        tests = pseudo_split(held_out, inspector.config.data)
         readers = read_cross_fitted(tests, inspector.standardise)
         rows, _, _ = evaluation.score_split(inspector, readers, len(tests))
         scores.append({row.test: row.score for row in rows})
