@@ -15,7 +15,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -170,7 +170,7 @@ def pick_examples(images: list[TestImage], count: int = EXAMPLES) -> list[TestIm
 def thumbnails(examples: list[TestImage]) -> list[tuple[TestImage, Image.Image]]:
     """Examples that can be read, each with a small picture."""
     small = []
-    for example, image in read_ahead(examples, lambda example: read_image(example.path)):
+    for example, image in read_ahead(examples, lambda test: read_image(test.path, test.data)):
         if not isinstance(image, ImageError):
             picture = Image.fromarray(image)
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -178,10 +178,10 @@ def thumbnails(examples: list[TestImage]) -> list[tuple[TestImage, Image.Image]]
     return small
 
 
-def read_upload(path: Path) -> np.ndarray:
-    """Read an image as `read_image` does; its error does not tell where uploads are kept."""
+def read_upload(path: Path, read: Callable[[Path], np.ndarray] = read_image) -> np.ndarray:
+    """Read an image; its error does not tell where uploads are kept."""
     try:
-        return read_image(path)
+        return read(path)
     except ImageError as error:
         raise ImageError(str(error).replace(str(path), path.name)) from None
 
@@ -306,7 +306,8 @@ class Detectors:
     def inspect(self, run: str, path: Path) -> Inspection:
         """Inspect an image file; raises `UserError` if it or the run cannot be read."""
         with self.lock:
-            return self._open(run).inspect(read_upload(path))
+            inspector = self._open(run)
+            return inspector.inspect(read_upload(path, inspector.read))
 
     def _open(self, run: str) -> Inspector:
         file = runs.find_run(Path(run))

@@ -207,7 +207,7 @@ def main() -> int:
     if args.synthetic:
         if not isinstance(inspector, TorchInspector):
             raise UserError("--synthetic needs the checkpoint: an export cannot leave images out")
-        count, readers = pseudo_readers(inspector, category.good)
+        count, readers = pseudo_readers(inspector, category.train)
         measured_on = "defects synthesised on good images"
     else:
         tests = category.test_images()

@@ -106,7 +106,8 @@ def images_to_check(category: Category, good: list[Path]) -> list[np.ndarray]:
     except UserError:
         paths = good
     chosen = paths[:: max(1, len(paths) // CHECKED)][:CHECKED]
-    found = [image for _, image in read_ahead(chosen, read_image)]
+    reader = read_ahead(chosen, lambda path: read_image(path, category.data))
+    found = [image for _, image in reader]
     images = [image for image in found if not isinstance(image, ImageError)]
     if not images:
         raise UserError(f"none of the images of {category.folder} could be read to check it with")
@@ -115,7 +116,7 @@ def images_to_check(category: Category, good: list[Path]) -> list[np.ndarray]:
 
 def good_images(paths: list[Path], config: Config) -> Iterator[np.ndarray]:
     """Good images at the size of the detector, uint8 [h, w, 3]; damaged ones are left out."""
-    for _, image in read_ahead(paths, lambda path: read_resized(path, config.data.size)):
+    for _, image in read_ahead(paths, lambda path: read_resized(path, config.data)):
         if not isinstance(image, ImageError):
             yield image
 
@@ -126,7 +127,7 @@ def calibrated(small: Inspector, whole: Inspector, paths: list[Path]) -> Calibra
     Both judge good images and drawn defects; the line that takes the scores of the one to those of
     the other takes the threshold along, and a line for the peaks all that belongs to the map.
     """
-    tests = pseudo_split(paths, whole.config.data.size)
+    tests = pseudo_split(paths, whole.config.data)
     pairs = []
     for _, read in read_ahead(tests, PseudoImage.read):
         if not isinstance(read, ImageError):
@@ -147,7 +148,7 @@ def measure(inspector: Inspector, category: Category, what: str) -> tuple[float,
         return float("nan"), float("nan")
     scores: dict[bool, list[float]] = {False: [], True: []}
     milliseconds = []
-    reader = read_ahead(tests, lambda test: read_image(test.path))
+    reader = read_ahead(tests, lambda test: inspector.read(test.path))
     for test, image in tqdm(reader, what, len(tests), unit="image", disable=None):
         if not isinstance(image, ImageError):
             found: Inspection = inspector.inspect(image)
@@ -167,7 +168,7 @@ def main() -> int:
     reference = TorchInspector(file, "cpu")
     config = reference.config
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    good = reference.good.paths(category.good)
+    good = reference.good.paths(category.train)
     kind = "half" if args.half else "int8" if args.int8 else ""
     name = "-".join(part for part in (run_name(file), kind) if part)
     output = args.output or file.parent / f"{name}.onnx"

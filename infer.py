@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from data.images import ImageError, expand, read_ahead, read_image
+from data.images import ImageError, read_ahead
+from data.listing import expand
 from data.mvtec import Category
 from inspection.inspector import Inspector
 from inspection.open_run import add_run_flags, add_threshold_flag, open_run
@@ -97,7 +98,7 @@ def inspect(inspector: Inspector, paths: list[Path], output: Path) -> tuple[int,
     names = dict(zip(paths, panel_names(absolute), strict=True))
     counts = {"good": 0, "defect": 0, "failed": 0}
     with ResultFiles(output) as results:
-        for path, inspection in inspector.inspect_all(read_ahead(paths, read_image)):
+        for path, inspection in inspector.inspect_all(read_ahead(paths, inspector.read)):
             if isinstance(inspection, ImageError):
                 print(f"FAILED  {inspection}", file=sys.stderr)
                 counts["failed"] += 1

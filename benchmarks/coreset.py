@@ -31,7 +31,7 @@ def real_patches(count: int, overrides: dict) -> Tensor:
     detector = PatchCore(load_config(overrides=settings))
     detector.load_pretrained()
     data = detector.config.data
-    images = OnDemand(Category(data.root, data.category).train_images(), data.size)
+    images = OnDemand(Category(data.root, data.category).train_images(), data)
     torch.manual_seed(0)
     for place in range(len(images)):
         detector.learn(to_batch(images[np.array([place])], torch.device("cpu")))

@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-from data.images import read_image
 from data.mvtec import Category
 from inspection.open_run import open_inspector
 from utils.config import add_setting_flags
@@ -65,7 +64,7 @@ def main() -> int:
 
     verdicts_equal, times = 0, []
     for path in [paths[0], *paths]:  # the first one warms up
-        image = read_image(path)
+        image = pair[0].read(path)
         found = [inspector.inspect(image) for inspector in pair]
         times.append([one.milliseconds for one in found])
         verdicts = [

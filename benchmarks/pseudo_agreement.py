@@ -21,10 +21,11 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
-from data.mvtec import Category, TestImage, split_holdout
-from data.pseudo_defects import PseudoImage, pseudo_split, read_cross_fitted
+from data.mvtec import Category, TestImage
+from data.pseudo_defects import PseudoImage
 from data.resize import resize
 from data.tensors import to_batch
+from inspection.pseudo_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
 from models.anomaly_map import image_score
 from models.reconstruction.unet import UNetAutoencoder
@@ -78,12 +79,10 @@ def main() -> int:
     if not isinstance(detector, UNetAutoencoder):
         raise UserError(f"{file} is a {config.model}; this looks at the witnesses of a unet")
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    _, held_out = split_holdout(category.train_images(), config.calibration.holdout, config.seed)
-    pseudo = pseudo_split(held_out, config.data.size)
+    count, readers = pseudo_readers(inspector, category.train)
     true = category.test_images()
-    cross_fitted = read_cross_fitted(pseudo, inspector.standardise)
     splits = {
-        "pseudo": (chain.from_iterable(cross_fitted), len(pseudo)),
+        "pseudo": (chain.from_iterable(readers), count),
         "true": (read_ahead(true, TestImage.read), len(true)),
     }
     found = {}

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from data.images import read_resized
+from utils.config import DataConfig
 
 VISIBLE = 0.03
 """A pixel that changed by less, of a range of 1, does not belong to the defect."""
@@ -166,14 +167,18 @@ class PseudoImage:
     Attributes:
         path: the file of the good image.
         defect: the kind of defect, or "good".
-        size: (height, width) that the image is resized to, before the defect is put on it.
+        data: how the image is read and resized, before the defect is put on it.
         seed: decides what the defect looks like.
     """
 
     path: Path
     defect: str
-    size: tuple[int, int]
+    data: DataConfig
     seed: tuple[int, ...]
+
+    def __fspath__(self) -> str:
+        """The file: stands for the image in `read_ahead`."""
+        return str(self.path)
 
     @property
     def is_defect(self) -> bool:
@@ -182,17 +187,17 @@ class PseudoImage:
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Image uint8 [H, W, 3] and mask bool [H, W]; raises `ImageError`."""
-        image = read_resized(self.path, self.size)
+        image = read_resized(self.path, self.data)
         if not self.is_defect:
             return image, None
         return spoil(image, self.defect, np.random.default_rng(self.seed))
 
 
-def pseudo_split(paths: list[Path], size: tuple[int, int]) -> list[PseudoImage]:
+def pseudo_split(paths: list[Path], data: DataConfig) -> list[PseudoImage]:
     """Each good image once as it is and once with each kind of defect, the good ones first."""
-    good = [PseudoImage(path, "good", size, ()) for path in paths]
+    good = [PseudoImage(path, "good", data, ()) for path in paths]
     spoilt = [
-        PseudoImage(path, kind, size, (number, index))
+        PseudoImage(path, kind, data, (number, index))
         for number, kind in enumerate(KINDS)
         for index, path in enumerate(paths)
     ]

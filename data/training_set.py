@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data.cache import decode_all
+from data.depth import with_depth
 from data.mvtec import Category
 from data.tensors import to_batch
 from data.twins import find_twins, groups, thumbnail, twins_warning
@@ -23,14 +24,14 @@ def load_images(run: Run, hold_out: bool) -> np.ndarray:
     """The good images of a run, uint8 [N, H, W, 3]; a new run learns here which they are."""
     settings = run.config
     category = Category(settings.data.root, settings.data.category)
-    paths = run.good.paths(category.good) if run.resumed else category.train_images()
-    images, readable = decode_all(
-        paths, settings.data.size, settings.data.cache_gib, quiet=not distributed.is_writer()
-    )
+    paths = run.good.paths(category.train) if run.resumed else category.train_images()
+    if not run.resumed:
+        run.config = settings = with_depth(settings, paths)
+    images, readable = decode_all(paths, settings.data, quiet=not distributed.is_writer())
     if run.resumed and len(readable) < len(paths):
         raise UserError(f"{len(paths) - len(readable)} images of this run can no longer be read")
     if not run.resumed:
-        names = [path.relative_to(category.good).as_posix() for path in readable]
+        names = [path.relative_to(category.train).as_posix() for path in readable]
         share = settings.calibration.holdout if hold_out else 0
         of_groups = number_groups(readable, images, settings.calibration.group)
         run.good = GoodImages.dealt(names, of_groups, share, settings.seed, settings.data.limit)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from data.images import read_image
 from data.resize import resize
 from utils.batches import batches
 from utils.calibration import Calibration
@@ -73,6 +75,10 @@ class Inspector(ABC):
             Anomaly maps float32 [B, h, w], scores float32 [B] and reconstructions uint8
             [B, h, w, 3], or None for detectors that do not reconstruct.
         """
+
+    def read(self, path: Path) -> np.ndarray:
+        """Read an image file as in training: uint8 [H, W, 3]; raises `ImageError`."""
+        return read_image(path, self.config.data)
 
     def inspect(self, image: np.ndarray) -> Inspection:
         """Resize an image, uint8 [H, W, 3], as in training and run the detector on it.

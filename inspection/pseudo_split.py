@@ -20,22 +20,22 @@ def pseudo_readers(
 
     Args:
         inspector: of the detector to examine. It is without a fold while that fold is read.
-        folder: train/good.
+        folder: train of its category.
 
     Returns:
         How many images there are, and readers, one after the other: all that one gives is to be
         scored before the next one is asked for.
     """
-    good, size = inspector.good, inspector.config.data.size
+    good, data = inspector.good, inspector.config.data
     paths = good.paths(folder)
     by_fold: dict[int, list[Path]] = {}
     for place in good.examined:
         by_fold.setdefault(good.folds[place], []).append(paths[place])
 
     def readers() -> Iterator[Iterator[tuple[PseudoImage, Read | ImageError]]]:
-        images, _ = decode_all(paths, size, inspector.config.data.cache_gib)
+        images, _ = decode_all(paths, data)
         for number in inspector.leaving_out(images):
             if number in by_fold:
-                yield read_ahead(pseudo_split(by_fold[number], size), PseudoImage.read)
+                yield read_ahead(pseudo_split(by_fold[number], data), PseudoImage.read)
 
-    return len(pseudo_split(paths, size)) * len(good.examined) // len(paths), readers()
+    return len(pseudo_split(paths, data)) * len(good.examined) // len(paths), readers()

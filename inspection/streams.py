@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.images import ImageError, is_image, read_ahead, read_image
+from data.images import ImageError, read_ahead, read_image
+from data.listing import is_image
 from utils.errors import UserError
 from utils.extras import opencv
 

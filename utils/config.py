@@ -49,6 +49,8 @@ class DataConfig(Section):
     size: Annotated[tuple[Side, Side], BeforeValidator(_pair)] = (512, 512)
     limit: int = Field(0, ge=0)
     cache_gib: float = Field(4.0, ge=0, allow_inf_nan=False)
+    depth: Literal["auto", 8, 10, 12, 14, 16] = "auto"
+    max_megapixels: float = Field(178.0, gt=0, allow_inf_nan=False)
 
 
 class UNetConfig(Section):
@@ -289,6 +291,7 @@ RESUMABLE = [
     "device",
     "data.root",
     "data.cache_gib",
+    "data.max_megapixels",
     "patchcore.reweight",
     "search.memory_mib",
     "train.epochs",

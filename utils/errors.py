@@ -3,11 +3,18 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NoReturn
 
 
 class UserError(Exception):
     """Something that the user can mend; the message names the path, option or command to do so."""
+
+
+@lru_cache(maxsize=1000)  # a stream may go on for months
+def say_once(line: str) -> None:
+    """Print a line to stderr, but not again however often the same is found."""
+    print(line, file=sys.stderr)
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:

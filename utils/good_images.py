@@ -21,7 +21,7 @@ class GoodImages:
     """The good images that a run knows, by name, and what each of them is for.
 
     Attributes:
-        names: files relative to train/good, with forward slashes.
+        names: files relative to train, with forward slashes.
         groups: a number for each; shots of one part share theirs.
         folds: number of the fold of each.
         held_out: whether training does not see it.
@@ -39,7 +39,7 @@ class GoodImages:
         """Hold a share of the images out and deal all into folds; groups stay together.
 
         Args:
-            names: files relative to train/good.
+            names: files relative to train.
             groups: a number for each.
             share: of the images, to hold out: whole groups until it is reached.
             seed: decides which.

@@ -6,7 +6,8 @@ from PIL import Image
 
 from data.cache import decode_all
 from data.images import ImageError
-from data.mvtec import Category, read_mask
+from data.mvtec import Category
+from utils.config import DataConfig
 from utils.errors import UserError
 
 
@@ -29,13 +30,61 @@ def test_test_split_lists_good_first_and_finds_masks(category):
     assert masks["oil", "001"] is None
 
 
-def test_masks_must_fit_their_image(category):
+def test_subfolders_are_used_everywhere(category):
+    for part in ("train/good", "test/good", "test/oil", "ground_truth/oil"):
+        (category / part / "monday").mkdir()
+        for path in sorted((category / part).glob("001*")):
+            path.rename(category / part / "monday" / path.name)
+    whole = Category(category.parent, "tile")
+    assert len(whole.train_images()) == 11
+    tests = whole.test_images()
+    assert len(tests) == 3 + 5 * 2
+    (moved,) = (test for test in tests if test.path.parent == category / "test/oil/monday")
+    assert moved.defect == "oil"
+    assert moved.mask == category / "ground_truth/oil/monday/001_mask.png"
+    assert moved.read()[1].any()
+
+
+def test_clutter_is_no_kind_of_defect(category):
+    for folder in (".ipynb_checkpoints", "__MACOSX/tile"):
+        shutil.copytree(category / "test/oil", category / "test" / folder)
+    tests = Category(category.parent, "tile").test_images()
+    assert len({test.defect for test in tests}) == 1 + 5
+
+
+def test_good_parts_are_found_in_any_case_and_hinted_at_by_other_names(category, capsys):
+    (category / "train/good").rename(category / "train/Good")
+    (category / "test/good").rename(category / "test/GOOD")
+    tile = Category(category.parent, "tile")
+    assert len(tile.train_images()) == 11
+    assert sum(not test.is_defect for test in tile.test_images()) == 3
+    assert list_categories(category.parent) == ["tile"]
+    (category / "test/GOOD").rename(category / "test/OK")
+    with pytest.raises(UserError, match="OK seems to hold good parts; rename it to .*test/good"):
+        tile.test_images()
+    (category / "train/Good").rename(category / "train/normal")
+    with pytest.raises(UserError, match="no images in .*train/good; .* there is: normal"):
+        tile.train_images()
+    (category / "test/OK").rename(category / "test/good")
+    Image.new("L", (8, 8)).save(category / "test/astray.png")
+    assert len(tile.test_images()) == 3 + 5 * 2
+    assert "left out: 1 images" in capsys.readouterr().err
+
+
+def test_empty_masks_are_told(category):
     path = category / "ground_truth/oil/000_mask.png"
-    mask = read_mask(path, (80, 80))
-    assert mask.dtype == bool
-    assert np.array_equal(mask, np.asarray(Image.open(path)) > 0)
-    with pytest.raises(ImageError, match="80x80"):
-        read_mask(path, (80, 81))
+    Image.new("L", (80, 80)).save(path)
+    tests = Category(category.parent, "tile").test_images()
+    (test,) = (test for test in tests if test.mask == path)
+    image, mask = test.read()
+    assert image.shape == (80, 80, 3)
+    assert isinstance(mask, ImageError) and "is empty" in str(mask)
+
+
+def test_settings_of_the_run_reach_the_test_images(category):
+    Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(category / "test/good/000.png")
+    tile = Category.chosen(DataConfig(depth=12), str(category.parent), None)
+    assert (tile.test_images()[0].read()[0] == 255).all()
 
 
 def test_missing_data_says_the_way_out(tmp_path, dataset):
@@ -59,9 +108,9 @@ def test_too_few_images_are_refused(category):
 
 def test_cache_on_disk_equals_cache_in_memory(category):
     paths = Category(category.parent, "tile").train_images()
-    in_memory, readable = decode_all(paths, (32, 48), memory_gib=1)
+    in_memory, readable = decode_all(paths, DataConfig(size=(32, 48)))
+    on_disk, _ = decode_all(paths, DataConfig(size=(32, 48)), memory_gib=0)
     assert readable == paths
-    on_disk, _ = decode_all(paths, (32, 48), memory_gib=0)
     assert isinstance(on_disk, np.memmap)
     for path in paths:  # nothing is read again
         path.unlink()
@@ -71,10 +120,10 @@ def test_cache_on_disk_equals_cache_in_memory(category):
 
 def test_damaged_images_are_left_out_aloud(category, capsys):
     paths = Category(category.parent, "tile").train_images()
-    whole, _ = decode_all(paths, (32, 32), memory_gib=1)
+    whole, _ = decode_all(paths, DataConfig(size=32))
     paths[2].write_bytes(paths[2].read_bytes()[:100])
     Image.new("L", (301, 17), 9).save(paths[4])  # another size and mode is fine
-    left, readable = decode_all(paths, (32, 32), memory_gib=1)
+    left, readable = decode_all(paths, DataConfig(size=32))
     assert readable == [path for path in paths if path != paths[2]]
     assert paths[2].name in capsys.readouterr().err
     assert len(left) == len(whole) - 1
@@ -83,4 +132,4 @@ def test_damaged_images_are_left_out_aloud(category, capsys):
     for path in paths:
         path.write_text("damaged")
     with pytest.raises(UserError, match="none of the"):
-        decode_all(paths, (32, 32), memory_gib=1)
+        decode_all(paths, DataConfig(size=32))

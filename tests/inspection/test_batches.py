@@ -102,7 +102,7 @@ def test_no_batch_is_scored_without_the_fold_of_the_next(trained, dataset):
     scores = []
     for batch in (1, 3):
         inspector = TorchInspector(trained[1] / "last.pt", "cpu", batch)
-        count, readers = pseudo_readers(inspector, dataset / "tile/train/good")
+        count, readers = pseudo_readers(inspector, dataset / "tile/train")
         rows, _, _ = evaluation.score_split(inspector, readers, count)
         scores.append({row.test: row.score for row in rows})
         assert len(rows) == count
