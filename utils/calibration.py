@@ -22,6 +22,7 @@ class Calibration:
         low: value of the anomaly map at the cold end of the heatmap's colours.
         high: value at the hot end; `pixel_threshold` lies in the middle.
         scores: scores of the held-out good images, ascending.
+        false_alarms: share of good parts that may be called defective.
     """
 
     threshold: float
@@ -29,6 +30,7 @@ class Calibration:
     low: float
     high: float
     scores: list[float]
+    false_alarms: float = 0.005
 
     def is_defect(self, score: float) -> bool:
         """Whether an image of this score is called defective."""
@@ -59,6 +61,5 @@ def calibrate(predictions: Iterable[tuple[Tensor, Tensor]], quantile: float) -> 
         float(np.quantile(values, quantile, method="higher")) for values in (scores, peaks)
     )
     low = float(np.mean(medians))
-    return Calibration(
-        threshold, pixel_threshold, low, low + 2 * (pixel_threshold - low), sorted(scores)
-    )
+    high = low + 2 * (pixel_threshold - low)
+    return Calibration(threshold, pixel_threshold, low, high, sorted(scores), 1 - quantile)
