@@ -154,10 +154,7 @@ def list_runs(first: Path) -> list[tuple[str, str]]:
     files = [*runs.ROOT.glob("*/last.pt"), *runs.ROOT.glob("*/[!.]*.onnx")]
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     paths = {file.resolve(): file for file in [first, *files]}  # each once
-    return [
-        (runs.run_name(file) + file.suffix.removesuffix(".pt"), str(file))
-        for file in paths.values()
-    ]
+    return [(runs.run_name(file), str(file)) for file in paths.values()]
 
 
 def pick_examples(images: list[TestImage], count: int = EXAMPLES) -> list[TestImage]:
