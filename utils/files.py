@@ -44,3 +44,8 @@ def new_file(path: Path) -> Path:
             continue
         return fresh
     raise AssertionError  # count() has no end
+
+
+def printable(name: str) -> str:
+    """A file's name as text: bytes in it that are not UTF-8 are spelt out."""
+    return name.encode("utf-8", "backslashreplace").decode()
