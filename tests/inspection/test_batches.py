@@ -103,7 +103,7 @@ def test_no_batch_is_scored_on_the_scale_of_the_next_part(trained, dataset):
         inspector = TorchInspector(trained[1] / "last.pt", "cpu", batch)
         tests = pseudo_split(held_out, inspector.config.data.size)
         readers = read_cross_fitted(tests, inspector.standardise)
-        rows, _, _ = evaluation.score_split(inspector, readers, len(tests))
+        rows, _ = evaluation.score_split(inspector, readers, len(tests))
         scores.append({row.test: row.score for row in rows})
     assert scores[1] == pytest.approx(scores[0], rel=1e-5)
 
