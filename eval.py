@@ -33,6 +33,7 @@ from inspection.open_run import add_run_flags, open_run
 from utils.batches import add_batch_flag
 from utils.errors import run_script
 from utils.files import printable
+from utils.metrics import PixelScores
 from utils.runs import run_name
 
 
@@ -82,7 +83,7 @@ def main() -> int:
     output = args.output or Path("outputs") / run_name(file) / folder
     output.mkdir(parents=True, exist_ok=True)
 
-    pixels, notices = collect_pixels(tests)
+    pixels, notices = (PixelScores(), []) if args.synthetic else collect_pixels(tests)
     for notice in notices:
         print(notice, file=sys.stderr)
     rows, problems = score_split(inspector, readers, len(tests), pixels)

@@ -54,7 +54,7 @@ class Row:
         return printable(self.test.defect)
 
 
-def collect_pixels(tests: Sequence[Test]) -> tuple[PixelScores | None, list[str]]:
+def collect_pixels(tests: Sequence[TestImage]) -> tuple[PixelScores | None, list[str]]:
     """What collects the pixels of a test split, and notices of what the pixel metrics will lack.
 
     Nothing (None) collects them where no image has a mask.
@@ -80,10 +80,8 @@ def _lacks_mask(test: Test) -> bool:
     return isinstance(test, TestImage) and test.is_defect and test.mask is None
 
 
-def _count_pixels(test: Test) -> int:
+def _count_pixels(test: TestImage) -> int:
     """Pixels of an image, from the head of its file; 0 if it is damaged."""
-    if isinstance(test, PseudoImage):
-        return test.size[0] * test.size[1]
     with suppress(Exception), Image.open(test.path) as image:  # decoders raise many kinds
         return image.width * image.height
     return 0
@@ -118,8 +116,6 @@ def score_split(
         rows.append(Row(test, inspection.score, inspection.milliseconds))
         if pixels is None or _lacks_mask(test):
             continue
-        if test.is_defect and isinstance(mask, np.ndarray) and not mask.any():
-            mask = ImageError(f"the mask of {test.path} is empty")
         if isinstance(mask, ImageError):
             problems.append(f"left out of the pixel metrics: {mask}")
             continue

@@ -134,7 +134,7 @@ def worst_cases(rows: Sequence[Row], inspector: Inspector) -> dict[str, list[Ima
             panel(
                 inspector.inspect(row.test.read()[0]),
                 inspector.calibration,
-                printable(f"{row.test.defect}/{row.test.path.name}"),
+                f"{row.test.defect}/{row.test.path.name}",
             )
             for row in chosen[:WORST]
         ]

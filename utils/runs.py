@@ -54,8 +54,8 @@ def new_run(config: Config) -> Path:
 
 
 def run_name(file: Path) -> str:
-    """What a run is called, given its checkpoint; an export goes by its own name, <run>.onnx."""
-    return file.resolve().parent.name if file.name == "last.pt" else file.name.removesuffix(".pt")
+    """What a run is called, given its checkpoint; an export goes by its own name, with .onnx."""
+    return file.resolve().parent.name if file.name == "last.pt" else file.name
 
 
 def find_run(named: Path | None, category: str | None = None, model: str | None = None) -> Path:

@@ -12,9 +12,13 @@ from inspection import evaluation
 from inspection.evaluation import Row, collect_pixels, measure
 from inspection.evaluation_results import kinds_table, replace_files, summary, tables
 from utils.calibration import Calibration
+from utils.files import printable
 from utils.metrics import BinnedPixelScores, PixelScores
 
-CALIBRATION = Calibration(2.0, 2.0, 0.0, 4.0, [1.0], false_alarms=0.02)
+CALIBRATION = Calibration(
+    threshold=2.0, middle=1.0, pixel_threshold=2.0, low=0.0, high=4.0, false_alarms=0.02,
+    scores=[1.0], peaks=[1.0], independent=1,
+)  # fmt: skip
 
 
 def rows_of(**scores):
@@ -56,18 +60,19 @@ def test_one_class_alone_tells_what_it_can(kind, missing):
 
 
 def test_tables_hold_any_name_and_leave_out_what_is_undefined():
+    name, defect = "\udcff.png", "\udcfe"  # as Python gives bytes that are not UTF-8
     rows = [
         Row(TestImage(Path("零件_ż.png"), "good", None), 1.0, 5.0),
-        Row(TestImage(Path("\udcff.png"), "\udcfe", None), 3.0, 5.0),  # bytes that are not UTF-8
+        Row(TestImage(Path(name), defect, None), 3.0, 5.0),
     ]
     files = tables(rows, measure(rows, None, CALIBRATION, 1), CALIBRATION)
     metrics = json.loads(files["metrics.json"].decode())
-    assert metrics["pixel_auroc"] is None and metrics["auroc_\\udcfe"] == 1
+    assert metrics["pixel_auroc"] is None and metrics[f"auroc_{printable(defect)}"] == 1
     named, line = csv.reader(io.StringIO(files["metrics.csv"].decode()))
     assert line[named.index("pixel_auroc")] == ""
     _, first, second = csv.reader(io.StringIO(files["scores.csv"].decode()))
     assert first == ["零件_ż.png", "good", "1.0", "good"]
-    assert second == ["\\udcff.png", "\\udcfe", "3.0", "defect"]
+    assert second == [printable(name), printable(defect), "3.0", "defect"]
 
 
 def test_files_of_an_earlier_evaluation_go_and_those_of_a_user_stay(tmp_path):

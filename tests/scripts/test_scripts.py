@@ -124,7 +124,7 @@ def test_eval_reports_what_it_had_to_leave_out(trained, dataset, tmp_path):
     assert result.returncode == 1
     assert "IMAGE AUROC" in result.stdout
     said = result.stderr.replace("\\", "/")
-    for name in ("2 of 10", "crack/001.png", "rough/000_mask.png", "rough/001"):
+    for name in ("2 of 10", "crack/001.png", "rough/000_mask.png", "rough/001_mask.png"):
         assert name in said
     assert len(said.strip().splitlines()) == 4
     metrics = json.loads((folder / "part/metrics.json").read_text())
