@@ -143,6 +143,8 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
         raise ImageError(
             f"mask {path} is {mask.shape[1]}x{mask.shape[0]} but its image is {size[1]}x{size[0]}"
         )
+    if not mask.any():
+        raise ImageError(f"mask {path} is empty, but its image is one of a defect")
     return mask
 
 

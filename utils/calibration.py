@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,9 @@ class Calibration:
     high: float
     scores: list[float]
     false_alarms: float = 0.005
+    middle: float = 0.0
+    peaks: list[float] = field(default_factory=list)
+    independent: int = 0
 
     def is_defect(self, score: float) -> bool:
         """Whether an image of this score is called defective."""
