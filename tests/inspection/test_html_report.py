@@ -31,7 +31,7 @@ def test_what_is_undefined_is_left_out():
     page = html_report("", "", METRICS, [{"kind": "oil"}], {}, {}, [], load_config())
     assert "false alarms<b>5.0%</b>" in page
     assert "1 of 20 good parts, promised 2%" in page
-    assert "AUPRO to" not in page and "Left out" not in page
+    assert "AUPRO to" not in page and "Notes" not in page
     assert not re.search(r"\bnan\b", page)
 
 
