@@ -79,10 +79,10 @@ def main() -> int:
     if not isinstance(detector, UNetAutoencoder):
         raise UserError(f"{file} is a {config.model}; this looks at the witnesses of a unet")
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    count, readers = pseudo_readers(inspector, category.train)
+    pseudo, readers = pseudo_readers(inspector, category.train)
     true = category.test_images()
     splits = {
-        "pseudo": (chain.from_iterable(readers), count),
+        "pseudo": (chain.from_iterable(readers), len(pseudo)),
         "true": (read_ahead(true, TestImage.read), len(true)),
     }
     found = {}

@@ -1,6 +1,6 @@
-"""Plots of an evaluation."""
+"""Plots of evaluations."""
 
-from pathlib import Path
+import io
 from typing import BinaryIO
 
 import numpy as np
@@ -11,8 +11,8 @@ from sklearn.metrics import roc_curve
 GOOD, DEFECT = "#2a9d5c", "#d1495b"
 
 
-def save_roc(good: np.ndarray, defect: np.ndarray, auroc: float, path: Path) -> None:
-    """ROC curve of image scores: good [G] and defect [D]."""
+def roc(good: np.ndarray, defect: np.ndarray, auroc: float) -> bytes:
+    """ROC curve of image scores, good [G] and defect [D], as PNG."""
     labels = np.repeat([0, 1], [len(good), len(defect)])
     false_rate, true_rate, _ = roc_curve(labels, np.concatenate([good, defect]))
     figure = Figure(figsize=(5, 5), layout="constrained")
@@ -25,20 +25,25 @@ def save_roc(good: np.ndarray, defect: np.ndarray, auroc: float, path: Path) -> 
         title=f"image AUROC {auroc:.3f}",
         aspect="equal",
     )
-    FigureCanvasAgg(figure).print_png(str(path))
+    return _png(figure)
 
 
-def save_histogram(good: np.ndarray, defect: np.ndarray, threshold: float, path: Path) -> None:
-    """Histogram of the image scores of good [G] and defective [D] parts, with the threshold."""
+def histogram(good: np.ndarray, defect: np.ndarray, threshold: float) -> bytes:
+    """Histogram of image scores, good [G] and defect [D], with the threshold, as PNG.
+
+    One of the two may be empty.
+    """
     edges = np.histogram_bin_edges(np.concatenate([good, defect, [threshold]]), 40)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.hist(good, edges, color=GOOD, alpha=0.7, label=f"good ({len(good)})")
-    axes.hist(defect, edges, color=DEFECT, alpha=0.6, label=f"defective ({len(defect)})")
+    if len(good):
+        axes.hist(good, edges, color=GOOD, alpha=0.7, label=f"good ({len(good)})")
+    if len(defect):
+        axes.hist(defect, edges, color=DEFECT, alpha=0.6, label=f"defective ({len(defect)})")
     axes.axvline(threshold, color="0.2", linestyle="--", label=f"threshold {threshold:.4g}")
     axes.set(xlabel="score", ylabel="images")
     axes.legend()
-    FigureCanvasAgg(figure).print_png(str(path))
+    return _png(figure)
 
 
 def save_auroc_bars(bars: dict[str, dict[str, tuple[float, float, float]]], file: BinaryIO) -> None:
@@ -65,3 +70,9 @@ def save_auroc_bars(bars: dict[str, dict[str, tuple[float, float, float]]], file
     if bars:
         figure.legend(loc="outside right upper", frameon=False)
     FigureCanvasAgg(figure).print_png(file)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

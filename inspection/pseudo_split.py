@@ -8,14 +8,16 @@ import numpy as np
 from data.cache import decode_all
 from data.images import ImageError, read_ahead
 from data.pseudo_defects import PseudoImage, pseudo_split
+from inspection.inspector import Inspector
 from inspection.torch_inspector import TorchInspector
+from utils.errors import UserError
 
 Read = tuple[np.ndarray, np.ndarray | None]
 
 
 def pseudo_readers(
-    inspector: TorchInspector, folder: Path
-) -> tuple[int, Iterator[Iterator[tuple[PseudoImage, Read | ImageError]]]]:
+    inspector: Inspector, folder: Path
+) -> tuple[list[PseudoImage], Iterator[Iterator[tuple[PseudoImage, Read | ImageError]]]]:
     """The split's images, each to be scored as if its good image had not been learned from.
 
     Args:
@@ -23,19 +25,24 @@ def pseudo_readers(
         folder: train of its category.
 
     Returns:
-        How many images there are, and readers, one after the other: all that one gives is to be
-        scored before the next one is asked for.
+        The images, and readers, one after the other: all that one gives is to be scored before the
+        next one is asked for.
+
+    Raises:
+        UserError: for an export, or if an image that the run knows is gone.
     """
+    if not isinstance(inspector, TorchInspector):
+        raise UserError("--synthetic needs the checkpoint: an export cannot leave images out")
     good, data = inspector.good, inspector.config.data
     paths = good.paths(folder)
-    by_fold: dict[int, list[Path]] = {}
-    for place in good.examined:
-        by_fold.setdefault(good.folds[place], []).append(paths[place])
+    tests = pseudo_split([paths[place] for place in good.examined], data)
+    fold_of = dict(zip(paths, good.folds, strict=True))
 
     def readers() -> Iterator[Iterator[tuple[PseudoImage, Read | ImageError]]]:
         images, _ = decode_all(paths, data)
         for number in inspector.leaving_out(images):
-            if number in by_fold:
-                yield read_ahead(pseudo_split(by_fold[number], data), PseudoImage.read)
+            own = [test for test in tests if fold_of[test.path] == number]
+            if own:
+                yield read_ahead(own, PseudoImage.read)
 
-    return len(pseudo_split(paths, data)) * len(good.examined) // len(paths), readers()
+    return tests, readers()

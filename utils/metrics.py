@@ -1,4 +1,4 @@
-"""Exact detection metrics: image level, and pixel level over a whole test set.
+"""Detection metrics: image level, and pixel level over a whole test set.
 
 Scores are anomaly scores: any finite number, larger meaning more anomalous. `good` always holds
 the scores of the normal class and `defect` those of the anomalous one; the same functions serve
@@ -14,6 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
+
+BIN_BITS = 22
+"""Bits of a float32 score that tell its bin: sign, exponent and 13 bits of the fraction, so a bin
+is 0.012% of its scores wide, wherever they lie."""
 
 
 class _Sweep(NamedTuple):
@@ -134,6 +138,23 @@ def oracle_f1(good: ArrayLike, defect: ArrayLike) -> tuple[float, float]:
     return float(f1[best]), float(defect[sweep.first[best]])
 
 
+def count_above(scores: ArrayLike, threshold: float) -> int:
+    """How many scores lie above a threshold: of good ones the false alarms, of others the finds.
+
+    Args:
+        scores: of one class, any shape.
+        threshold: in the unit of the scores, fixed without looking at them.
+
+    Raises:
+        ValueError: a score is NaN or infinite, or the threshold is NaN.
+    """
+    # A Python float would be rounded to the dtype of float32 scores before the comparison.
+    threshold = np.float64(threshold)
+    if np.isnan(threshold):
+        raise ValueError("threshold is NaN")
+    return int(np.count_nonzero(_finite(scores) > threshold))
+
+
 def precision_recall_f1(
     good: ArrayLike, defect: ArrayLike, threshold: float
 ) -> tuple[float, float, float]:
@@ -145,23 +166,19 @@ def precision_recall_f1(
         threshold: in the unit of the scores, fixed without looking at them.
 
     Returns:
-        (precision, recall, F1), each in [0, 1]; precision is 0.0 when nothing is flagged. NaNs when
-        either side is empty.
+        (precision, recall, F1), each in [0, 1]; precision is 0.0 when nothing is flagged. Recall is
+        NaN when there are no defect scores, the other two when either side is empty.
 
     Raises:
         ValueError: a score is NaN or infinite, or the threshold is NaN.
     """
-    good, defect = _finite(good), _finite(defect)
-    # A Python float would be rounded to the dtype of float32 scores before the comparison.
-    threshold = np.float64(threshold)
-    if np.isnan(threshold):
-        raise ValueError("threshold is NaN")
-    if not good.size or not defect.size:
-        return float("nan"), float("nan"), float("nan")
-    hits = int(np.count_nonzero(defect > threshold))
-    flagged = hits + int(np.count_nonzero(good > threshold))
+    hits = count_above(defect, threshold)
+    flagged = hits + count_above(good, threshold)
+    recall = hits / np.size(defect) if np.size(defect) else float("nan")
+    if not np.size(good) or not np.size(defect):
+        return float("nan"), recall, float("nan")
     precision = hits / flagged if flagged else 0.0
-    return precision, hits / defect.size, 2 * hits / (flagged + defect.size)
+    return precision, recall, 2 * hits / (flagged + np.size(defect))
 
 
 def bootstrap_auroc(
@@ -202,10 +219,12 @@ def bootstrap_auroc(
 
 
 class PixelScores:
-    """Pixel AUROC, AP and AUPRO of a whole test set, fed one image at a time.
+    """Pixel AUROC, AP and AUPRO of a whole test set, fed one image at a time: exact.
 
     Keeps 4 bytes per defect-free pixel and 12 per defective pixel, not the maps themselves.
     """
+
+    EXACT = True
 
     def __init__(self) -> None:
         """Start with no images."""
@@ -230,20 +249,19 @@ class PixelScores:
             raise ValueError(f"anomaly map must be [H, W], got shape {anomaly_map.shape}")
         scores = _finite(anomaly_map)
         if mask is None:
-            self._good.append(scores.copy())  # the caller may reuse its buffer
+            self._keep_good(scores)
             return
         mask = np.asarray(mask, dtype=bool)
         if mask.shape != anomaly_map.shape:
             raise ValueError(f"map {anomaly_map.shape} and mask {mask.shape} differ in shape")
         labels, regions = ndimage.label(mask, structure=EIGHT_CONNECTED)
         inside = labels[mask]
-        self._good.append(anomaly_map[~mask])
-        self._defect.append(anomaly_map[mask])
-        self._weight.append(1 / np.bincount(inside)[inside])
+        self._keep_good(anomaly_map[~mask])
+        self._keep_defect(anomaly_map[mask], 1 / np.bincount(inside)[inside])
         self._regions += regions
 
     def results(self, limits: Sequence[float] = (0.3, 0.05)) -> dict[str, float]:
-        """Metrics over all images added so far, exact and without binning.
+        """Metrics over all images added so far.
 
         AUPRO follows Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, and its
         official evaluation code. Over all thresholds in descending order, PRO is the mean over the
@@ -256,31 +274,120 @@ class PixelScores:
             limits: FPR limits of AUPRO, each in (0, 1].
 
         Returns:
-            `pixel_auroc`, `pixel_ap` and one `aupro_<limit>` per limit, each in [0, 1]; all NaN
-            when there are no defective or no defect-free pixels.
+            `pixel_auroc`, `pixel_ap` and one `aupro_<limit>` per limit, each in [0, 1], and
+            `pixel_error`, which none of them is further than from its exact value; all NaN when
+            there are no defective or no defect-free pixels.
 
         Raises:
             ValueError: a limit is not in (0, 1].
         """
         if not all(0 < limit <= 1 for limit in limits):
             raise ValueError(f"limits must lie in (0, 1], got {limits}")
+        swept = self._swept()
+        if swept is None:
+            keys = ["pixel_auroc", "pixel_ap", *(f"aupro_{limit:g}" for limit in limits)]
+            return dict.fromkeys([*keys, "pixel_error"], float("nan"))
+        sweep, weight, n_good = swept
+        n_defect = int(sweep.hits[0])
+        fpr, pro = _pro_curve(sweep, weight, n_good)
+        results = {
+            "pixel_auroc": _auroc(sweep, n_good, n_defect),
+            "pixel_ap": _average_precision(sweep, n_defect),
+            **{f"aupro_{limit:g}": _area_up_to(limit, fpr, pro) for limit in limits},
+        }
+        error = 0.0 if self.EXACT else _largest_error(results, limits, *swept)
+        return results | {"pixel_error": error}
+
+    def _keep_good(self, scores: NDArray) -> None:
+        self._good.append(scores.copy())  # the caller may reuse its buffer
+
+    def _keep_defect(self, scores: NDArray, weight: NDArray) -> None:
+        self._defect.append(scores)
+        self._weight.append(weight)
+
+    def _swept(self) -> tuple[_Sweep, NDArray, int] | None:
+        """The sweep, each step's share [T] of PRO and the number of good pixels."""
         good = _join(self._good, np.float32)
         good.sort()
         defect, weight = _join(self._defect, np.float32), _join(self._weight, np.float64)
         order = np.argsort(defect)
         defect, weight = defect[order], weight[order]
         self._good, self._defect, self._weight = [good], [defect], [weight]
-
         if not good.size or not defect.size:
-            keys = ["pixel_auroc", "pixel_ap", *(f"aupro_{limit:g}" for limit in limits)]
-            return dict.fromkeys(keys, float("nan"))
+            return None
         sweep = _sweep(good, defect)
-        fpr, pro = _pro_curve(sweep, weight, good.size, self._regions)
-        return {
-            "pixel_auroc": _auroc(sweep, good.size, defect.size),
-            "pixel_ap": _average_precision(sweep, defect.size),
-            **{f"aupro_{limit:g}": _area_up_to(limit, fpr, pro) for limit in limits},
-        }
+        return sweep, np.add.reduceat(weight, sweep.first) / self._regions, good.size
+
+
+class BinnedPixelScores(PixelScores):
+    """The same of a test set of any size, in 100 MiB: pixels are counted in bins of their scores.
+
+    Scores of one bin count as equal.
+    """
+
+    EXACT = False
+
+    def __init__(self) -> None:
+        """Start with no images."""
+        self._good = np.zeros(2**BIN_BITS, np.int64)  # defect-free pixels in each bin
+        self._defect = np.zeros(2**BIN_BITS, np.int64)  # defective pixels
+        self._weight = np.zeros(2**BIN_BITS)  # sum of 1 / area of the region they lie in
+        self._regions = 0
+
+    def _keep_good(self, scores: NDArray) -> None:
+        self._good += np.bincount(_bins(scores), minlength=2**BIN_BITS)
+
+    def _keep_defect(self, scores: NDArray, weight: NDArray) -> None:
+        bins = _bins(scores)
+        self._defect += np.bincount(bins, minlength=2**BIN_BITS)
+        self._weight += np.bincount(bins, weight, minlength=2**BIN_BITS)
+
+    def _swept(self) -> tuple[_Sweep, NDArray, int] | None:
+        used = np.flatnonzero(self._defect)
+        from_here = np.cumsum(self._good[::-1])[::-1]
+        n_good = int(from_here[0])
+        if not n_good or not used.size:
+            return None
+        tied = self._defect[used]
+        hits = np.cumsum(tied[::-1])[::-1]
+        false_from = from_here[used]
+        sweep = _Sweep(hits[0] - hits, tied, hits, false_from - self._good[used], false_from)
+        return sweep, self._weight[used] / self._regions, n_good
+
+
+def _bins(scores: NDArray) -> NDArray:
+    """The bins of float32 scores: their upper bits, as whole numbers in the order of the scores."""
+    bits = (scores + np.float32(0)).view(np.int32)  # -0.0, which equals 0.0, becomes it
+    bits ^= (bits >> 31) & 0x7FFFFFFF  # a larger magnitude of a negative score is less
+    return (bits >> (32 - BIN_BITS)) + 2 ** (BIN_BITS - 1)
+
+
+def _largest_error(
+    results: dict[str, float],
+    limits: Sequence[float],
+    sweep: _Sweep,
+    weight: NDArray,
+    n_good: int,
+) -> float:
+    """How far metrics of bins can be from exact ones.
+
+    In the worst order within each bin all defective pixels lie below the others, in the best one
+    above them; the curves of every order lie between those two.
+    """
+    before, n_defect = sweep.hits - sweep.tied, sweep.hits[0]
+    worst, best = sweep.false_from, sweep.false_above
+    ends = {
+        "pixel_auroc": [1 - np.sum(sweep.tied * (n / n_good)) / n_defect for n in (worst, best)],
+        "pixel_ap": [
+            np.sum(sweep.tied * (hits / (hits + n))) / n_defect
+            for hits, n in ((before + 1, worst), (sweep.hits, best))
+        ],
+    }
+    for limit in limits:
+        ends[f"aupro_{limit:g}"] = [
+            np.sum(weight * np.maximum(0, limit - n / n_good)) / limit for n in (worst, best)
+        ]
+    return float(max(abs(results[name] - end) for name, pair in ends.items() for end in pair))
 
 
 def _join(pieces: list[NDArray], dtype: type) -> NDArray:
@@ -294,11 +401,9 @@ def _join(pieces: list[NDArray], dtype: type) -> NDArray:
     return joined
 
 
-def _pro_curve(
-    sweep: _Sweep, weight: NDArray, n_good: int, regions: int
-) -> tuple[NDArray, NDArray]:
-    """FPR and PRO, [2T + 2] each, from (0, 0) to (1, 1) with `weight` in order of the scores."""
-    reached = np.cumsum(np.add.reduceat(weight, sweep.first)[::-1]) / regions
+def _pro_curve(sweep: _Sweep, weight: NDArray, n_good: int) -> tuple[NDArray, NDArray]:
+    """FPR and PRO, [2T + 2] each, from (0, 0) to (1, 1); `weight` [T] is what each step adds."""
+    reached = np.cumsum(weight[::-1])
     fpr = np.ones(2 * reached.size + 2)
     pro = np.ones_like(fpr)
     fpr[0] = pro[0] = 0

@@ -8,10 +8,11 @@ from brightness import Brightness
 from conftest import run_script
 from fitted import fitted
 
-import eval as evaluation
+import eval
 import infer
 from data.images import ImageError
 from inspection import calibrating
+from inspection.evaluation import score_split
 from inspection.pseudo_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
 from models import load_detector
@@ -102,10 +103,10 @@ def test_no_batch_is_scored_without_the_fold_of_the_next(trained, dataset):
     scores = []
     for batch in (1, 3):
         inspector = TorchInspector(trained[1] / "last.pt", "cpu", batch)
-        count, readers = pseudo_readers(inspector, dataset / "tile/train")
-        rows, _, _ = evaluation.score_split(inspector, readers, count)
+        tests, readers = pseudo_readers(inspector, dataset / "tile/train")
+        rows, _ = score_split(inspector, readers, len(tests))
         scores.append({row.test: row.score for row in rows})
-        assert len(rows) == count
+        assert len(rows) == len(tests)
     assert scores[1] == pytest.approx(scores[0], rel=1e-5)
 
 
@@ -132,7 +133,7 @@ def test_auto_is_one_on_a_cpu_and_what_fits_on_a_gpu(trained, monkeypatch):
         assert micro_batch.pick_inference_batch("auto", detector, device) == expected
 
 
-@pytest.mark.parametrize("script", [evaluation, infer])
+@pytest.mark.parametrize("script", [eval, infer])
 def test_a_wrong_batch_is_one_line(script, monkeypatch):
     for value in ("0", "-2", "1.5", "many"):
         monkeypatch.setattr(sys, "argv", ["script.py", "--batch", value])

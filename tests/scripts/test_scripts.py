@@ -54,6 +54,9 @@ def test_eval_measures_and_draws(trained):
     assert 0 <= metrics["aupro_0.3"] <= 1
     (table,) = read_csv(output / "metrics.csv")
     assert float(table["pixel_auroc"]) == pytest.approx(metrics["pixel_auroc"])
+    alarms = sum(row["verdict"] == "defect" for row in rows if row["defect"] == "good")
+    assert metrics["good_called_defective"] == alarms
+    assert f"({alarms} of 3 good parts; promised" in result.stdout
     first_metric = result.stdout.split("\n\n")[1]
     assert first_metric.startswith(f"IMAGE AUROC  {metrics['image_auroc']:.4f}")
     for row in rows:
@@ -110,28 +113,56 @@ def test_infer_does_the_rest_when_a_file_is_damaged(trained, dataset, tmp_path):
 def test_eval_reports_what_it_had_to_leave_out(trained, dataset, tmp_path):
     folder, run, _ = trained
     shutil.copytree(dataset / "tile", tmp_path / "tile")
-    (tmp_path / "tile/ground_truth/oil/000_mask.png").unlink()
+    masks = tmp_path / "tile/ground_truth"
+    (masks / "oil/000_mask.png").unlink()
+    (masks / "oil/001_mask.png").unlink()
     (tmp_path / "tile/test/crack/001.png").write_text("damaged")
-    Image.new("L", (7, 7), 255).save(tmp_path / "tile/ground_truth/rough/000_mask.png")
+    Image.new("L", (7, 7), 255).save(masks / "rough/000_mask.png")
+    Image.new("L", (80, 80), 0).save(masks / "rough/001_mask.png")
     result = run_script("eval.py", "--data-root", tmp_path, "--output", "part", cwd=folder)
     assert result.returncode == 1
     assert "IMAGE AUROC" in result.stdout
-    for name in ("oil/000.png", "crack/001.png", "rough/000_mask.png"):
-        assert name.replace("/", "/") in result.stderr.replace("\\", "/")
-    assert "Traceback" not in result.stderr
-    assert json.loads((folder / "part/metrics.json").read_text())["defective_images"] == 9
+    said = result.stderr.replace("\\", "/")
+    for name in ("2 of 10", "crack/001.png", "rough/000_mask.png", "rough/001_mask.png"):
+        assert name in said
+    assert len(said.strip().splitlines()) == 4
+    metrics = json.loads((folder / "part/metrics.json").read_text())
+    assert metrics["defective_images"] == 9
+    assert 0 <= metrics["pixel_auroc"] <= 1
 
 
-def test_eval_without_good_test_images_says_so(trained, dataset, tmp_path):
+def test_eval_without_masks_measures_images(trained, dataset, tmp_path):
     folder, run, _ = trained
     shutil.copytree(dataset / "tile", tmp_path / "tile")
-    shutil.rmtree(tmp_path / "tile/test/good")
-    result = run_script("eval.py", "--data-root", tmp_path, "--output", "bad", cwd=folder)
-    assert "Traceback" not in result.stderr
-    assert json.loads((folder / "bad/metrics.json").read_text())["image_auroc"] is None
+    shutil.rmtree(tmp_path / "tile/ground_truth")
+    result = run_script("eval.py", "--data-root", tmp_path, "--output", "bare", cwd=folder)
+    assert_one_line(result, "no pixel metrics", "10 defective images", status=0)
+    metrics = json.loads((folder / "bare/metrics.json").read_text())
+    assert 0 <= metrics["image_auroc"] <= 1
+    assert metrics["pixel_auroc"] is None and metrics["aupro_0.3"] is None
+
+
+def test_eval_of_a_single_class_leaves_nothing_of_the_last_one(trained, dataset, tmp_path):
+    folder, run, _ = trained
+    shutil.copytree(dataset / "tile", tmp_path / "tile")
+    (tmp_path / "tile/test/good").rename(tmp_path / "good")
+    flags = ["--data-root", tmp_path, "--output", "one"]
+    result = run_script("eval.py", *flags, "--html", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((folder / "one/metrics.json").read_text())["image_auroc"] is None
     shutil.rmtree(tmp_path / "tile/test")
-    result = run_script("eval.py", "--data-root", tmp_path, cwd=folder)
-    assert_one_line(result, "no images in", "test/good")
+    assert_one_line(run_script("eval.py", *flags, cwd=folder), "no images in", "test/good")
+    assert (folder / "one/report.html").exists()  # of the last one that came to an end
+    (tmp_path / "tile/test").mkdir()
+    (tmp_path / "good").rename(tmp_path / "tile/test/good")
+    result = run_script("eval.py", *flags, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "false alarms" in result.stdout and "nan" not in result.stdout
+    assert json.loads((folder / "one/metrics.json").read_text())["good_images"] == 3
+    assert {path.name for path in (folder / "one").iterdir()} == {
+        "metrics.json", "metrics.csv", "scores.csv", "histogram.png", "highest_good.png",
+        "eval_files.txt",
+    }  # fmt: skip
 
 
 def test_what_a_user_can_mend_is_one_line(trained, dataset, tmp_path):

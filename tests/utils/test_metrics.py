@@ -9,11 +9,14 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from utils import metrics
 from utils.metrics import (
+    BinnedPixelScores,
     PixelScores,
     auroc,
     average_precision,
     bootstrap_auroc,
+    count_above,
     oracle_f1,
     precision_recall_f1,
 )
@@ -32,8 +35,8 @@ def labelled(good, defect):
     return np.r_[np.zeros(len(good)), np.ones(len(defect))], np.r_[good, defect]
 
 
-def pixel_results(*images, limits=(0.3, 0.05)):
-    scores = PixelScores()
+def pixel_results(*images, limits=(0.3, 0.05), kind=PixelScores):
+    scores = kind()
     for anomaly_map, mask in images:
         mask = None if mask is None else np.array(mask, dtype=bool)
         scores.add(np.array(anomaly_map, dtype=np.float32), mask)
@@ -87,7 +90,9 @@ def test_empty_side_gives_nan(good, defect):
     assert math.isnan(auroc(good, defect))
     assert math.isnan(average_precision(good, defect))
     assert np.isnan(oracle_f1(good, defect)).all()
-    assert np.isnan(precision_recall_f1(good, defect, 0.5)).all()
+    precision, recall, f1 = precision_recall_f1(good, defect, 0.5)
+    assert math.isnan(precision) and math.isnan(f1)
+    assert recall == 1 if defect else math.isnan(recall)  # needs no good image
     assert np.isnan(bootstrap_auroc(good, defect)).all()
 
 
@@ -130,6 +135,11 @@ def test_precision_recall_f1_by_hand():
 
 def test_nothing_flagged():
     assert precision_recall_f1([0, 1], [2, 3], 3) == (0.0, 0.0, 0.0)
+
+
+def test_a_score_at_the_threshold_is_not_above_it():
+    assert count_above([1, 2, 2, 3], 2) == 1
+    assert count_above([], 2) == 0
 
 
 def test_threshold_is_not_rounded_to_the_scores():
@@ -199,9 +209,10 @@ def brute_force_aupro(maps, masks, limit):
     return area / limit
 
 
+@pytest.mark.parametrize("kind", [PixelScores, BinnedPixelScores])
 @pytest.mark.parametrize("levels", [2, 8, 1000])
-@pytest.mark.parametrize("seed", range(6))
-def test_aupro_agrees_with_brute_force(seed, levels):
+@pytest.mark.parametrize("seed", range(3))
+def test_aupro_agrees_with_brute_force(seed, levels, kind):
     rng = np.random.default_rng(seed)
     masks = [rng.random((12, 15)) < 0.15, rng.random((9, 9)) < 0.2, np.zeros((10, 7), dtype=bool)]
     maps = [
@@ -209,18 +220,19 @@ def test_aupro_agrees_with_brute_force(seed, levels):
         for m in masks
     ]
     limits = (0.01, 0.05, 0.3, 1.0)
-    ours = pixel_results(*zip(maps, [*masks[:2], None], strict=True), limits=limits)
+    ours = pixel_results(*zip(maps, [*masks[:2], None], strict=True), limits=limits, kind=kind)
     for limit in limits:
         expected = brute_force_aupro(maps, masks, limit)
         assert ours[f"aupro_{limit:g}"] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("kind", [PixelScores, BinnedPixelScores])
 @pytest.mark.parametrize("levels", [3, 1000])
-def test_pixel_auroc_and_ap_agree_with_sklearn(levels):
+def test_pixel_auroc_and_ap_agree_with_sklearn(levels, kind):
     rng = np.random.default_rng(0)
     masks = [rng.random((20, 30)) < 0.1, rng.random((20, 30)) < 0.3]
     maps = [np.floor(levels * (rng.random(m.shape) + 0.3 * m)) for m in masks]
-    ours = pixel_results(*zip(maps, masks, strict=True))
+    ours = pixel_results(*zip(maps, masks, strict=True), kind=kind)
     y_true, y_score = np.ravel(masks), np.ravel(maps)
     assert ours["pixel_auroc"] == pytest.approx(roc_auc_score(y_true, y_score), abs=1e-6)
     assert ours["pixel_ap"] == pytest.approx(average_precision_score(y_true, y_score), abs=1e-6)
@@ -229,8 +241,10 @@ def test_pixel_auroc_and_ap_agree_with_sklearn(levels):
 def test_perfect_map():
     mask = np.zeros((8, 8))
     mask[2:4, 3:6] = 1
-    expected = {"pixel_auroc": 1.0, "pixel_ap": 1.0, "aupro_0.3": 1.0, "aupro_0.05": 1.0}
-    assert pixel_results((mask, mask), (np.zeros((8, 8)), None)) == pytest.approx(expected)
+    results = pixel_results((mask, mask), (np.zeros((8, 8)), None))
+    assert results.pop("pixel_error") == 0.0
+    assert set(results) == {"pixel_auroc", "pixel_ap", "aupro_0.3", "aupro_0.05"}
+    assert list(results.values()) == pytest.approx([1.0] * 4)
 
 
 def test_regions_weigh_the_same_whatever_their_area():
@@ -290,17 +304,40 @@ def test_constant_map():
     mask = np.zeros((4, 5))
     mask[0, 0] = 1
     expected = {"pixel_auroc": 0.5, "pixel_ap": 1 / 20, "aupro_0.3": 0.15, "aupro_0.05": 0.025}
-    assert pixel_results((np.ones((4, 5)), mask)) == pytest.approx(expected)
+    assert pixel_results((np.ones((4, 5)), mask)) == pytest.approx(expected | {"pixel_error": 0})
 
 
-def test_missing_class_gives_nan():
-    keys = {"pixel_auroc", "pixel_ap", "aupro_0.3", "aupro_0.05"}
+@pytest.mark.parametrize("kind", [PixelScores, BinnedPixelScores])
+def test_missing_class_gives_nan(kind):
+    keys = {"pixel_auroc", "pixel_ap", "aupro_0.3", "aupro_0.05", "pixel_error"}
     only_good = (np.zeros((3, 3)), None)
     only_defect = (np.zeros((3, 3)), np.ones((3, 3)))
     for images in ([], [only_good], [only_defect], [(np.zeros((3, 3)), np.zeros((3, 3)))]):
-        results = pixel_results(*images)
+        results = pixel_results(*images, kind=kind)
         assert set(results) == keys
         assert all(math.isnan(value) for value in results.values())
+
+
+@pytest.mark.parametrize("shift", [-1, 0])  # scores of both signs, and small ones
+@pytest.mark.parametrize("bits", [10, 14])  # bins of half their scores, and of a 32nd
+def test_binned_metrics_are_as_close_as_they_say(bits, shift, monkeypatch):
+    monkeypatch.setattr(metrics, "BIN_BITS", bits)
+    rng = np.random.default_rng(0)
+    masks = [rng.random((40, 50)) < 0.1 for _ in range(3)]
+    images = [(rng.normal(shift + mask, 1), mask) for mask in masks]
+    images.append((rng.normal(shift, 1, (40, 50)), None))
+    exact, binned = pixel_results(*images), pixel_results(*images, kind=BinnedPixelScores)
+    bound = binned.pop("pixel_error")
+    assert 0 < bound < {10: 0.5, 14: 0.05}[bits]
+    for name, value in binned.items():
+        assert abs(value - exact[name]) <= bound
+
+
+def test_bins_keep_the_order_of_scores():
+    scores = np.float32([-np.inf, -2, -1, -1e-30, -0.0, 0.0, 1e-30, 1, 2, np.inf])
+    bins = metrics._bins(scores)
+    assert (np.diff(bins) > 0).tolist() == [True] * 4 + [False] + [True] * 4
+    assert bins.min() >= 0 and bins.max() < 2**metrics.BIN_BITS
 
 
 def test_results_can_be_asked_again_and_continued():
