@@ -8,6 +8,11 @@ Writes a panel for each image, results.csv and results.json to outputs/<run>/inf
 is 1 if an image could not be read. Videos, cameras and watched folders: stream.py.
 """
 
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
 import argparse
 import csv
 import json

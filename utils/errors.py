@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from utils.interrupt import end_quiet_start
+
 
 class UserError(Exception):
     """Something that the user can mend; the message names the path, option or command to do so."""
@@ -14,6 +16,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's `main` and exit with its status: 2 on a `UserError`, 130 on a hard Ctrl-C."""
     sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line as it comes
     try:
+        end_quiet_start()
         status = main()
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that is read-only
         print(f"error: {error}", file=sys.stderr)
