@@ -39,7 +39,8 @@ class Alert(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.dropped += self._close()
+        waiting = self._close()  # in which more may be dropped
+        self.dropped += waiting
         if self.dropped:
             print(f"FAILED  {self.name}: {self.dropped} messages not delivered", file=sys.stderr)
 
@@ -54,7 +55,7 @@ class Alert(ABC):
     def _tell(self, failure: object) -> None:
         """Say once that it fails (None: that it works) and once when that changes."""
         if failure is not None and not self._failing:
-            print(f"FAILED  {self.name}: {failure}; trying again", file=sys.stderr)
+            print(f"FAILED  {self.name}: {failure}", file=sys.stderr)
         elif failure is None and self._failing:
             print(f"{self.name} is back", file=sys.stderr)
         self._failing = failure is not None
@@ -109,11 +110,11 @@ class Webhook(Alert):
             reason = f"status {error.code}"
             if 400 <= error.code < 500 and error.code not in (408, 429):  # it will never do
                 self.dropped += 1
-                self._tell(reason)
+                self._tell(f"{reason}; not trying again")
                 return True
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-        self._tell(reason)
+        self._tell(f"{reason}; trying again")
         return False
 
     def _close(self) -> int:
@@ -144,7 +145,7 @@ class Mqtt(Alert):
         paho = need("paho.mqtt.client", "deploy")
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2)
         self._client.on_connect = self._connected
-        self._client.on_connect_fail = lambda *_: self._tell("cannot be reached")
+        self._client.on_connect_fail = lambda *_: self._tell("cannot be reached; trying again")
         self._client.on_disconnect = self._disconnected
         self._client.on_publish = self._taken
         self._posted = self._acknowledged = 0
@@ -170,11 +171,11 @@ class Mqtt(Alert):
         self._acknowledged += 1
 
     def _connected(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
-        self._tell(f"{reason}" if reason.is_failure else None)
+        self._tell(f"{reason}; trying again" if reason.is_failure else None)
 
     def _disconnected(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
         if reason.is_failure:
-            self._tell("broke off")
+            self._tell("broke off; trying again")
 
     def _close(self) -> int:
         end = time.monotonic() + FAREWELL

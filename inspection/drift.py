@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 WINDOW = 200  # good verdicts that are compared at a time
-ALARM = 1e-4  # p below which they have moved
+ALARM = 1e-3  # p below which they have moved
 BACK = 0.05  # p above which they are back
 
 
@@ -31,8 +31,8 @@ class Drift:
 
     A two-sample Kolmogorov-Smirnov test of each `WINDOW` good verdicts, none of which is in two
     windows. If nothing has changed and the frames are independent, parts of their own and not
-    views of one, the false alarms are one in WINDOW / ALARM = 2,000,000 good frames on average
-    over calibrations. A lasting change is told after two windows at most.
+    views of one, the false alarms are one in WINDOW / ALARM = 200,000 good frames at most, on
+    average over calibrations. A lasting change is told after two windows at most.
 
     Args:
         severities: of those good images of the calibration that are called good, too.

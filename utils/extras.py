@@ -24,7 +24,7 @@ def need(package: str, extra: str) -> ModuleType:
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != package.partition(".")[0]:
+        if not f"{package}.".startswith(f"{error.name}."):
             raise
         raise UserError(
             f"this needs the package {name}; install it with: "
