@@ -63,13 +63,15 @@ def parse_args() -> argparse.Namespace:
     add("--video", **file, help="write an annotated video of one source, .mp4 or .avi")
     add("--file-mib", type=float, default=64, metavar="N", help="size of a file of verdicts: 64")
     add("--heartbeat", **file, help="keep counts there, fresh every few seconds")
-    add("--webhook", metavar="URL", help="post the line of each defect there")
-    add("--mqtt", metavar="ADDRESS", help="publish it: mqtt://host:port/topic")
+    many = {"action": "append", "default": []}
+    add("--webhook", **many, metavar="URL", help="post the line of each defect there")
+    add("--mqtt", **many, metavar="ADDRESS", help="publish it: mqtt://host:port/topic")
     args = parser.parse_args()
     for name in args.videos:
+        if "://" in name:
+            raise UserError(f"{masked(name)} is no file; name streams by --camera")
         if not is_video(name):
-            way = "name cameras by --camera" if "://" in name else f"use python infer.py {name}"
-            raise UserError(f"{masked(name)} is no video; {way}")
+            raise UserError(f"{name} is no video; use python infer.py {name}")
     if bool(args.videos) == bool(args.sources):
         raise UserError("name videos, or cameras and folders by --camera and --watch: one of these")
     args.sources = args.sources or [Videos(args.videos)]
@@ -123,8 +125,9 @@ def main() -> int:
         for source in args.sources:
             source.open()
         video = stack.enter_context(AnnotatedVideo(args.video)) if args.video else None
-        alerts = [stack.enter_context(Webhook(args.webhook))] if args.webhook else []
-        alerts += [stack.enter_context(Mqtt(args.mqtt))] if args.mqtt else []
+        alerts = [Webhook(url) for url in args.webhook] + [Mqtt(url) for url in args.mqtt]
+        for alert in alerts:
+            stack.enter_context(alert)
         file, inspector = open_run(args)
         calibrated = calibrations(args, inspector.calibration)
         drifts = {source: drift(calibration) for source, calibration in calibrated.items()}

@@ -36,7 +36,7 @@ class Camera(Source):
             UserError: if OpenCV is not installed or there is no such camera.
         """
         self.cv2 = opencv()
-        if Path(self.address).is_file():
+        if "://" not in self.address and Path(self.address).is_file():
             raise UserError(f"{self.address} is a file; name videos without --camera")
         self._capture = self._connect()
         if not self._capture.isOpened():

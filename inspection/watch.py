@@ -12,6 +12,7 @@ import numpy as np
 
 from data.images import ImageError, is_image, read_ahead, read_image
 from inspection.streams import POLL, Frame, Gap, Source, iso, now
+from utils.addresses import masked
 from utils.errors import UserError
 from utils.files import write_whole
 
@@ -49,7 +50,7 @@ class Watch(Source):
     def open(self) -> None:
         """See `Source.open`; raises `UserError` if there is no such folder."""
         if not self.folder.is_dir():
-            raise UserError(f"no folder at {self.folder} to watch")
+            raise UserError(f"no folder at {masked(str(self.folder))} to watch")
 
     def resume(self, output: Path, again: bool) -> None:
         """Go on where a former start ended, by the file that it left in `output`.

@@ -3,7 +3,7 @@
 import re
 
 # The last @ ends the password, which people write with @ and / in it; digits before a / are a port.
-LOGIN = re.compile(r"(://[^:/@\s]*):(?!\d+/)\S*@")
+LOGIN = re.compile(r"(:/+[^:/@\s]*):(?!\d+/)\S*@")
 FIELD = re.compile(r"(?i)\b(password|passwd|pass|pwd|token|secret|key)=[^&;?#/\s]*")
 
 

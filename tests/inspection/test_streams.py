@@ -250,7 +250,9 @@ def test_a_watched_folder_from_start_to_stop(tmp_path):
         ([], "one of these"),
         (["line.mp4", "--watch", "."], "one of these"),
         (["line.mp4", "part.png"], "part.png is no video"),
-        (["rtsp://me:secret@cam/live"], r"rtsp://me:\*\*\*@cam/live is no video; .*--camera"),
+        (["rtsp://me:secret@cam/a.mp4"], r"^rtsp://me:\*\*\*@cam/a.mp4 is no file; .*--camera"),
+        (["--watch", "smb://me:secret@nas/a"], r"no folder at smb:/me:\*\*\*@nas/a"),
+        (["--camera", "line.mp4"], "is a file; name videos without --camera"),
         (["line.mp4", "--frames", "0"], "--frames"),
         (["--watch", "gone"], "no folder at gone"),
         (["--watch", ".", "--watch", "./"], "more than once"),
@@ -263,6 +265,7 @@ def test_a_watched_folder_from_start_to_stop(tmp_path):
     ],
 )
 def test_what_cannot_be_is_one_line(run, arguments, words):
+    Path("line.mp4").touch()
     with pytest.raises(UserError, match=words):
         run(*arguments)
     assert not Path("out").exists()
@@ -302,7 +305,7 @@ def test_nothing_heavy_is_imported_before_the_first_verdict(tmp_path):
     save(tmp_path / "part.png", 200)
     for script, arguments in {
         "stream": ["--watch", ".", "--frames", 1],
-        "infer": ["part.png"],
+        "infer": ["part.png", "--output", "new"],
     }.items():
         process = start(tmp_path, *arguments, changes=LIGHT, script=script)
         out, err = process.communicate(timeout=60)
