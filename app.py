@@ -7,6 +7,11 @@ The page loads nothing from the internet and sends nothing there. Only this mach
 unless --host says otherwise. Uploads are kept in a temporary folder until Ctrl-C.
 """
 
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
 import argparse
 import csv
 import html

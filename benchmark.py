@@ -11,6 +11,11 @@ Writes results.csv, results.md and chart.png to outputs/benchmark/, and all else
 what failed. Times are comparable only where nothing else runs: leave --jobs at 1 for them.
 """
 
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
 import argparse
 import json
 import signal

@@ -9,6 +9,11 @@
 Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases.
 """
 
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
 import argparse
 import sys
 from collections.abc import Iterable

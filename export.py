@@ -12,6 +12,11 @@ kept. --half and --int8 carry the thresholds over to the scores of the smaller f
 costs in AUROC and gains in speed.
 """
 
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
 import argparse
 from collections.abc import Iterator
 from pathlib import Path

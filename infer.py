@@ -9,6 +9,11 @@ outputs/<run>/infer/, or to infer-2/, infer-3/ and so on: nothing is overwritten
 1 if an image could not be read. Videos, cameras and watched folders: stream.py.
 """
 
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
 import argparse
 import os
 import re

@@ -9,6 +9,11 @@
 Learns from <data.root>/<data.category>/train/good alone and writes checkpoints/<run>/.
 """
 
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
 import argparse
 import math
 import time

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NoReturn
 
+from utils.interrupt import end_quiet_start
+
 
 class UserError(Exception):
     """Something that the user can mend; the message names the path, option or command to do so."""
@@ -23,6 +25,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     sys.stderr.reconfigure(errors="backslashreplace")
     try:
+        end_quiet_start()
         status = main()
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that is read-only
         print(f"error: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from data.cache import decode_all
 from data.images import ImageError
-from data.mvtec import Category
+from data.mvtec import Category, list_categories
 from utils.config import DataConfig
 from utils.errors import UserError
 

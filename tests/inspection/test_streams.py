@@ -4,23 +4,27 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
-from brightness import SIZE, Brightness
+from brightness import Brightness
 from conftest import REPO, assert_one_line, run_script
+from frames import gray, save
 from PIL import Image
 
-import infer
 import stream
-from data.images import ImageError, read_image
-from inspection import streams
-from inspection.streams import Camera, Watch, video_frames
+from data.images import read_image
+from inspection import heartbeat, verdict_log
+from inspection.open_run import open_inspector
+from inspection.results import entry
+from inspection.streams import Frame, Source
+from inspection.verdict_log import VerdictLog
+from inspection.videos import Videos
+from utils.addresses import masked
 from utils.errors import UserError
 from utils.extras import need
-from utils.files import new_file
 
 
 @pytest.fixture
@@ -33,18 +37,14 @@ def run(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(sys, "argv", ["stream.py", "--output", "out", *map(str, arguments)])
         status = stream.main()
         printed = capsys.readouterr()
-        newest = max(Path("out").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-        return status, read_lines(newest), printed.out, printed.err
+        return status, read_lines(Path("out")), printed.out, printed.err
 
     return call
 
 
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def gray(value, shape=(SIZE, SIZE)):
-    return np.full((*shape, 3), value, np.uint8)
+def read_lines(output):
+    """Lines of the newest file of verdicts."""
+    return [json.loads(line) for line in max(output.glob("*.jsonl")).read_text().splitlines()]
 
 
 def write_video(path, frames, code="FFV1", fps=10.0):
@@ -69,47 +69,26 @@ def count_frames(path):
     return len(shapes)
 
 
-def save(path, value, written=None):
-    """A gray image, as written at a time in seconds."""
-    Image.fromarray(gray(value)).save(path)
-    if written is not None:
-        os.utime(path, (written, written))
-
-
-def look(watch, times=2):
-    """Names and images, or errors, of so many looks into a folder."""
-    frames = [frame for _ in range(times) for frame in watch.look()]
-    return [(Path(frame.about["path"]).name, frame.image) for frame in frames]
-
-
 # Video files
 
 
-def test_scores_of_a_video_are_those_of_its_images(trained, dataset, tmp_path, monkeypatch):
+def test_scores_of_a_video_are_those_of_its_images(trained, dataset, tmp_path):
     folder, run_folder, _ = trained
     paths = sorted((dataset / "tile/test").rglob("*.png"))[:6]
     video = write_video(tmp_path / "line.avi", [read_image(path) for path in paths])
-    monkeypatch.chdir(tmp_path)
-    flags = ["--checkpoint", run_folder, "--output"]
-    monkeypatch.setattr(sys, "argv", ["infer.py", *map(str, [*flags, "images", *paths])])
-    assert infer.main() == 0
-    flags = [*flags, tmp_path / "video", video, "--panels"]
+    flags = ["--checkpoint", run_folder, "--output", tmp_path / "video", video, "--panels"]
     result = run_script("stream.py", *flags, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 7
-    expected = read_lines(Path("images/results.jsonl"))
-    lines = read_lines(tmp_path / "video/verdicts.jsonl")
+    lines = read_lines(tmp_path / "video")
     assert [line["frame"] for line in lines] == list(range(6))
     assert [line["time"] for line in lines] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
-    for line, image in zip(lines, expected, strict=True):
+    inspector = open_inspector(run_folder / "last.pt", "cpu")
+    for line, path in zip(lines, paths, strict=True):
+        expected = entry(inspector.inspect(read_image(path)), inspector.calibration)
         assert line["source"] == str(video)
-        assert line["score"] == pytest.approx(image["score"], rel=1e-6)
-        for key in ("verdict", "threshold"):
-            assert line[key] == image[key]
-        boxes, expected_boxes = (
-            [region["box"] for region in one["regions"]] for one in (line, image)
-        )
-        assert boxes == expected_boxes
+        assert line["score"] == pytest.approx(expected["score"], rel=1e-6)
+        assert line["verdict"] == expected["verdict"]
         assert line["milliseconds"] > 0
     panels = [Path(line["panel"]) for line in lines if line["verdict"] == "defect"]
     assert set(panels) == set((tmp_path / "video").rglob("*.png"))
@@ -118,7 +97,9 @@ def test_scores_of_a_video_are_those_of_its_images(trained, dataset, tmp_path, m
 def test_colours_of_a_video_are_not_swapped(tmp_path):
     red = gray(0)
     red[..., 0] = 200
-    (frame,) = video_frames([write_video(tmp_path / "red.avi", [red])])
+    videos = Videos([str(write_video(tmp_path / "red.avi", [red]))])
+    videos.open()
+    (frame,) = videos.frames(threading.Event())
     assert np.abs(frame.image.astype(int) - red).max() <= 4
 
 
@@ -140,15 +121,15 @@ def test_earlier_files_stay(run, tmp_path):
     video = write_video(tmp_path / "line.avi", [gray(200)])
     run(video, "--video", video, "--panels")
     original = video.read_bytes()
-    first = Path("out/verdicts.jsonl").read_text()
+    (first,) = Path("out").glob("*.jsonl")
+    text = first.read_text()
     _, (line,), _, _ = run(video, "--video", video, "--panels")
     assert video.read_bytes() == original
-    assert Path("out/verdicts.jsonl").read_text() == first
-    assert line["panel"] == str(Path("out/verdicts-2/000001.png"))
+    assert first.read_text() == text
+    assert line["panel"] == str(Path(f"out/verdicts-{date.today()}-0002/000001.png"))
     assert {path.name for path in tmp_path.glob("*.avi")} == {
         "line.avi", "line-2.avi", "line-3.avi"
     }  # fmt: skip
-    assert new_file(tmp_path / "out/verdicts.jsonl").name == "verdicts-3.jsonl"
 
 
 def test_a_bad_video_is_reported_and_the_rest_go_on(run, tmp_path):
@@ -163,7 +144,7 @@ def test_a_bad_video_is_reported_and_the_rest_go_on(run, tmp_path):
     assert "no such file" in err
     assert "torn.avi is damaged" in err
     assert sum(line["source"] == "whole.avi" for line in lines) == 40
-    assert not Path("out/verdicts").exists()  # no defect, no panel
+    assert [path.suffix for path in Path("out").iterdir()] == [".jsonl"]  # no defect, no panel
 
 
 def test_quoted_patterns_of_videos(run, tmp_path):
@@ -182,40 +163,41 @@ BRIGHT = f"""
 import itertools, sys
 sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tests")!r}]
 from pathlib import Path
-import stream
+import SCRIPT
 from brightness import Brightness
 
-stream.open_run = lambda *_: (Path("fake.onnx"), Brightness())
+SCRIPT.open_run = lambda *_: (Path("fake.onnx"), Brightness())
 """
 
 ENDLESS = """
 import numpy as np
 from inspection.streams import Frame
 
-def frames(args, stop):
-    for number in itertools.count():
-        yield Frame("endless", {"frame": number}, np.full((64, 64, 3), number % 100, np.uint8))
+class Endless(stream.Watch):
+    def frames(self, stopping):
+        for number in itertools.count():
+            yield Frame("endless", {"frame": number}, np.full((64, 64, 3), number % 100, np.uint8))
 
-stream.open_frames = frames
+stream.Watch = Endless
 """
 
 LIGHT = """
-say = stream.say
+say = SCRIPT.say
 
 def say_and_tell(*arguments):
     verdict = say(*arguments)
     print([name for name in ("torch", "scipy", "matplotlib", "cv2") if name in sys.modules])
     return verdict
 
-stream.say = say_and_tell
+SCRIPT.say = say_and_tell
 """
 
 
 def start(tmp_path, *arguments, changes="", script="stream"):
     """Start stream.py, or another script, with `Brightness` and other changes."""
-    script = BRIGHT.replace("stream", script) + changes + f"{script}.run_script({script}.main)"
+    text = (BRIGHT + changes + "SCRIPT.run_script(SCRIPT.main)").replace("SCRIPT", script)
     return subprocess.Popen(
-        [sys.executable, "-c", script, "--output", "out", *map(str, arguments)],
+        [sys.executable, "-c", text, "--output", "out", *map(str, arguments)],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )  # fmt: skip
 
@@ -224,13 +206,13 @@ def start(tmp_path, *arguments, changes="", script="stream"):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_stream_is_complete(tmp_path, number):
     pytest.importorskip("cv2")
-    process = start(tmp_path, "--camera", 0, "--video", "seen.mp4", changes=ENDLESS)
+    process = start(tmp_path, "--watch", ".", "--video", "seen.mp4", changes=ENDLESS)
     for _ in range(20):
         assert process.stdout.readline().startswith("good")
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
-    lines = read_lines(tmp_path / "out/verdicts.jsonl")
+    lines = read_lines(tmp_path / "out")
     assert [line["frame"] for line in lines] == list(range(len(lines)))
     assert len(lines) >= 20
     assert out.splitlines()[-1].startswith(f"{len(lines)} frames inspected")
@@ -253,140 +235,10 @@ def test_a_watched_folder_from_start_to_stop(tmp_path):
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
     assert out.splitlines()[-1].startswith("3 frames inspected, 1 defective, 0 failed")
-    lines = read_lines(tmp_path / "out/verdicts.jsonl")
+    lines = read_lines(tmp_path / "out")
     assert [Path(line["path"]).name for line in lines] == ["b.png", "a.png", "c.png"]
     assert all(line["source"] == str(folder) and line["time"].count(":") >= 2 for line in lines)
     assert Image.open(tmp_path / lines[1]["panel"]).size[0] > 500
-
-
-def test_half_written_files_are_waited_for(tmp_path):
-    save(tmp_path / "whole.png", 10)
-    noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    source = tmp_path / "source.txt"
-    Image.fromarray(noise).save(source, format="png")
-    data = source.read_bytes()
-    watch, late = Watch(tmp_path), tmp_path / "late.png"
-    late.write_bytes(data[: len(data) // 2])
-    assert [name for name, _ in look(watch, times=5)] == ["whole.png"]
-    with late.open("ab") as stream:
-        stream.write(data[len(data) // 2 :])
-    assert look(watch, times=1) == []  # has just changed
-    ((name, image),) = look(watch, times=5)
-    assert name == "late.png"
-    assert np.array_equal(image, noise)
-
-
-def test_what_arrives_in_one_look_comes_in_order_of_writing(tmp_path):
-    watch = Watch(tmp_path)
-    for name, written in (("c", 1000), ("b", 3000), ("a", 3000), ("d", 2000)):
-        save(tmp_path / f"{name}.png", 10, written)
-    (tmp_path / "notes.txt").touch()
-    (tmp_path / ".hidden.png").touch()
-    (tmp_path / "folder.png").mkdir()
-    assert [name for name, _ in look(watch)] == ["c.png", "d.png", "a.png", "b.png"]
-    save(tmp_path / "old.png", 10, written=1)
-    assert [name for name, _ in look(watch)] == ["old.png"]
-
-
-def test_a_bad_file_is_reported_once_and_the_rest_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(streams, "PATIENCE", 0.2)
-    watch, bad = Watch(tmp_path), tmp_path / "bad.png"
-    bad.write_text("no image")
-    save(tmp_path / "good.png", 10)
-    assert [name for name, _ in look(watch)] == ["good.png"]
-    time.sleep(0.25)
-    ((name, error),) = look(watch, times=4)
-    assert name == "bad.png"
-    assert isinstance(error, ImageError)
-    save(bad, 20)  # mended
-    ((name, image),) = look(watch, times=3)
-    assert image[0, 0, 0] == 20
-
-
-def test_deleted_files_are_forgotten(tmp_path):
-    watch = Watch(tmp_path)
-    for number in range(30):
-        save(tmp_path / "now.png", number)
-        (tmp_path / f"{number}.png").write_text("half")
-        list(watch.look())
-        list(watch.look())
-        (tmp_path / f"{number}.png").unlink()
-        (tmp_path / "now.png").rename(tmp_path / "last.png")
-    assert set(watch.done) | set(watch.waiting) <= {"now.png", "last.png", "29.png"}
-    (tmp_path / "last.png").unlink()
-    assert look(watch, times=1) == []
-    assert watch.done == watch.waiting == {}
-
-
-def test_a_file_deleted_before_it_is_read_is_no_failure(tmp_path):
-    for name in ("a.png", "b.png"):
-        save(tmp_path / name, 10)
-    watch = Watch(tmp_path)
-    assert look(watch, times=1) == []
-    (tmp_path / "a.png").unlink()
-    assert [name for name, _ in look(watch)] == ["b.png"]
-    save(tmp_path / "b.png", 20)
-    watch = Watch(tmp_path)
-    list(watch.look())
-    ready = watch._ready()
-    (tmp_path / "b.png").unlink()  # between the look and the reading
-    assert ready == ["b.png"]
-    assert watch._read("b.png") is None
-
-
-# Cameras
-
-
-class FakeCapture:
-    """A camera of 100 frames a second; gives a hundred, each as bright as its number."""
-
-    released = threading.Event()
-
-    def __init__(self, source):
-        self.source, self.number = source, -1
-
-    def isOpened(self):  # noqa: N802  (OpenCV's name)
-        return self.source == 0
-
-    def read(self):
-        time.sleep(0.01)
-        self.number += 1
-        return self.number < 100, gray(self.number)
-
-    def release(self):
-        self.released.set()
-
-
-def test_a_slow_detector_gets_the_newest_frame(monkeypatch):
-    cv2 = pytest.importorskip("cv2")
-    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
-    camera = Camera("0")
-    frames = camera.frames(lambda: False)
-    numbers = []
-    for frame in frames:
-        if isinstance(frame.image, ImageError):
-            break
-        assert frame.image[0, 0, 0] == frame.about["frame"]
-        assert camera._capture.number - frame.about["frame"] <= 2  # no lag
-        numbers.append(frame.about["frame"])
-        time.sleep(0.1)  # a detector ten times slower than the camera
-    assert numbers == sorted(set(numbers))
-    assert 5 <= len(numbers) <= 12
-    assert numbers[-1] >= 85
-    assert "no more frames" in str(frame.image)
-    assert list(frames) == []
-
-
-def test_a_camera_is_released_when_the_stream_is_closed(monkeypatch):
-    cv2 = pytest.importorskip("cv2")
-    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
-    FakeCapture.released.clear()
-    frames = Camera("0").frames(lambda: False)
-    next(frames)
-    frames.close()
-    assert FakeCapture.released.is_set()
-    with pytest.raises(UserError, match="cannot open camera 7"):
-        Camera("7")
 
 
 # One clear line, and a quick start
@@ -396,15 +248,24 @@ def test_a_camera_is_released_when_the_stream_is_closed(monkeypatch):
     ("arguments", "words"),
     [
         ([], "one of these"),
-        (["--camera", "0", "--watch", "."], "one of these"),
         (["line.mp4", "--watch", "."], "one of these"),
         (["line.mp4", "part.png"], "part.png is no video"),
+        (["rtsp://me:secret@cam/a.mp4"], r"^rtsp://me:\*\*\*@cam/a.mp4 is no file; .*--camera"),
+        (["--watch", "smb://me:secret@nas/a"], r"no folder at smb:/me:\*\*\*@nas/a"),
+        (["--camera", "line.mp4"], "is a file; name videos without --camera"),
         (["line.mp4", "--frames", "0"], "--frames"),
         (["--watch", "gone"], "no folder at gone"),
+        (["--watch", ".", "--watch", "./"], "more than once"),
+        (["--watch", ".", "--watch", "out", "--video", "seen.mp4"], "--video takes one source"),
+        (["--watch", ".", "--threshold", "1", "--threshold", "2"], "once for all"),
+        (["--watch", ".", "--threshold", "nan"], "must be a number"),
         (["--watch", ".", "--video", "seen.gif"], "name it .mp4 or .avi"),
+        (["--watch", ".", "--webhook", "ftp://host/x"], "http://host/path"),
+        (["--watch", ".", "--mqtt", "mqtt://host"], "topic"),
     ],
 )
 def test_what_cannot_be_is_one_line(run, arguments, words):
+    Path("line.mp4").touch()
     with pytest.raises(UserError, match=words):
         run(*arguments)
     assert not Path("out").exists()
@@ -446,10 +307,120 @@ def test_nothing_heavy_is_imported_before_the_first_verdict(tmp_path):
         "stream": ["--watch", ".", "--frames", 1],
         "infer": ["part.png", "--output", "new"],
     }.items():
-        changes = LIGHT.replace("stream", script)
-        out, err = start(tmp_path, *arguments, changes=changes, script=script).communicate(
-            timeout=60
-        )
+        process = start(tmp_path, *arguments, changes=LIGHT, script=script)
+        out, err = process.communicate(timeout=60)
         verdict, imported, _ = out.splitlines()
         assert verdict.startswith("DEFECT"), err
         assert imported == "[]"
+
+
+# Several sources
+
+
+def test_several_sources_have_their_own_lines_and_thresholds(run, tmp_path):
+    for name in ("a", "b"):
+        Path(name).mkdir()
+        for number in range(2):
+            save(tmp_path / name / f"{number}.png", 100)
+    thresholds = ["--threshold", 0.3, "--threshold", 0.5]
+    flags = ["--watch", "a", "--watch", "b", *thresholds, "--frames", 4, "--heartbeat", "beat.json"]
+    status, lines, _, _ = run(*flags)
+    assert status == 0
+    found = sorted((line["path"], line["verdict"], line["threshold"]) for line in lines)
+    assert found == [
+        ("a/0.png", "defect", 0.3), ("a/1.png", "defect", 0.3),
+        ("b/0.png", "good", 0.5), ("b/1.png", "good", 0.5),
+    ]  # fmt: skip
+
+
+class Made(Source):
+    """Frames of a brightness each, with a pause before them; or an error in their place."""
+
+    def __init__(self, name, values, pause=0.0):
+        self.name, self.values, self.pause = name, values, pause
+
+    def open(self):
+        pass
+
+    def frames(self, stopping):
+        for value in self.values:
+            stopping.wait(self.pause)
+            yield Frame(self.name, {"source": self.name}, gray(value))
+
+
+def test_a_source_that_hangs_does_not_stop_the_others_nor_the_heartbeat(run, monkeypatch):
+    monkeypatch.setattr(heartbeat, "EVERY", 0.0)
+    hanging = Made("hanging", [0], pause=60)
+    made = iter([Made("busy", [10, 200] * 4), hanging, Made("slow", [20] * 2, pause=0.2)])
+    monkeypatch.setattr(stream, "Camera", lambda _: next(made))
+    cameras = ["--camera", 0, "--camera", 1, "--camera", 2]
+    status, lines, _, _ = run(*cameras, "--frames", 10, "--heartbeat", "run/beat.json")
+    assert status == 0
+    sources = [line["source"] for line in lines]
+    assert (sources.count("busy"), sources.count("slow")) == (8, 2)
+    beat = json.loads(Path("run/beat.json").read_text())
+    assert beat["sources"]["busy"] | {"last": None} == {
+        "frames": 8, "defects": 4, "failures": 0, "last": None
+    }  # fmt: skip
+    assert beat["sources"]["hanging"]["frames"] == 0
+
+
+def test_a_fault_in_a_source_is_not_swallowed(run, monkeypatch):
+    monkeypatch.setattr(stream, "Camera", lambda _: Made("faulty", [1, "a"]))
+    monkeypatch.setattr(sys.modules[__name__], "gray", lambda value: np.full(4, value + 1))
+    with pytest.raises(TypeError):
+        run("--camera", 0)
+
+
+def test_drift_is_told_once(run, monkeypatch):
+    monkeypatch.setattr(stream, "drift", lambda _: stream.Drift([n / 100 for n in range(100)], 100))
+    monkeypatch.setattr(stream, "Camera", lambda _: Made("camera", [120] * 600))
+    _, lines, _, err = run("--camera", 0)
+    (line,) = [line for line in lines if "drift" in line]
+    assert line["source"] == "camera"
+    assert line["drift"]["away"]
+    assert len(err.splitlines()) == 1
+
+
+# Files of verdicts
+
+
+def test_files_of_verdicts_follow_size_and_day(tmp_path, monkeypatch):
+    class Tomorrow(date):
+        @classmethod
+        def today(cls):
+            return date(2999, 1, 1)
+
+    with VerdictLog(tmp_path, mib=100 / 2**20) as log:
+        for number in range(4):
+            log.next_line()
+            log.write({"number": number, "text": "." * 60})
+        monkeypatch.setattr(verdict_log, "date", Tomorrow)
+        log.next_line()
+        log.write({"number": 4})
+    with VerdictLog(tmp_path, mib=1) as log:
+        log.write({"number": 5})
+    files = sorted(tmp_path.iterdir())
+    assert [path.name[-15:] for path in files[2:]] == [
+        "01-01-0001.jsonl"[-15:],
+        "01-01-0002.jsonl"[-15:],
+    ]
+    numbers = [[json.loads(x)["number"] for x in path.read_text().splitlines()] for path in files]
+    assert numbers == [[0, 1], [2, 3], [4], [5]]
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://user:secret@host/live", "rtsp://user:***@host/live"),
+        ("cannot open rtsp://user:se/cr@et@host:554/a", "cannot open rtsp://user:***@host:554/a"),
+        ("rtsp://host:554/live@2", "rtsp://host:554/live@2"),
+        (
+            "http://host/x?user=a&password=secret&channel=1",
+            "http://host/x?user=a&password=***&channel=1",
+        ),
+        ("/dev/video0", "/dev/video0"),
+    ],
+)
+def test_passwords_are_masked(address, shown):
+    assert masked(address) == shown
