@@ -1,8 +1,6 @@
 """The good images of a run: decoded, and fold by fold."""
 
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,24 +31,13 @@ def load_images(run: Run, hold_out: bool) -> np.ndarray:
     if not run.resumed:
         names = [path.relative_to(category.train).as_posix() for path in readable]
         share = settings.calibration.holdout if hold_out else 0
-        of_groups = number_groups(readable, images, settings.calibration.group)
+        of_groups = groups(readable, settings.calibration.group)
+        if settings.calibration.group is None:
+            warning = twins_warning(readable, find_twins(np.stack(list(map(thumbnail, images)))))
+            run.warn(warning)
         run.good = GoodImages.dealt(names, of_groups, share, settings.seed, settings.data.limit)
         images = images[np.isin(names, run.good.names)]
     return images
-
-
-def number_groups(paths: list[Path], images: np.ndarray, pattern: str | None) -> list[int]:
-    """A number for each image, which those share that show one part: by their names, or twins.
-
-    Twins are warned of, unless names tell the groups.
-    """
-    if pattern is not None:
-        return groups(paths, pattern)
-    twins = find_twins(np.stack([thumbnail(image) for image in images]))
-    warning = twins_warning(paths, twins)
-    if warning is not None and distributed.is_writer():
-        print(warning, file=sys.stderr)
-    return twins
 
 
 class Fold:

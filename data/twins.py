@@ -108,7 +108,8 @@ def twins_warning(paths: Sequence[Path], twins: Sequence[int]) -> str | None:
     first, second = (_name(paths[place]) for place in largest[:2])
     return (
         f"{count} of {len(paths)} good images have a near-twin, such as {first} and {second}: "
-        "twins count as one part; better, set calibration.group to a pattern of the part's number"
+        "the threshold speaks for parts that have one too; if new parts have none, set "
+        "calibration.group to a pattern of the part's number"
     )
 
 

@@ -1,6 +1,7 @@
 """A training run: its folder, how far it has come, what is saved of it, and who writes that."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -69,6 +70,11 @@ class Run:
             return False
         fitted = self._checkpoint.optimizer is None
         return fitted or self.progress.epoch >= self.config.train.epochs
+
+    def warn(self, text: str | None) -> None:
+        """Print a line to stderr, once for all processes, if there is anything to say."""
+        if text is not None and distributed.is_writer():
+            print(text, file=sys.stderr)
 
     def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, how: str) -> None:
         """Save a new run before anything is learned, and say what it learns from, and how."""
