@@ -10,42 +10,11 @@ Prints the metrics and writes them to outputs/<run>/eval/ with plots and the wor
 """
 
 import argparse
-import csv
-import json
-import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
-
-from data.images import ImageError, read_ahead
-from data.mvtec import Category, TestImage, split_holdout
-from data.pseudo_defects import PseudoImage, pseudo_split, read_cross_fitted
-from inspection.html_report import html_report
-from inspection.inspector import Inspector
-from inspection.open_run import add_run_flags, open_run
-from inspection.panel import panel, stack
-from inspection.plots import save_histogram, save_roc
-from models.anomaly_map import full_size
+from inspection.open_run import add_run_flags, open_run, parse_checked
 from utils.batches import add_batch_flag
-from utils.calibration import Calibration
-from utils.errors import run_script
-from utils.metrics import (
-    PixelScores,
-    auroc,
-    average_precision,
-    bootstrap_auroc,
-    oracle_f1,
-    precision_recall_f1,
-)
-from utils.runs import run_name
-
-WORST = 4  # images in each picture of worst cases
+from utils.errors import answer_early, run_script
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,7 +34,44 @@ def parse_args() -> argparse.Namespace:
         "--html", action="store_true", help="also write all of it as one page, report.html"
     )
     add_batch_flag(parser)
-    return parser.parse_args()
+    return parse_checked(parser)
+
+
+if __name__ == "__main__":
+    answer_early(parse_args)  # --help and wrong flags, before the slow imports
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data.images import ImageError, read_ahead
+from data.mvtec import Category, TestImage, split_holdout
+from data.pseudo_defects import PseudoImage, pseudo_split, read_cross_fitted
+from inspection.html_report import html_report
+from inspection.inspector import Inspector
+from inspection.panel import panel, stack
+from inspection.plots import save_histogram, save_roc
+from models.anomaly_map import full_size
+from utils.calibration import Calibration
+from utils.metrics import (
+    PixelScores,
+    auroc,
+    average_precision,
+    bootstrap_auroc,
+    oracle_f1,
+    precision_recall_f1,
+)
+from utils.runs import run_name
+
+WORST = 4  # images in each picture of worst cases
 
 
 @dataclass

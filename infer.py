@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data.images import ImageError, expand, read_ahead, read_image
 from data.mvtec import Category
-from inspection.open_run import add_run_flags, open_run
+from inspection.open_run import add_run_flags, open_run, parse_checked
 from inspection.panel import panel
 from inspection.results import entry, say
 from inspection.streams import is_video
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/infer")
     add_batch_flag(parser)
     parser.add_argument("--camera", "--watch", dest="stream", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse_checked(parser)
     streams = [argument for argument in args.images if is_video(argument)]
     if args.stream or streams:
         raise UserError("videos, cameras and watched folders are inspected by python stream.py")

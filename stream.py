@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from data.images import ImageError
-from inspection.open_run import add_run_flags, open_run
+from inspection.open_run import add_run_flags, open_run, parse_checked
 from inspection.panel import panel
 from inspection.results import entry, say
 from inspection.streams import Camera, Frame, Watch, expand_videos, is_video, video_frames
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--video", type=Path, metavar="FILE", help="write an annotated video, .mp4 or .avi"
     )
-    args = parser.parse_args()
+    args = parse_checked(parser)
     if sum([bool(args.videos), args.camera is not None, args.watch is not None]) != 1:
         raise UserError("name videos, --camera or --watch: one of these")
     for name in args.videos:

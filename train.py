@@ -10,11 +10,57 @@ Learns from <data.root>/<data.category>/train/good alone and writes checkpoints/
 """
 
 import argparse
+from pathlib import Path
+
+from models import build_model, refuse_unread
+from utils.config import Config, TrainConfig, differences, load_config, resumed_config
+from utils.errors import UserError, answer_early, run_script
+from utils.flags import add_setting_flags, overrides_from
+from utils.runs import find_run, named_checkpoint, new_run
+
+
+def parse_args() -> argparse.Namespace:
+    """Flags of the command line; raises `UserError` for settings that are not right."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
+    add_setting_flags(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        type=named_checkpoint,
+        const=Path(),
+        metavar="RUN",
+        help="go on with a run folder, by default the newest; --epochs may change its length",
+    )
+    args = parser.parse_args()
+    args.settings = settings_of(args)
+    return args
+
+
+def settings_of(args: argparse.Namespace) -> Config:
+    """The settings of a new run; of one that is resumed, the flags are checked alone.
+
+    Raises:
+        UserError: for a setting that is not right, or that the detector does not read.
+    """
+    if args.resume is None:
+        config = load_config(args.config, overrides_from(args))
+        refuse_unread(config.model, differences(load_config(), config))
+        return config
+    if args.config is not None:
+        raise UserError("--config cannot go with --resume: the run keeps its own settings")
+    return load_config(overrides=overrides_from(args))
+
+
+if __name__ == "__main__":
+    answer_early(parse_args)  # --help and wrong flags, before the slow imports
+
 import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,30 +72,15 @@ from data.crops import random_crops
 from data.mvtec import Category, split_holdout
 from data.on_demand import OnDemand
 from data.tensors import to_batch
-from models import Detector, build_model
+from models.detector import Detector
 from utils import distributed
 from utils.batches import batches
 from utils.calibration import Calibration, calibrate
-from utils.checkpoint import (
-    Checkpoint,
-    Progress,
-    load_checkpoint,
-    save_checkpoint,
-)
-from utils.config import (
-    Config,
-    TrainConfig,
-    add_setting_flags,
-    load_config,
-    overrides_from,
-    resumed_config,
-)
+from utils.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from utils.cross_fit import parts
 from utils.device import autocast, pick_device, place
-from utils.errors import UserError, run_script
 from utils.interrupt import StopRequest
 from utils.micro_batch import pick_inference_batch, pick_micro_batch
-from utils.runs import find_run, new_run
 from utils.seed import epoch_order, seed_step
 
 RECIPE = "configs/cpu.yaml"
@@ -57,36 +88,22 @@ PATIENCE = 20  # minutes that a run may take without a hint at RECIPE
 WARM_UP, TIMED = 2, 4  # steps that are left out, and that are timed, to foretell the rest
 
 
-def parse_args() -> argparse.Namespace:
-    """Flags of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
-    add_setting_flags(parser)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        type=Path,
-        const=Path(),
-        metavar="RUN",
-        help="go on with a run folder, by default the newest; --epochs may change its length",
-    )
-    return parser.parse_args()
-
-
 def start_or_resume(args: argparse.Namespace) -> tuple[Path, Checkpoint | None, Config]:
     """The run's folder, the checkpoint to resume (None for a new run) and the settings."""
-    overrides = overrides_from(args)
     if args.resume is None:
-        config = load_config(args.config, overrides)
-        return Path(), None, config
-    if args.config is not None:
-        raise UserError("--config cannot go with --resume: the run keeps its own settings")
+        return Path(), None, args.settings
+    overrides = overrides_from(args)
     named = None if args.resume == Path() else args.resume
-    file = find_run(named, overrides.get("data.category"), overrides.get("model"))
+    file = find_run(named, overrides.get("data.category"), overrides.get("model"), finished=False)
     checkpoint = load_checkpoint(file)
-    return file.parent, checkpoint, resumed_config(checkpoint.config, overrides)
+    config = resumed_config(checkpoint.config, overrides)
+    refuse_unread(config.model, overrides)
+    if config.train.epochs < checkpoint.progress.epoch:
+        raise UserError(
+            f"{file.parent} has {checkpoint.progress.epoch} epochs behind it and cannot go back to "
+            f"{config.train.epochs}; take as many, or more, or leave out --resume"
+        )
+    return file.parent, checkpoint, config
 
 
 def learning_rate(train: TrainConfig, epochs_done: float) -> float:
@@ -198,21 +215,18 @@ def main() -> int:
     train_paths, held_out_paths = split_holdout(
         paths, config.calibration.holdout, config.seed, config.data.limit
     )
-    cache_gib = config.data.cache_gib
     if model.sweeps is None:
-        images = decode_all(train_paths, config.data.size, cache_gib, quiet=not writer)
+        images = decode_all(train_paths, config.data.size, quiet=not writer)
     else:
         images = OnDemand(train_paths, config.data.size)
-    held_out = decode_all(held_out_paths, config.data.size, cache_gib, quiet=not writer)
+    held_out = decode_all(held_out_paths, config.data.size, quiet=not writer)
 
     # 3. The run: new, or as the checkpoint left it.
     optimizer = model.optimizer()
     crop = config.train.crop if model.sweeps is None else 0  # features want whole images
     progress, history, finished = Progress(), [], False
     if checkpoint is not None:
-        model.load_state_dict(checkpoint.model)
-        if optimizer is not None:
-            optimizer.load_state_dict(checkpoint.optimizer)
+        restore(run / "last.pt", checkpoint, model, optimizer)
         progress, history = checkpoint.progress, checkpoint.history
         finished = checkpoint.calibration is not None
         if progress.images != len(images):
@@ -222,9 +236,8 @@ def main() -> int:
             )
     else:
         progress.images = len(images)
-        probe = to_batch(random_crops(images[:1], crop, config.seed, 0, 0), device)
-        fitting = pick_micro_batch(config.train.micro_batch, model, probe, config.train.batch)
-        progress.micro_batch = distributed.smallest(fitting, device)
+        size = (crop, crop) if crop else config.data.size
+        progress.micro_batch = pick_micro_batch(config.train, size)
         run = new_run(config) if writer else run
 
     def save(calibration: Calibration | None = None) -> None:

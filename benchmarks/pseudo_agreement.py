@@ -28,8 +28,8 @@ from data.tensors import to_batch
 from inspection.torch_inspector import TorchInspector
 from models.anomaly_map import image_score
 from models.reconstruction.unet import UNetAutoencoder
-from utils.config import add_setting_flags
 from utils.errors import UserError, run_script
+from utils.flags import add_setting_flags
 from utils.metrics import auroc
 from utils.runs import find_run
 

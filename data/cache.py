@@ -12,9 +12,15 @@ from tqdm import tqdm
 from data.images import ImageError, read_ahead, read_resized
 from utils.errors import UserError
 
+MEMORY_GIB = 4.0
+"""Up to this size decoded images are kept in memory."""
+
 
 def decode_all(
-    paths: Sequence[Path], size: tuple[int, int], memory_gib: float, quiet: bool = False
+    paths: Sequence[Path],
+    size: tuple[int, int],
+    memory_gib: float = MEMORY_GIB,
+    quiet: bool = False,
 ) -> np.ndarray:
     """Decode images and resize them, once for all epochs.
 
@@ -46,9 +52,8 @@ def decode_all(
             images = np.memmap(file, np.uint8, "w+", shape=shape)
         except OSError as error:
             raise UserError(
-                f"{needed / 2**30:.1f} GiB of decoded images fit neither data.cache_gib nor the "
-                f"temporary folder {tempfile.gettempdir()} ({error.strerror}); raise "
-                "data.cache_gib, lower --size, or set TMPDIR"
+                f"{needed / 2**30:.1f} GiB of decoded images do not fit the temporary "
+                f"folder {tempfile.gettempdir()} ({error.strerror}); lower --size, or set TMPDIR"
             ) from None
     count = 0
     reader = read_ahead(paths, lambda path: read_resized(path, size))

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 
 from inspection.inspector import Inspector
-from utils.config import add_setting_flags
+from models import check_model
+from utils.config import load_config
+from utils.flags import add_setting_flags, overrides_from
 from utils.runs import add_checkpoint_flag, find_run
 
 
@@ -12,6 +14,18 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which run is meant, and what it works on."""
     add_checkpoint_flag(parser)
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
+
+
+def parse_checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of a script, once the settings among them are known to be right.
+
+    Raises:
+        UserError: for a setting that is not.
+    """
+    args = parser.parse_args()
+    config = load_config(overrides=overrides_from(args))
+    check_model(config.model)
+    return args
 
 
 def named_run(args: argparse.Namespace) -> Path:

@@ -36,5 +36,5 @@ class FeatureDetector(Detector):
         """
         score = self.config.score
         anomaly_map = F.interpolate(distances, size, mode="bilinear", align_corners=False)
-        anomaly_map = smooth(anomaly_map, score.smooth)
+        anomaly_map = smooth(anomaly_map, score.smooth * min(size))
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), None)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from models.detector import StoredAtAnyLength
 from models.features.backbones import concatenated
-from models.features.coreset import greedy_coreset, random_projection
+from models.features.coreset import PROJECTION, greedy_coreset, random_projection
 from models.features.neighbours import nearest, nearest_few
 from models.features.reservoir import keep_random
 
@@ -40,13 +40,11 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
 
     Args:
         channels: C of the features.
-        memory_mib: distances that are held at a time, in MiB.
         whiten: compare whitened features.
     """
 
-    def __init__(self, channels: int, memory_mib: float, whiten: bool = False) -> None:
+    def __init__(self, channels: int, whiten: bool = False) -> None:
         super().__init__()
-        self.memory_mib = memory_mib
         self.whiten = whiten
         self.register_buffer("whitening", torch.eye(channels) if whiten else torch.zeros(0, 0))
         # Until it is thinned out, the bank is a sample of all patches, with its keys.
@@ -64,24 +62,23 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         self.bank, self.keys = keep_random(self.bank, self.keys, rows(features), candidates)
 
     @torch.no_grad()
-    def thin_out(self, count: int, projection: int, density: int) -> None:
+    def thin_out(self, count: int, density: int) -> None:
         """Keep `count` patches, and measure how densely the others lie around them.
 
         Args:
             count: entries that stay, at least 1.
-            projection: dimensions that the coreset is chosen in.
             density: neighbours that tell how densely patches lie; 0 leaves distances as they are.
         """
         if self.whiten:
             self.whitening = whitening(self.bank)
         candidates = self._compared(self.bank)
-        projected = random_projection(candidates, projection)
+        projected = random_projection(candidates, PROJECTION)
         self.bank = candidates[greedy_coreset(projected, min(max(1, count), len(candidates)))]
         self.keys = self.keys[:0]
         if density:
             sample = candidates[torch.randperm(len(candidates))[:DENSITY_SAMPLE]]
             around = min(density, len(sample))
-            distances, _ = nearest_few(self.bank, sample, around, self.memory_mib)
+            distances, _ = nearest_few(self.bank, sample, around)
             spacing = distances.mean(dim=1)
             # Not below the median: flat areas, all alike, would turn their noise into defects.
             self.spacing = spacing.clamp_min(spacing.median()).clamp_min(1e-6)
@@ -92,7 +89,7 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         Returns:
             Distances [B, 1, h, w], and the places [B * h * w] of the nearest entries.
         """
-        distances, places = nearest(self._compared(rows(features)), self.bank, self.memory_mib)
+        distances, places = nearest(self._compared(rows(features)), self.bank)
         if len(self.spacing):
             distances = distances / self.spacing[places]
         return distances.view(features.shape[0], 1, *features.shape[-2:]), places

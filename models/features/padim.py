@@ -20,6 +20,9 @@ PENDING = 16
 """Images whose features are added to the statistics at a time: a product of matrices instead of
 a pass over all covariances for every image."""
 
+SHRINKAGE = 0.01
+"""Share of the overall variance that is mixed into each covariance."""
+
 POSITIONS = 256
 """Positions whose covariances are factorised at a time, in float64."""
 
@@ -53,18 +56,9 @@ class Padim(FeatureDetector):
         """The images; the first time, they also decide which channels are kept."""
         if not len(self.chosen):
             self.allocate(images[:1])
-            self.chosen = self.choose_channels(images)
-        return (images,)
-
-    def choose_channels(self, images: Tensor) -> Tensor:
-        """Numbers of the channels to keep, ascending: at random, or those that vary most."""
-        keep = self.mean.shape[1]
-        if self.config.padim.choose == "random":
             order = torch.randperm(sum(self.backbone.channels))
-        else:
-            variance = torch.stack([self.features(image[None])[0] for image in images])
-            order = variance.var(dim=(0, 2, 3)).argsort(descending=True)
-        return order[:keep].sort().values.to(images.device)
+            self.chosen = order[: self.mean.shape[1]].sort().values.to(images.device)
+        return (images,)
 
     def allocate(self, image: Tensor) -> None:
         """Make room for the statistics; raises `UserError` where there is none."""
@@ -114,7 +108,6 @@ class Padim(FeatureDetector):
     def finish(self, images: Iterable[Tensor]) -> None:
         """Turn each covariance into its whitening matrix, in float64 on the CPU, in place."""
         self.add_pending()
-        share = self.config.padim.shrinkage
         freedom = max(1, int(self.count) - 1)
         within = self.scatter.diagonal(dim1=1, dim2=2).mean(dim=0) / freedom
         # Channels that are zero everywhere, as those behind a ReLU can be, say nothing.
@@ -123,7 +116,7 @@ class Padim(FeatureDetector):
         identity = torch.eye(len(overall), dtype=torch.float64)
         for start in range(0, len(self.scatter), POSITIONS):
             part = self.scatter[start : start + POSITIONS]
-            covariance = (1 - share) * part.double().cpu() / freedom + share * overall
+            covariance = (1 - SHRINKAGE) * part.double().cpu() / freedom + SHRINKAGE * overall
             factor = torch.linalg.cholesky(covariance)
             part.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
         self.whitening, self.scatter = self.scatter, self.scatter[:0]

@@ -50,6 +50,6 @@ class PatchMemory(FeatureDetector):
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their tokens to the bank; see `Detector.forward`."""
         tokens = self.tokens(images)
-        distances, _ = nearest(rows(tokens), self.bank, self.config.search.memory_mib)
+        distances, _ = nearest(rows(tokens), self.bank)
         maps = distances.view(images.shape[0], 1, *tokens.shape[-2:])
         return self.predict(maps, images.shape[-2:])

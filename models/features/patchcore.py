@@ -25,7 +25,7 @@ class PatchCore(FeatureDetector):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
-        self.memory = MemoryBank(sum(self.backbone.channels), config.search.memory_mib)
+        self.memory = MemoryBank(sum(self.backbone.channels))
 
     def patches(self, images: Tensor) -> Tensor:
         """Features [B, C, h, w] of images [B, 3, H, W], each averaged over 3x3 neighbours."""
@@ -39,7 +39,7 @@ class PatchCore(FeatureDetector):
         """Thin the memory out to the coreset."""
         settings = self.config.patchcore
         count = round(settings.coreset * len(self.memory.bank))
-        self.memory.thin_out(count, settings.projection, settings.density)
+        self.memory.thin_out(count, settings.density)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their patches to the memory; see `Detector.forward`."""
@@ -61,6 +61,6 @@ class PatchCore(FeatureDetector):
         """
         bank = self.memory.bank
         count = min(self.config.patchcore.reweight, len(bank))
-        _, around = nearest_few(bank[places], bank, count, self.config.search.memory_mib)  # itself
+        _, around = nearest_few(bank[places], bank, count)  # itself
         apart = (bank[around] - patches[:, None]).square().sum(dim=2).sqrt()
         return 1 - apart.softmax(dim=1)[:, 0]
