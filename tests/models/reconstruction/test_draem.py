@@ -22,8 +22,8 @@ def learned(request, dataset):
     images, held_out = (decode_all(part, (64, 64), 1, quiet=True)
                         for part in (train_paths, held_out_paths))  # fmt: skip
     config = load_config(overrides={
-        "model": request.param, "data.size": 64, "unet.width": 8, "unet.depth": 4,
-        "train.lr": 3e-3, "score.smooth": 2.0,
+        "model": request.param, "data.size": 64, "unet.width": 8,
+        "train.lr": 3e-3, "score.smooth": 0.03,
     })  # fmt: skip
     torch.manual_seed(0)
     detector = build_model(config).train()
