@@ -34,13 +34,13 @@ from PIL import Image
 from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category, TestImage
 from inspection.inspector import Inspection, Inspector
-from inspection.open_run import open_inspector
+from inspection.open_run import open_inspector, parse_checked
 from inspection.panel import tiles
 from utils import runs
 from utils.calibration import Calibration
-from utils.config import add_setting_flags
 from utils.errors import UserError, run_script
 from utils.extras import need
+from utils.flags import add_setting_flags
 
 PICTURE = 640  # longer side of a picture on the page, pixels
 THUMBNAIL = 192
@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max-upload-mb", type=int, default=20, metavar="MB", help="of one file")
     add_setting_flags(parser, ["--device"])
-    args = parser.parse_args()
+    args = parse_checked(parser)
     if args.max_upload_mb < 1:
         parser.error("--max-upload-mb must be 1 or more")
     if not 1 <= args.port <= 65535:

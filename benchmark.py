@@ -17,48 +17,33 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
     quiet_start()
 
 import argparse
-import json
-import signal
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from threading import Event
 from typing import Any
 
-import torch.distributed as dist
-from tqdm import tqdm
-
 from benchmarks.cells import Cell, Row
-from benchmarks.results import table, write_results
-from benchmarks.scripts import Stopped
 from data.mvtec import Category, list_categories
-from models import DETECTORS, detector_class
-from utils import distributed
-from utils.config import (
-    FLAGS,
-    add_setting_flags,
-    assignment,
-    load_config,
-    overrides_from,
-    with_absolute_paths,
-)
-from utils.errors import UserError, run_script
+from models import DETECTORS, check_model, reads, refuse_unread
+from utils.config import category_name, differences, load_config, with_absolute_paths
+from utils.errors import UserError, answer_early, run_script
+from utils.flags import FLAGS, add_setting_flags, assignment, overrides_from
 
 ELSEWHERE = {"model": "--models", "data.category": "--categories", "data.root": "--data-root"}
 """Settings that have flags of their own here."""
 
-POLL = 0.2  # seconds between two looks at what the workers have finished
-
 
 def parse_args() -> argparse.Namespace:
-    """Flags of the command line."""
+    """Flags of the command line, and the cells that they ask for; raises `UserError`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", metavar="NAME", help="detectors, by default all")
-    parser.add_argument("--categories", nargs="+", metavar="NAME", help="by default all there are")
+    parser.add_argument(
+        "--categories",
+        nargs="+",
+        type=category_name,
+        metavar="NAME",
+        help="by default all there are",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
     add_setting_flags(
         parser, [*(flag for flag in FLAGS if flag not in ("--model", "--category")), "--set"]
@@ -73,7 +58,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", default=Path("outputs/benchmark"))
     parser.add_argument("--jobs", type=int, metavar="N", default=1, help="cells at a time")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.jobs < 1:
+        raise UserError(f"--jobs is {args.jobs} but should be a whole number from 1")
+    args.cells = chosen_cells(args)
+    return args
 
 
 def chosen_cells(args: argparse.Namespace) -> list[Cell]:
@@ -83,24 +72,28 @@ def chosen_cells(args: argparse.Namespace) -> list[Cell]:
         UserError: for a detector, a category or a setting that there is not, or a cell that was
             begun with other settings.
     """
-    common = overrides_from(args)
-    _refuse(common, ["model", "data.category"])
-    own: dict[str, dict[str, Any]] = {name: {} for name in DETECTORS}
+    models = list(dict.fromkeys(args.models or DETECTORS))
+    own: dict[str, dict[str, Any]] = {name: {} for name in models}
+    for model in models:
+        check_model(model)
     for model, text in getattr(args, "for"):
-        detector_class(model)
-        own[model] |= [assignment(f"--for {model}", text)]
-        _refuse(own[model], list(ELSEWHERE))
-    configs = {
-        model: with_absolute_paths(load_config(args.config, common | own[model] | {"model": model}))
-        for model in DETECTORS
-    }
-    data = next(iter(configs.values())).data
+        check_model(model)
+        if model in own:
+            own[model] |= [assignment(f"--for {model}", text)]
+            _refuse(own[model], list(ELSEWHERE))
+            refuse_unread(model, own[model])
+    common = common_settings(args, models)
+    configs = {}
+    for model in models:
+        heeded = {key: value for key, value in common.items() if reads(model, key)}
+        config = load_config(overrides=heeded | own[model] | {"model": model})
+        configs[model] = with_absolute_paths(config)
+    data = configs[models[0]].data
     categories = args.categories or list_categories(data.root) or [data.category]
     for category in categories:
         Category(data.root, category)
     cells = []
-    for model in dict.fromkeys(args.models or DETECTORS):
-        detector_class(model)
+    for model in models:
         for category in dict.fromkeys(categories):
             config = configs[model]
             data = config.data.model_copy(update={"category": category})
@@ -111,11 +104,48 @@ def chosen_cells(args: argparse.Namespace) -> list[Cell]:
     return cells
 
 
+def common_settings(args: argparse.Namespace, models: list[str]) -> dict[str, Any]:
+    """What the flags and the file set for all detectors, by dotted key.
+
+    Raises:
+        UserError: for a setting that none of them reads.
+    """
+    given = overrides_from(args)
+    _refuse(given, ["model", "data.category"])
+    changes = differences(load_config(), load_config(args.config, given))
+    common = {key: new for key, (_, new) in changes.items() if key != "model"}
+    for key in common:
+        if not any(reads(model, key) for model in models):
+            refuse_unread(models[0], [key])
+    return common
+
+
 def _refuse(settings: dict[str, Any], keys: list[str]) -> None:
     """Raise `UserError` if one of the keys is among the settings."""
     for key in keys:
         if key in settings:
             raise UserError(f"{key} is not set this way here; use {ELSEWHERE[key]}")
+
+
+if __name__ == "__main__":
+    answer_early(parse_args)  # --help and wrong flags, before the slow imports
+
+import json
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Event
+
+import torch.distributed as dist
+from tqdm import tqdm
+
+from benchmarks.results import table, write_results
+from benchmarks.scripts import Stopped
+from utils import distributed
+
+POLL = 0.2  # seconds between two looks at what the workers have finished
 
 
 def work(cells: list[Cell], store: dist.Store, environment: dict[str, str], stop: Event) -> None:
@@ -142,9 +172,7 @@ def wait_for_all(store: dist.Store, place: str, processes: int) -> None:
 def main() -> int:
     """Compute the cells that are missing; returns the exit status."""
     args = parse_args()
-    if args.jobs < 1:
-        raise UserError(f"--jobs is {args.jobs} but should be a whole number from 1")
-    cells = chosen_cells(args)
+    cells = args.cells
     store, number, processes = distributed.meet()
     writer = number == 0
     args.output.mkdir(parents=True, exist_ok=True)

@@ -15,31 +15,11 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
     quiet_start()
 
 import argparse
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 
-from data.images import read_ahead
-from data.mvtec import Category, TestImage
-from inspection.evaluation import Reader, Test, collect_pixels, measure, score_split
-from inspection.evaluation_results import (
-    kinds_table,
-    plots,
-    replace_files,
-    stacked,
-    summary,
-    tables,
-    worst_cases,
-)
-from inspection.html_report import html_report
-from inspection.inspector import Inspector
-from inspection.open_run import add_run_flags, open_run
-from inspection.pseudo_split import pseudo_readers
+from inspection.open_run import add_run_flags, open_run, parse_checked
 from utils.batches import add_batch_flag
-from utils.errors import run_script
-from utils.files import printable
-from utils.metrics import PixelScores
-from utils.runs import run_name
+from utils.errors import answer_early, run_script
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,7 +39,33 @@ def parse_args() -> argparse.Namespace:
         "--html", action="store_true", help="also write all of it as one page, report.html"
     )
     add_batch_flag(parser)
-    return parser.parse_args()
+    return parse_checked(parser)
+
+
+if __name__ == "__main__":
+    answer_early(parse_args)  # --help and wrong flags, before the slow imports
+
+import sys
+from collections.abc import Iterable
+
+from data.images import read_ahead
+from data.mvtec import Category, TestImage
+from inspection.evaluation import Reader, Test, collect_pixels, measure, score_split
+from inspection.evaluation_results import (
+    kinds_table,
+    plots,
+    replace_files,
+    stacked,
+    summary,
+    tables,
+    worst_cases,
+)
+from inspection.html_report import html_report
+from inspection.inspector import Inspector
+from inspection.pseudo_split import pseudo_readers
+from utils.files import printable
+from utils.metrics import PixelScores
+from utils.runs import run_name
 
 
 def choose_split(

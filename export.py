@@ -18,8 +18,36 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
     quiet_start()
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
+
+from inspection.open_run import parse_checked
+from utils.errors import UserError, answer_early, run_script
+from utils.flags import add_setting_flags
+from utils.runs import find_run, named_checkpoint, run_name
+
+
+def parse_args() -> argparse.Namespace:
+    """Flags of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--checkpoint", type=named_checkpoint, metavar="RUN", help="run folder or its last.pt"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: checkpoints/<run>/<run>.onnx"
+    )
+    smaller = parser.add_mutually_exclusive_group()
+    smaller.add_argument("--half", action="store_true", help="weights and sums in float16")
+    smaller.add_argument("--int8", action="store_true", help="convolutions in 8 bits")
+    add_setting_flags(parser, ["--model", "--category", "--data-root"])
+    return parse_checked(parser)
+
+
+if __name__ == "__main__":
+    answer_early(parse_args)  # --help and wrong flags, before the slow imports
+
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -33,10 +61,8 @@ from inspection.onnx_export import write_half, write_int8, write_metadata, write
 from inspection.onnx_inspector import OnnxInspector
 from inspection.torch_inspector import TorchInspector
 from utils.calibration import Calibration
-from utils.config import Config, add_setting_flags
-from utils.errors import UserError, run_script
+from utils.config import Config
 from utils.metrics import auroc
-from utils.runs import find_run, run_name
 
 TOLERANCE = 1e-4
 """Largest difference to the checkpoint, as a share of the largest value."""
@@ -49,22 +75,6 @@ MAPPED = 8
 
 RANGE_IMAGES = 64
 """Good images at most that set the ranges of --int8."""
-
-
-def parse_args() -> argparse.Namespace:
-    """Flags of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="run folder or its last.pt")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: checkpoints/<run>/<run>.onnx"
-    )
-    smaller = parser.add_mutually_exclusive_group()
-    smaller.add_argument("--half", action="store_true", help="weights and sums in float16")
-    smaller.add_argument("--int8", action="store_true", help="convolutions in 8 bits")
-    add_setting_flags(parser, ["--model", "--category", "--data-root"])
-    return parser.parse_args()
 
 
 class Agreement(NamedTuple):

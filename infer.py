@@ -25,7 +25,7 @@ from data.images import ImageError, read_ahead
 from data.listing import expand
 from data.mvtec import Category
 from inspection.inspector import Inspector
-from inspection.open_run import add_run_flags, add_threshold_flag, open_run
+from inspection.open_run import add_run_flags, add_threshold_flag, open_run, parse_checked
 from inspection.panel import panel
 from inspection.results import ResultFiles, entry, say
 from inspection.streams import is_video
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_batch_flag(parser)
     parser.add_argument("--camera", "--watch", dest="stream", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse_checked(parser)
     streams = [argument for argument in args.images if is_video(argument)]
     if args.stream or streams:
         raise UserError("videos, cameras and watched folders are inspected by python stream.py")

@@ -29,7 +29,7 @@ from inspection.annotated_video import AnnotatedVideo, annotate
 from inspection.camera import Camera
 from inspection.drift import WINDOW, Drift, Moved
 from inspection.heartbeat import Heartbeat
-from inspection.open_run import add_run_flags, open_run
+from inspection.open_run import add_run_flags, open_run, parse_checked
 from inspection.panel import panel
 from inspection.results import entry, say
 from inspection.streams import Gap, Source, in_turn, is_video, iso, now
@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     many = {"action": "append", "default": []}
     add("--webhook", **many, metavar="URL", help="post the line of each defect there")
     add("--mqtt", **many, metavar="ADDRESS", help="publish it: mqtt://host:port/topic")
-    args = parser.parse_args()
+    args = parse_checked(parser)
     for name in args.videos:
         if "://" in name:
             raise UserError(f"{masked(name)} is no file; name streams by --camera")

@@ -15,36 +15,17 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
     quiet_start()
 
 import argparse
-import math
-import time
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from data.crops import random_crops
-from data.tensors import to_batch
-from data.training_set import in_folds, load_images
-from inspection.calibrating import calibrate_detector
-from models import build_model
-from models.detector import Detector, FittedDetector, TrainedDetector
-from utils import distributed
-from utils.config import TrainConfig, add_setting_flags
-from utils.device import autocast, pick_device, place
-from utils.errors import UserError, run_script
-from utils.interrupt import StopRequest
-from utils.micro_batch import pick_micro_batch
-from utils.run import Run
-from utils.seed import epoch_order, seed_step
-from utils.step_bar import StepBar
-
-HINT = "without a GPU, python train.py --config configs/cpu.yaml takes a fraction of that"
-NOTICE = "stopping after this step; Ctrl-C again to stop at once"
+from models import build_model, refuse_unread
+from utils.config import Config, TrainConfig, differences, load_config
+from utils.errors import UserError, answer_early, run_script
+from utils.flags import add_setting_flags, overrides_from
+from utils.runs import named_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
-    """Flags of the command line."""
+    """Flags of the command line; raises `UserError` for settings that are not right."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,12 +34,56 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         nargs="?",
-        type=Path,
+        type=named_checkpoint,
         const=Path(),
         metavar="RUN",
         help="go on with a run folder, by default the newest; --epochs may change its length",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.settings = settings_of(args)
+    return args
+
+
+def settings_of(args: argparse.Namespace) -> Config:
+    """The settings of a new run; of one that is resumed, the flags are checked alone.
+
+    Raises:
+        UserError: for a setting that is not right, or that the detector does not read.
+    """
+    if args.resume is None:
+        config = load_config(args.config, overrides_from(args))
+        refuse_unread(config.model, differences(load_config(), config))
+        return config
+    if args.config is not None:
+        raise UserError("--config cannot go with --resume: the run keeps its own settings")
+    return load_config(overrides=overrides_from(args))
+
+
+if __name__ == "__main__":
+    answer_early(parse_args)  # --help and wrong flags, before the slow imports
+
+import math
+import time
+from itertools import islice
+
+import numpy as np
+import torch
+
+from data.crops import random_crops
+from data.tensors import to_batch
+from data.training_set import in_folds, load_images
+from inspection.calibrating import calibrate_detector
+from models.detector import Detector, FittedDetector, TrainedDetector
+from utils import distributed
+from utils.device import autocast, pick_device, place
+from utils.interrupt import StopRequest
+from utils.micro_batch import pick_micro_batch
+from utils.run import Run
+from utils.seed import epoch_order, seed_step
+from utils.step_bar import StepBar
+
+HINT = "without a GPU, python train.py --config configs/cpu.yaml takes a fraction of that"
+NOTICE = "stopping after this step; Ctrl-C again to stop at once"
 
 
 def learning_rate(train: TrainConfig, epochs_done: float) -> float:
@@ -150,9 +175,7 @@ def train(
     """Epochs of gradient steps, each saved; False if the user stops them."""
     settings = run.config.train
     if not run.resumed:
-        probe = to_batch(random_crops(images[:1], settings.crop, run.config.seed, 0, 0), device)
-        fitting = pick_micro_batch(settings.micro_batch, model, probe, settings.batch)
-        run.progress.micro_batch = distributed.smallest(fitting, device)
+        run.progress.micro_batch = pick_micro_batch(run.config, device)
     run.begin(model, optimizer, f"{device}, {run.progress.micro_batch} images at once")
     steps = math.ceil(len(run.good.learned) / settings.batch)
     done = run.progress.epoch * steps + run.progress.step

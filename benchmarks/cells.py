@@ -15,9 +15,10 @@ from threading import Event
 from typing import Any
 
 from benchmarks.scripts import Finished, read_metrics, script, training_seconds
-from utils.config import Config, config_from, differences, read_yaml, write_config
+from utils.config import Config, config_from, differences, write_config
 from utils.errors import UserError
 from utils.files import write_whole
+from utils.yaml_files import read_yaml
 
 METRICS = [
     "image_auroc",

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from data.mvtec import Category
 from data.tensors import to_batch
-from models.features.coreset import greedy_coreset, random_projection
+from models.features.coreset import PROJECTION, greedy_coreset, random_projection
 from models.features.patchcore import PatchCore
-from utils.config import add_setting_flags, load_config, overrides_from
+from utils.config import load_config
+from utils.flags import add_setting_flags, overrides_from
 
 PLAIN_CENTRES = 200
 
@@ -35,7 +36,7 @@ def real_patches(count: int, overrides: dict) -> Tensor:
     torch.manual_seed(0)
     for place in range(len(images)):
         detector.learn(to_batch(images[np.array([place])], torch.device("cpu")))
-    return random_projection(detector.bank, detector.config.patchcore.projection)
+    return random_projection(detector.bank, PROJECTION)
 
 
 def plain_seconds(points: Tensor, centres: int) -> float:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from data.mvtec import Category
 from inspection.open_run import open_inspector
-from utils.config import add_setting_flags
 from utils.errors import UserError, run_script
+from utils.flags import add_setting_flags
 from utils.runs import find_run, run_name
 
 REPO = Path(__file__).resolve().parent.parent

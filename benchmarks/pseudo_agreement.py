@@ -29,8 +29,8 @@ from inspection.pseudo_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
 from models.anomaly_map import image_score
 from models.reconstruction.unet import UNetAutoencoder
-from utils.config import add_setting_flags
 from utils.errors import UserError, run_script
+from utils.flags import add_setting_flags
 from utils.metrics import auroc
 from utils.runs import find_run
 

@@ -26,8 +26,9 @@ from models.reconstruction.losses import ReconstructionLoss
 from models.reconstruction.unet import DoubleConv, UNetAutoencoder
 from train import train_step
 from utils.checkpoint import Progress
-from utils.config import Config, add_setting_flags, load_config, overrides_from
+from utils.config import Config, load_config
 from utils.device import pick_device, place
+from utils.flags import add_setting_flags, overrides_from
 from utils.micro_batch import pick_micro_batch
 
 WIDTH, DEPTH = 32, 4
@@ -82,8 +83,7 @@ def main() -> None:
     ours.load_pretrained()
     textbook = place(TextbookUNet(config), device).train()
     textbook.prepare = ours.prepare
-    probe = to_batch(images[:1], device)
-    micro_batch = pick_micro_batch(config.train.micro_batch, ours, probe, len(images))
+    micro_batch = pick_micro_batch(config.train, config.data.size)
     print(f"{len(images)} images of {config.data.size}, {micro_batch} at once, {device}")
 
     def seconds(work: Callable[[], object]) -> float:

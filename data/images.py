@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data.resize import resize
-from utils.config import DataConfig
+from utils.config import DataConfig, default_config
 from utils.errors import UserError, say_once
 
-DEFAULTS = DataConfig()
+DEFAULTS = default_config().data
 THREADS = 4
 AHEAD = 256 * 2**20
 """Bytes of decoded images that may wait for their consumer, or be in the making."""

@@ -5,8 +5,10 @@ import math
 from pathlib import Path
 
 from inspection.inspector import Inspector
-from utils.config import add_setting_flags
+from models import check_model
+from utils.config import load_config
 from utils.errors import UserError
+from utils.flags import add_setting_flags, overrides_from
 from utils.runs import add_checkpoint_flag, find_run
 
 
@@ -34,6 +36,18 @@ def _threshold(text: str) -> float:
     if not math.isfinite(value):
         raise UserError(f"--threshold is {text!r} but should be a number, on the scale of scores")
     return value
+
+
+def parse_checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of a script, once the settings among them are known to be right.
+
+    Raises:
+        UserError: for a setting that is not.
+    """
+    args = parser.parse_args()
+    config = load_config(overrides=overrides_from(args))
+    check_model(config.model)
+    return args
 
 
 def named_run(args: argparse.Namespace) -> Path:

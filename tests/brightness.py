@@ -4,7 +4,7 @@ import numpy as np
 
 from inspection.inspector import Inspector
 from utils.calibration import calibrate
-from utils.config import Config
+from utils.config import load_config
 
 SIZE = 64
 
@@ -12,7 +12,7 @@ SIZE = 64
 class Brightness(Inspector):
     """The brighter, the stranger: above half of white is a defect."""
 
-    config = Config.model_validate({"data": {"size": SIZE}})
+    config = load_config(overrides={"data.size": SIZE})
     calibration = calibrate([0.5], [0.5], level=0.0, false_alarms=0.02)
 
     def predict(self, images):

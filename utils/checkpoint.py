@@ -3,28 +3,34 @@
     checkpoints/<run>/last.pt       weights, optimiser, progress, calibration, settings, versions
     checkpoints/<run>/config.yaml   the effective settings, to read
     checkpoints/<run>/history.csv   loss and seconds of each epoch
+    checkpoints/<run>/calibration.yaml   thresholds; there once the run is finished
 
 A checkpoint holds tensors and plain data only and is read with `weights_only=True`: opening one
 from a stranger runs none of its code.
 """
 
 import platform
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import yaml
+from pydantic import Field
+from torch import nn
 
 from utils.calibration import Calibration
-from utils.config import Config, config_from
+from utils.config import Config, config_from, write_config
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import replacing, write_whole
 from utils.good_images import GoodImages
-from utils.runs import FORMAT, refuse_other
+from utils.runs import FINISHED, FORMAT, checked, refuse_other
 from utils.weights import read_plain
 
 VERSION = 5
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass
@@ -39,11 +45,11 @@ class Progress:
         micro_batch: images at once; kept, since another split would change the last bits.
     """
 
-    epoch: int = 0
-    step: int = 0
+    epoch: Count = 0
+    step: Count = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
-    micro_batch: int = 0
+    micro_batch: Count = 0
 
 
 @dataclass
@@ -83,15 +89,16 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
-    settings = yaml.safe_dump(content["config"], sort_keys=False)
     columns = list(checkpoint.history[0]) if checkpoint.history else ["epoch"]
-    with replacing(run / "config.yaml") as file:
-        file.write(settings.encode())
+    write_config(checkpoint.config, run / "config.yaml")
+    (run / FINISHED).unlink(missing_ok=True)
     with replacing(run / "history.csv") as file:
         lines = [columns, *([row[column] for column in columns] for row in checkpoint.history)]
         file.write("".join(",".join(map(str, line)) + "\n" for line in lines).encode())
     with replacing(run / "last.pt") as file:
         torch.save(content, file)
+    if checkpoint.calibration is not None:
+        write_whole(run / FINISHED, yaml.safe_dump(content["calibration"], sort_keys=False))
 
 
 def load_checkpoint(file: Path) -> Checkpoint:
@@ -104,20 +111,54 @@ def load_checkpoint(file: Path) -> Checkpoint:
         content = read_plain(file)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {file}") from None
+    damaged = f"{file} is damaged or is no checkpoint written by train.py"
     ours = isinstance(content, dict) and content.get("format") == FORMAT
     if not ours or not isinstance(content.get("version"), int):
-        raise UserError(f"{file} is damaged or is no checkpoint written by train.py")
+        raise UserError(damaged)
     refuse_other(file, content["version"], VERSION, "train it anew")
+    parts = [content.get("config"), content.get("model")]
+    if not _whole(file) or not all(isinstance(part, dict) for part in parts):
+        raise UserError(damaged)
+    calibration, optimizer = content.get("calibration"), content.get("optimizer")
+    return Checkpoint(
+        config=config_from(content["config"], source=str(file)),
+        good=checked(GoodImages, content.get("good"), file, "good"),
+        model=content["model"],
+        optimizer=optimizer if isinstance(optimizer, dict) else None,
+        progress=checked(Progress, content.get("progress"), file, "progress"),
+        history=checked(list[dict[str, float]], content.get("history"), file, "history"),
+        calibration=calibration and checked(Calibration, calibration, file, "calibration"),
+    )
+
+
+def restore(
+    file: Path,
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Bring a model, and what trains it, into the state that a checkpoint was written in.
+
+    Raises:
+        UserError: if the checkpoint, which was read from `file`, holds the state of another one.
+    """
     try:
-        calibration = content["calibration"]
-        return Checkpoint(
-            config=config_from(content["config"], source=str(file)),
-            good=GoodImages(**content["good"]),
-            model=content["model"],
-            optimizer=content["optimizer"],
-            progress=Progress(**content["progress"]),
-            history=content["history"],
-            calibration=None if calibration is None else Calibration(**calibration),
-        )
-    except (KeyError, TypeError):
-        raise UserError(f"{file} is damaged or is no checkpoint written by train.py") from None
+        model.load_state_dict(checkpoint.model)
+        if optimizer is not None:
+            optimizer.load_state_dict(checkpoint.optimizer)
+    except Exception as error:  # of many kinds, by what is missing or of another type
+        raise UserError(
+            f"{file} does not fit its settings: {(str(error) or 'damaged').splitlines()[-1]}"
+        ) from None
+
+
+def _whole(file: Path) -> bool:
+    """Whether what was written is what is there: PyTorch writes a checksum (CRC-32) of each part.
+
+    It does not compare them on reading, and a flipped bit in a weight is a weight, too.
+    """
+    try:
+        with zipfile.ZipFile(file) as parts:
+            return parts.testzip() is None
+    except Exception:  # readers raise whatever they stumble over
+        return False

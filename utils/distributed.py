@@ -57,17 +57,10 @@ def is_writer() -> bool:
 
 def total(value: float, device: torch.device) -> float:
     """Sum of a number over all processes."""
-    return _reduced(value, device, dist.ReduceOp.SUM) if dist.is_initialized() else value
-
-
-def smallest(value: int, device: torch.device) -> int:
-    """Smallest of a whole number over all processes."""
-    return int(_reduced(value, device, dist.ReduceOp.MIN)) if dist.is_initialized() else value
-
-
-def _reduced(value: float, device: torch.device, operation: dist.ReduceOp) -> float:
+    if not dist.is_initialized():
+        return value
     tensor = torch.tensor(value, dtype=torch.float32, device=device)
-    dist.all_reduce(tensor, operation)
+    dist.all_reduce(tensor)
     return tensor.item()
 
 

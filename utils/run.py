@@ -9,9 +9,10 @@ from torch import nn
 
 from utils import distributed
 from utils.calibration import Calibration
-from utils.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
-from utils.config import Config, load_config, overrides_from, resumed_config
+from utils.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
+from utils.config import Config, resumed_config
 from utils.errors import UserError
+from utils.flags import overrides_from
 from utils.good_images import GoodImages
 from utils.runs import find_run, new_run
 
@@ -46,17 +47,22 @@ class Run:
     @classmethod
     def named(cls, args: argparse.Namespace) -> "Run":
         """The run that the flags of train.py ask for."""
-        overrides = overrides_from(args)
         if args.resume is None:
-            run = cls(load_config(args.config, overrides))
+            run = cls(args.settings)
             run.recipe = args.config
             return run
-        if args.config is not None:
-            raise UserError("--config cannot go with --resume: the run keeps its own settings")
+        overrides = overrides_from(args)
         named = None if args.resume == Path() else args.resume
-        file = find_run(named, overrides.get("data.category"), overrides.get("model"))
+        category, model = overrides.get("data.category"), overrides.get("model")
+        file = find_run(named, category, model, finished=False)
         checkpoint = load_checkpoint(file)
-        return cls(resumed_config(checkpoint.config, overrides), file.parent, checkpoint)
+        config, done = resumed_config(checkpoint.config, overrides), checkpoint.progress.epoch
+        if config.train.epochs < done and checkpoint.optimizer is not None:
+            raise UserError(
+                f"{file.parent} has {done} epochs behind it and cannot go back to "
+                f"{config.train.epochs}; take as many, or more, or leave out --resume"
+            )
+        return cls(config, file.parent, checkpoint)
 
     @property
     def resumed(self) -> bool:
@@ -90,9 +96,7 @@ class Run:
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Bring both to where the checkpoint left them, if there is one."""
         if self._checkpoint is not None:
-            model.load_state_dict(self._checkpoint.model)
-            if optimizer is not None:
-                optimizer.load_state_dict(self._checkpoint.optimizer)
+            restore(self.folder / "last.pt", self._checkpoint, model, optimizer)
 
     def save(
         self,

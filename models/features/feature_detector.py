@@ -37,7 +37,7 @@ class FeatureDetector(FittedDetector):
         """
         score = self.config.score
         anomaly_map = F.interpolate(distances, size, mode="bilinear", align_corners=False)
-        anomaly_map = smooth(anomaly_map, score.smooth)
+        anomaly_map = smooth(anomaly_map, score.smooth * min(size))
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), None)
 
 
@@ -51,7 +51,7 @@ class MemoryDetector(FeatureDetector):
 
     def __init__(self, config: Config, default: str) -> None:
         super().__init__(config, default)
-        self.memory = MemoryBank(sum(self.backbone.channels), config.search.memory_mib)
+        self.memory = MemoryBank(sum(self.backbone.channels))
 
     def leaving_out(self, folds: Folds) -> Iterator[int]:
         """Be in turn without what each fold brought to the memory; see `Detector.leaving_out`."""

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from models.detector import StoredAtAnyLength
 from models.features.backbones import concatenated
-from models.features.coreset import greedy_coreset, random_projection
+from models.features.coreset import PROJECTION, greedy_coreset, random_projection
 from models.features.neighbours import nearest, nearest_few
 from models.features.reservoir import keep_random
 
@@ -41,16 +41,14 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
 
     Args:
         channels: C of the features.
-        memory_mib: distances that are held at a time, in MiB.
         whiten: compare whitened features.
 
     Attributes:
         left_out: number of a fold whose patches count for nothing at the moment, or None.
     """
 
-    def __init__(self, channels: int, memory_mib: float, whiten: bool = False) -> None:
+    def __init__(self, channels: int, whiten: bool = False) -> None:
         super().__init__()
-        self.memory_mib = memory_mib
         self.whiten = whiten
         self.left_out: int | None = None
         self.register_buffer("whitening", torch.eye(channels) if whiten else torch.zeros(0, 0))
@@ -82,7 +80,7 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         )
 
     @torch.no_grad()
-    def thin_out(self, count: int, projection: int, density: int) -> None:
+    def thin_out(self, count: int, density: int) -> None:
         """Keep `count` patches, and measure how densely the others lie around them.
 
         Each fold chooses its own coreset, so that what remains without a fold is what would have
@@ -90,24 +88,23 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
 
         Args:
             count: entries that stay, at least one of each fold.
-            projection: dimensions that the coreset is chosen in.
             density: neighbours that tell how densely patches lie; 0 leaves distances as they are.
         """
         if self.whiten:
             self.whitening = whitening(self.bank)
         candidates = self._compared(self.bank)
-        projected = random_projection(candidates, projection)
-        share = min(1.0, count / len(candidates))
+        projected, share = random_projection(candidates, PROJECTION), count / len(candidates)
         chosen = []
         for fold in tqdm(self.folds.unique(), "coreset", unit="fold", disable=None):
             own = (self.folds == fold).nonzero()[:, 0]
-            chosen.append(own[greedy_coreset(projected[own], max(1, round(share * len(own))))])
+            wanted = min(max(1, round(share * len(own))), len(own))
+            chosen.append(own[greedy_coreset(projected[own], wanted, quiet=True)])
         places = torch.cat(chosen)
         self.bank, self.folds, self.keys = candidates[places], self.folds[places], self.keys[:0]
         if density:
             sample = candidates[torch.randperm(len(candidates))[:DENSITY_SAMPLE]]
             around = min(density, len(sample))
-            distances, _ = nearest_few(self.bank, sample, around, self.memory_mib)
+            distances, _ = nearest_few(self.bank, sample, around)
             spacing = distances.mean(dim=1)
             # Not below the median: flat areas, all alike, would turn their noise into defects.
             self.spacing = spacing.clamp_min(spacing.median()).clamp_min(1e-6)
@@ -124,7 +121,7 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         if self.left_out is not None and (self.folds != self.left_out).any():
             others = (self.folds != self.left_out).nonzero()[:, 0]
             bank = bank[others]
-        distances, places = nearest(self._compared(rows(features)), bank, self.memory_mib)
+        distances, places = nearest(self._compared(rows(features)), bank)
         places = places if others is None else others[places]
         if len(self.spacing):
             distances = distances / self.spacing[places]

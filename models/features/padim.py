@@ -20,6 +20,9 @@ PENDING = 16
 """Images whose features are added to the statistics at a time: a product of matrices instead of
 a pass over all covariances for every image."""
 
+SHRINKAGE = 0.01
+"""Share of the overall variance that is mixed into each covariance."""
+
 POSITIONS = 256
 """Positions whose covariances are factorised at a time, in float64."""
 
@@ -49,16 +52,6 @@ class Padim(FeatureDetector):
         """All features of images [B, 3, H, W]: [B, C, h, w]."""
         return concatenated(self.backbone(images))
 
-    def choose_channels(self, images: Tensor) -> Tensor:
-        """Numbers of the channels to keep, ascending: at random, or those that vary most."""
-        keep = self.mean.shape[1]
-        if self.config.padim.choose == "random":
-            order = torch.randperm(sum(self.backbone.channels))
-        else:
-            variance = torch.stack([self.features(image[None])[0] for image in images])
-            order = variance.var(dim=(0, 2, 3)).argsort(descending=True)
-        return order[:keep].sort().values.to(images.device)
-
     def allocate(self, image: Tensor) -> None:
         """Make room for the statistics; raises `UserError` where there is none."""
         height, width = self.features(image).shape[-2:]
@@ -84,7 +77,8 @@ class Padim(FeatureDetector):
         """
         if not len(self.chosen):
             self.allocate(images[:1])
-            self.chosen = self.choose_channels(images)
+            order = torch.randperm(sum(self.backbone.channels))
+            self.chosen = order[: self.mean.shape[1]].sort().values.to(images.device)
         self.pending = torch.cat([self.pending, self.rows(self.features(images))])
         if len(self.pending) >= PENDING:
             self.add_pending()
@@ -113,7 +107,6 @@ class Padim(FeatureDetector):
     def finish(self) -> None:
         """Turn each covariance into its whitening matrix, in float64 on the CPU, in place."""
         self.add_pending()
-        share = self.config.padim.shrinkage
         freedom = max(1, int(self.count) - 1)
         within = self.scatter.diagonal(dim1=1, dim2=2).mean(dim=0) / freedom
         # Channels that are zero everywhere, as those behind a ReLU can be, say nothing.
@@ -122,7 +115,7 @@ class Padim(FeatureDetector):
         identity = torch.eye(len(overall), dtype=torch.float64)
         for start in range(0, len(self.scatter), POSITIONS):
             part = self.scatter[start : start + POSITIONS]
-            covariance = (1 - share) * part.double().cpu() / freedom + share * overall
+            covariance = (1 - SHRINKAGE) * part.double().cpu() / freedom + SHRINKAGE * overall
             factor = torch.linalg.cholesky(covariance)
             part.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
         self.whitening, self.scatter = self.scatter, self.scatter[:0]
@@ -148,7 +141,7 @@ class Padim(FeatureDetector):
         try:
             for number, fold in enumerate(folds):
                 own = torch.cat([self.whitened(self.features(batch)) for batch in fold], dim=2)
-                self.left_out = LeftOut(own, int(self.count), self.config.padim.shrinkage)
+                self.left_out = LeftOut(own, int(self.count))
                 yield number
         finally:
             self.left_out = None
@@ -165,15 +158,14 @@ class LeftOut:
     Args:
         own: whitened deviations [P, d, g] of the images to leave out.
         count: n, of all images.
-        shrinkage: share of the covariance that does not come from the images.
     """
 
-    def __init__(self, own: Tensor, count: int, shrinkage: float) -> None:
+    def __init__(self, own: Tensor, count: int) -> None:
         images = own.shape[2]
         others = max(2, count - images)
         self.own = own
         self.shift = own.sum(dim=2, keepdim=True) / others  # of the mean, towards those left out
-        share = (1 - shrinkage) / (count - 1)
+        share = (1 - SHRINKAGE) / (count - 1)
         # In float64, which MPS has not.
         products = torch.bmm(own.transpose(1, 2), own).cpu().double()
         ones = torch.ones(images, images).to(products)

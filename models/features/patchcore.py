@@ -36,7 +36,7 @@ class PatchCore(MemoryDetector):
         """Thin the memory out to the coreset."""
         settings = self.config.patchcore
         count = round(settings.coreset * len(self.memory.bank))
-        self.memory.thin_out(count, settings.projection, settings.density)
+        self.memory.thin_out(count, settings.density)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their patches to the memory; see `Detector.forward`."""
@@ -58,6 +58,6 @@ class PatchCore(MemoryDetector):
         """
         bank = self.memory.bank
         count = min(self.config.patchcore.reweight, len(bank))
-        _, around = nearest_few(bank[places], bank, count, self.config.search.memory_mib)  # itself
+        _, around = nearest_few(bank[places], bank, count)  # itself
         apart = (bank[around] - patches[:, None]).square().sum(dim=2).sqrt()
         return 1 - apart.softmax(dim=1)[:, 0]

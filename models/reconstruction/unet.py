@@ -35,8 +35,14 @@ VEILED = 2
 """Levels of the decoder, the finest ones, that may be denied the detail of a defect."""
 
 
-def check_size(config: Config, least: int) -> None:
-    """Raise `UserError` if images, or crops, have fewer than `least` pixels a side."""
+LEVELS = 5
+"""Times that an encoder halves the resolution: fewer see too little of a large defect."""
+
+
+def check_size(config: Config) -> None:
+    """Raise `UserError` if images, or crops, are too small for `LEVELS`."""
+    # Two pixels a side at the coarsest level: batch normalisation wants more than one.
+    least = 2 * 2**LEVELS
     for key, side in {"data.size": min(config.data.size), "train.crop": config.train.crop}.items():
         if 0 < side < least:
             raise UserError(
@@ -46,10 +52,10 @@ def check_size(config: Config, least: int) -> None:
 
 def check_corruption(config: Config, learner: str) -> None:
     """Raise `UserError` if no image is ever corrupted, which is what `learner` learns to tell."""
-    if not any(getattr(config.corruption, kind) for kind in KINDS):
+    if not set(KINDS) & set(config.corruption.kinds):
         raise UserError(
-            f"{learner} learns to tell what was corrupted, but corruption is none; raise one of "
-            f"{', '.join(f'corruption.{kind}' for kind in KINDS)} above 0"
+            f"{learner} learns to tell what was corrupted, but corruption.kinds names nothing but "
+            f"clean; add some of {', '.join(KINDS)}"
         )
 
 
@@ -72,12 +78,11 @@ class ScratchEncoder(nn.Module):
     Args:
         inputs: channels of the image.
         width: channels at stride 2; each level below has twice as many, up to eight times.
-        depth: number of levels.
     """
 
-    def __init__(self, inputs: int, width: int, depth: int) -> None:
+    def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.channels = [width * min(2**level, 8) for level in range(depth)]
+        self.channels = [width * min(2**level, 8) for level in range(LEVELS)]
         self.first = nn.Conv2d(inputs, width, 4, stride=2, padding=1)
         above = [width, *self.channels[:-1]]
         self.levels = nn.ModuleList(map(DoubleConv, above, self.channels))
@@ -205,19 +210,16 @@ class UNetAutoencoder(TrainedDetector):
         super().__init__(config)
         check_corruption(config, "unet")
         unet = config.unet
-        # Two pixels a side at the coarsest level: batch normalisation wants more than one.
-        check_size(config, 64 if unet.encoder != "scratch" else 2 * 2**unet.depth)
+        check_size(config)
         if unet.encoder == "scratch":
-            encoder: nn.Module = ScratchEncoder(3, unet.width, unet.depth)
+            encoder: nn.Module = ScratchEncoder(3, unet.width)
         else:
             encoder = build_encoder(unet.encoder)
         self.network = RestoringUNet(encoder, unet.width)
         # Strides 8 and 16: finer maps see edges, coarser ones know what, but no longer where.
         self.remembered = slice(2, 4)
-        channels, memory_mib = sum(encoder.channels[self.remembered]), config.search.memory_mib
-        self.memories = nn.ModuleList(
-            MemoryBank(channels, memory_mib, whiten) for whiten in (False, True)
-        )
+        channels = sum(encoder.channels[self.remembered])
+        self.memories = nn.ModuleList(MemoryBank(channels, whiten) for whiten in (False, True))
         self.reconstruction_loss = ReconstructionLoss(config.loss)
         self.scale = Standardisation(5, tuple(-(-side // 2) for side in config.data.size))
 
@@ -228,7 +230,7 @@ class UNetAutoencoder(TrainedDetector):
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Good images corrupted, as they should be restored, and where: bool [B, 1, H, W]."""
-        clean = vary(images.contiguous(), self.config.corruption.variation)
+        clean = vary(images.contiguous(), self.config.unet.variation)
         corrupted, mask = corrupt(clean, self.config.corruption)
         return corrupted, clean, mask
 
@@ -252,7 +254,7 @@ class UNetAutoencoder(TrainedDetector):
         for memory in self.memories:
             # Whitened patches say as much with fewer entries.
             count = self.config.unet.memory // (3 if memory.whiten else 1)
-            memory.thin_out(count, projection=128, density=50)
+            memory.thin_out(count, density=50)
 
     def witnesses(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the witnesses say, at half the resolution, and the reconstruction.
@@ -271,7 +273,7 @@ class UNetAutoencoder(TrainedDetector):
         size = logits.shape[-2:]
         distances = F.interpolate(distances, size, mode="bilinear", align_corners=False)
         found = [ssim_map(seen, expected), colour_map(seen, expected), logits, distances]
-        return smooth(torch.cat(found, dim=1), self.config.score.smooth / 2), restored
+        return smooth(torch.cat(found, dim=1), self.config.score.smooth * min(size)), restored
 
     @torch.no_grad()
     def leaving_out(self, folds: Folds) -> Iterator[int]:

@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from drawn_images import settings
 from PIL import Image
 
 from data import images
@@ -11,7 +12,7 @@ from data.images import ImageError, read_ahead, read_image
 from data.listing import list_images
 from data.resize import resize
 from data.tensors import to_batch, to_pixels
-from utils.config import Config, DataConfig
+from utils.config import Config
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -101,17 +102,17 @@ def test_a_camera_of_twelve_bits_is_scaled_by_them(tmp_path, capsys):
 
 @pytest.mark.parametrize(("highest", "depth"), [(255, 8), (256, 10), (16383, 14), (16384, 16)])
 def test_the_depth_is_the_smallest_that_holds_the_values(tmp_path, highest, depth):
-    assert find_depth([sixteen(tmp_path / "a.png", 7, highest)], DataConfig()) == depth
+    assert find_depth([sixteen(tmp_path / "a.png", 7, highest)], settings()) == depth
 
 
 def test_colours_of_twelve_bits_are_refused_for_their_upper_half_is_all_that_is_read(tmp_path):
     import cv2  # Pillow writes no such files
 
     cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 4000, np.uint16))
-    depth = find_depth([tmp_path / "a.png"], DataConfig())
+    depth = find_depth([tmp_path / "a.png"], settings())
     assert depth == 12
     with pytest.raises(ImageError, match="16-bit colours need data.depth=16, not 12"):
-        read_image(tmp_path / "a.png", DataConfig(depth=depth))
+        read_image(tmp_path / "a.png", settings(depth=depth))
     assert (read_image(tmp_path / "a.png") == 15).all()
 
 
@@ -130,7 +131,7 @@ def test_large_images_need_a_setting(tmp_path):
     path = save(tmp_path / "line_scan.png", Image.new("1", (20_000, 10_000)))
     with pytest.raises(ImageError, match="20000x10000 are 200 megapixels.*data.max_megapixels"):
         read_image(path)
-    assert read_image(path, DataConfig(max_megapixels=201)).shape == (10_000, 20_000, 3)
+    assert read_image(path, settings(max_megapixels=201)).shape == (10_000, 20_000, 3)
 
 
 def test_tall_images_are_whole(tmp_path):

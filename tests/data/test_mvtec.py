@@ -2,12 +2,12 @@ import shutil
 
 import numpy as np
 import pytest
+from drawn_images import settings
 from PIL import Image
 
 from data.cache import decode_all
 from data.images import ImageError
 from data.mvtec import Category, list_categories
-from utils.config import DataConfig
 from utils.errors import UserError
 
 
@@ -83,7 +83,7 @@ def test_empty_masks_are_told(category):
 
 def test_settings_of_the_run_reach_the_test_images(category):
     Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(category / "test/good/000.png")
-    tile = Category.chosen(DataConfig(depth=12), str(category.parent), None)
+    tile = Category.chosen(settings(depth=12), str(category.parent), None)
     assert (tile.test_images()[0].read()[0] == 255).all()
 
 
@@ -108,8 +108,8 @@ def test_too_few_images_are_refused(category):
 
 def test_cache_on_disk_equals_cache_in_memory(category):
     paths = Category(category.parent, "tile").train_images()
-    in_memory, readable = decode_all(paths, DataConfig(size=(32, 48)))
-    on_disk, _ = decode_all(paths, DataConfig(size=(32, 48)), memory_gib=0)
+    in_memory, readable = decode_all(paths, settings(size=(32, 48)))
+    on_disk, _ = decode_all(paths, settings(size=(32, 48)), memory_gib=0)
     assert readable == paths
     assert isinstance(on_disk, np.memmap)
     for path in paths:  # nothing is read again
@@ -120,10 +120,10 @@ def test_cache_on_disk_equals_cache_in_memory(category):
 
 def test_damaged_images_are_left_out_aloud(category, capsys):
     paths = Category(category.parent, "tile").train_images()
-    whole, _ = decode_all(paths, DataConfig(size=32))
+    whole, _ = decode_all(paths, settings(size=32))
     paths[2].write_bytes(paths[2].read_bytes()[:100])
     Image.new("L", (301, 17), 9).save(paths[4])  # another size and mode is fine
-    left, readable = decode_all(paths, DataConfig(size=32))
+    left, readable = decode_all(paths, settings(size=32))
     assert readable == [path for path in paths if path != paths[2]]
     assert paths[2].name in capsys.readouterr().err
     assert len(left) == len(whole) - 1
@@ -132,4 +132,4 @@ def test_damaged_images_are_left_out_aloud(category, capsys):
     for path in paths:
         path.write_text("damaged")
     with pytest.raises(UserError, match="none of the"):
-        decode_all(paths, DataConfig(size=32))
+        decode_all(paths, settings(size=32))

@@ -4,10 +4,10 @@ import shutil
 import numpy as np
 import pytest
 from conftest import run_script
+from drawn_images import settings
 from PIL import Image
 
 from data.pseudo_defects import KINDS, SMALLEST, VISIBLE, pseudo_split, spoil
-from utils.config import DataConfig
 
 
 def photograph(size=(120, 90), grey=False):
@@ -40,7 +40,7 @@ def test_split_holds_each_image_good_and_spoilt(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(2)]
     for path in paths:
         Image.fromarray(photograph()).save(path)
-    tests = pseudo_split(paths, DataConfig(size=(64, 48)))
+    tests = pseudo_split(paths, settings(size=(64, 48)))
     assert [test.defect for test in tests] == ["good"] * 2 + [k for k in KINDS for _ in range(2)]
     image, mask = tests[0].read()
     assert (image.shape, mask) == ((64, 48, 3), None)

@@ -217,6 +217,43 @@ def test_foreign_files_are_one_line(tmp_path, dataset):
         assert_one_line(result, name, words)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("version", None),
+        ("version", "x"),
+        ("config", "[]"),
+        ("calibration", '{"threshold": "x"}'),
+        ("calibration", "{"),
+        ("size", None),
+    ],
+)
+def test_metadata_that_are_not_ours_end_in_one_line(exported, tmp_path, key, value):
+    model = onnx.load(str(exported[2]))
+    about = {prop.key: prop.value for prop in model.metadata_props}
+    if key == "size":
+        config = json.loads(about["config"])
+        config["data"]["size"] = [96, 64]
+        about["config"] = json.dumps(config)
+    else:
+        about[key] = value
+    onnx.helper.set_model_props(model, {k: v for k, v in about.items() if v is not None})
+    onnx.save(model, str(tmp_path / "tampered.onnx"))
+    with pytest.raises(UserError, match="tampered.onnx is damaged") as caught:
+        OnnxInspector(tmp_path / "tampered.onnx", "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_export_does_not_run_on_the_cpu_where_a_gpu_was_asked_for(exported, monkeypatch):
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    with pytest.raises(UserError, match="no device cuda:1 here"):
+        OnnxInspector(exported[2], "cuda:1")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    assert OnnxInspector(exported[2], "auto").session.get_providers() == names[1:]
+    with pytest.raises(UserError, match="cannot start CUDA"):
+        OnnxInspector(exported[2], "cuda")
+
+
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"onnxscript.*requirements-deploy\.txt"):

@@ -28,12 +28,15 @@ class MeanImage(FittedDetector):
 
     def forward(self, images):
         anomaly_map = (images - self.mean).abs().mean(dim=1, keepdim=True)
-        return Prediction(anomaly_map, image_score(anomaly_map, "mean"), None)
+        return Prediction(anomaly_map, image_score(anomaly_map, "top1"), None)
+
+
+MEAN_IMAGE = models.Entry(f"{__name__}:MeanImage", ())
 
 
 def test_scripts_run_a_detector_that_they_have_never_heard_of(tmp_path, dataset, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(models.DETECTORS, "mean_image", MeanImage)
+    monkeypatch.setitem(models.DETECTORS, "mean_image", MEAN_IMAGE)
     arguments = ["--data-root", str(dataset), "--size", "48", "--batch", "4"]
     monkeypatch.setattr(sys, "argv", ["train.py", "--model", "mean_image", *arguments])
     assert train.main() == 0
@@ -49,7 +52,7 @@ def test_scripts_run_a_detector_that_they_have_never_heard_of(tmp_path, dataset,
 def test_a_sweep_that_was_interrupted_goes_on_with_what_it_had_collected(
     tmp_path, dataset, monkeypatch
 ):
-    monkeypatch.setitem(models.DETECTORS, "mean_image", MeanImage)
+    monkeypatch.setitem(models.DETECTORS, "mean_image", MEAN_IMAGE)
     flags = ["--data-root", str(dataset), "--size", "48", "--batch", "4", "--model", "mean_image"]
     means = []
     for name in ("whole", "interrupted"):

@@ -7,7 +7,7 @@ import torch
 from utils import checkpoint as module
 from utils import runs
 from utils.calibration import calibrate
-from utils.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from utils.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
 from utils.good_images import GoodImages
@@ -96,6 +96,47 @@ def test_failed_save_leaves_the_old_file(tmp_path, checkpoint, monkeypatch):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path, checkpoint):
+    checkpoint.model["weight"] = torch.zeros(10_000)
+    save_checkpoint(tmp_path, checkpoint)
+    content = bytearray((tmp_path / "last.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(UserError, match="last.pt is damaged"):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("config", []),
+        ("model", None),
+        ("history", "x"),
+        ("progress", None),
+        ("progress", {"epoch": -7}),
+        ("calibration", 3),
+        ("calibration", {"threshold": "x"}),
+        ("calibration", {"threshold": float("nan")}),
+    ],
+)
+def test_what_is_of_another_type_ends_in_one_line(tmp_path, checkpoint, key, value):
+    save_checkpoint(tmp_path, checkpoint)
+    content = torch.load(tmp_path / "last.pt")
+    content[key] = content[key] | value if isinstance(value, dict) else value
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="last.pt is damaged") as caught:
+        load_checkpoint(tmp_path / "last.pt")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("state", [None, {"param_groups": 3}])
+def test_a_state_that_does_not_fit_is_refused(tmp_path, checkpoint, state):
+    model = torch.nn.Linear(2, 1)
+    checkpoint.model, checkpoint.optimizer = model.state_dict(), state
+    with pytest.raises(UserError, match="last.pt does not fit"):
+        restore(tmp_path / "last.pt", checkpoint, model, torch.optim.Adam(model.parameters()))
+
+
 def test_newest_run_is_found(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     with pytest.raises(UserError, match="train.py"):
@@ -103,7 +144,10 @@ def test_newest_run_is_found(tmp_path, checkpoint, monkeypatch):
     for age, (name, category) in enumerate([("b", "wood"), ("a", "tile"), ("c", "wood")]):
         (tmp_path / name).mkdir()
         config = load_config(overrides={"data.category": category})
-        save_checkpoint(tmp_path / name, Checkpoint(config, GoodImages(), {}, None, Progress()))
+        finished = Checkpoint(
+            config, GoodImages(), {}, None, Progress(), [], checkpoint.calibration
+        )
+        save_checkpoint(tmp_path / name, finished)
         os.utime(tmp_path / name / "last.pt", (1000 - age, 1000 - age))
     assert find_run(None) == tmp_path / "b/last.pt"
     assert find_run(None, category="tile") == tmp_path / "a/last.pt"
@@ -111,3 +155,21 @@ def test_newest_run_is_found(tmp_path, checkpoint, monkeypatch):
     assert find_run(tmp_path / "c/last.pt") == tmp_path / "c/last.pt"
     with pytest.raises(UserError, match="leather"):
         find_run(None, category="leather")
+
+
+def test_runs_that_cannot_be_used_are_passed_over(tmp_path, checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    for name in ("good", "foreign", "broken_off"):
+        (tmp_path / name).mkdir()
+        save_checkpoint(tmp_path / name, checkpoint)
+    (tmp_path / "foreign/config.yaml").write_text("- 1")
+    checkpoint.calibration = None
+    save_checkpoint(tmp_path / "broken_off", checkpoint)
+    os.utime(tmp_path / "good/last.pt", (1, 1))
+    assert find_run(None, category="wood") == tmp_path / "good/last.pt"
+    said = capsys.readouterr().err
+    assert "foreign" in said
+    assert "broken_off, which is not finished" in said
+    assert find_run(None, finished=False) == tmp_path / "broken_off/last.pt"
+    save_checkpoint(tmp_path / "good", checkpoint)  # it is being lengthened
+    assert find_run(None).parent.name in ("good", "broken_off")

@@ -19,8 +19,8 @@ def learned(request, dataset):
     """A detector after a few steps on the sample category, and held-out good images."""
     paths = Category(dataset, "tile").train_images()
     config = load_config(overrides={
-        "model": request.param, "data.size": 64, "unet.width": 8, "unet.depth": 4,
-        "train.lr": 3e-3, "score.smooth": 2.0,
+        "model": request.param, "data.size": 64, "unet.width": 8,
+        "train.lr": 3e-3, "score.smooth": 0.03,
     })  # fmt: skip
     images, held_out = (decode_all(part, config.data, quiet=True)[0]
                         for part in (paths[3:], paths[:3]))  # fmt: skip

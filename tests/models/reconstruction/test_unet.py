@@ -7,13 +7,14 @@ import torch
 from data.tensors import to_batch
 from models import build_model, load_detector
 from models.features.backbones import STRIDES, EfficientNetLite, build_encoder
+from models.reconstruction.corruption import KINDS
 from train import train_step
-from utils import micro_batch
 from utils.calibration import calibrate
 from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
 from utils.good_images import GoodImages
+from utils.micro_batch import pick_micro_batch
 
 CPU = torch.device("cpu")
 ENCODERS = ["efficientnet_lite0", "scratch"]
@@ -139,13 +140,13 @@ def test_networks_that_are_no_encoder_are_named(name, words):
 
 @pytest.mark.parametrize("model", ["unet", "draem"])
 def test_what_tells_corruption_is_refused_without_any(model):
-    with pytest.raises(UserError, match=r"corruption is none; raise one of corruption.stain"):
-        build_model(load_config(overrides={"model": model, "corruption": "none"}))
+    with pytest.raises(UserError, match=r"corruption.kinds names nothing but clean; add some"):
+        build_model(load_config(overrides={"model": model, "corruption.kinds": "clean"}))
 
 
 @pytest.mark.parametrize("model", ["unet", "draem"])
 def test_the_target_is_the_image_without_what_corrupted_it(model):
-    strong = {"model": model, "corruption.clean": 0, "corruption.variation": 1}
+    strong = {"model": model, "corruption.kinds": list(KINDS)}
     detector = tiny(**strong)
     images = to_batch(pixels(6), CPU)
     corrupted, clean, mask = detector.prepare(images)
@@ -198,21 +199,19 @@ def test_split_batch_has_the_gradients_of_the_whole(encoder):
         assert gap < 1e-4 * whole.abs().max()
 
 
-def test_micro_batch_fits_the_memory(monkeypatch):
-    detector = tiny("efficientnet_lite0")
-    before = copy.deepcopy(detector.state_dict())
-    image = torch.zeros(1, 3, 64, 64)
-    assert micro_batch.pick_micro_batch(6, detector, image, 24) == 6
-    assert micro_batch.pick_micro_batch(60, detector, image, 24) == 24
-    torch.manual_seed(0)
-    bytes_an_image = micro_batch.saved_bytes(detector, image)
-    enough = 2 * 5.5 * micro_batch.PEAK_OVER_SAVED * bytes_an_image
-    monkeypatch.setattr(micro_batch, "free_memory", lambda device: int(enough))
-    torch.manual_seed(0)
-    assert micro_batch.pick_micro_batch("auto", detector, image, 24) == 5
-    monkeypatch.setattr(micro_batch, "free_memory", lambda device: 0)
-    assert micro_batch.pick_micro_batch("auto", detector, image, 24) == 1
-    assert_equal_states(before, detector.state_dict())
+def test_what_passes_at_once_follows_from_size_and_kind_of_device_alone():
+    gpu = torch.device("meta")  # any that is no CPU
+    for size, expected in {
+        (64, 64): (24, 24), (256, 256): (16, 24), (512, 512): (4, 24), (512, 1024): (2, 12),
+        (4096, 4096): (1, 1),
+    }.items():  # fmt: skip
+        config = load_config(overrides={"train.batch": 24, "data.size": list(size)})
+        assert tuple(pick_micro_batch(config, device) for device in (CPU, gpu)) == expected
+    config = load_config(overrides={"train.batch": 24, "train.crop": 64, "data.size": 4096})
+    assert pick_micro_batch(config, CPU) == 24
+    for number in (6, 60):
+        config = load_config(overrides={"train.batch": 24, "train.micro_batch": number})
+        assert pick_micro_batch(config, CPU) == min(number, 24)
 
 
 def test_where_it_doubts_the_network_restores_without_the_detail():
@@ -229,10 +228,12 @@ def test_where_it_doubts_the_network_restores_without_the_detail():
         network.stem.weight.data.copy_(weight)
 
 
-@pytest.mark.parametrize("settings", [{"data.size": 48}, {"train.crop": 32}, {"model": "draem"}])
+@pytest.mark.parametrize(
+    "settings", [{"data.size": 48}, {"train.crop": 32}, {"model": "draem", "data.size": 48}]
+)
 def test_images_too_small_for_the_coarsest_level_are_refused(settings):
     with pytest.raises(UserError, match=r"(data.size|train.crop) of \d+ pixels is too small"):
-        build_model(load_config(overrides={"unet.depth": 6} | {"data.size": 64} | settings))
+        build_model(load_config(overrides={"data.size": 64} | settings))
 
 
 def test_the_levels_of_a_torchvision_encoder_are_its_stages():
