@@ -255,7 +255,7 @@ def main() -> int:
     elif distributed.is_writer():
         calibration = calibrate_detector(model, images, run.good, device)
         run.save(model, optimizer, calibration)
-        print(f"threshold {calibration.threshold:.5g} from {len(images)} good images")
+        print(calibration.promise())
         print(f"done: {run.folder}\nnext: python eval.py --checkpoint {run.folder}")
     distributed.stop()
     return 0 if whole else 130

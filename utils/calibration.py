@@ -172,6 +172,10 @@ class Calibration:
             peaks=[float(pixel(value)) for value in self.peaks],
         )
 
+    def anew(self, false_alarms: float) -> Calibration:
+        """The same scores with thresholds that call another share of good parts defective."""
+        return calibrate(self.scores, self.peaks, self.low, false_alarms, self.independent)
+
     def at(self, threshold: float) -> Calibration:
         """The same with a threshold set by hand, and the share of false alarms that it implies."""
         share = _Tail.fit(self.scores, self.independent).above(threshold)

@@ -215,6 +215,9 @@ PATHS = ["data.root", "corruption.textures", "loss.vgg16", "backbone.weights"]
 RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs", "train.cooldown"]
 """Settings that a resumed run may change: they alter nothing that it has learned so far."""
 
+ELSEWHERE = ["model", "device", "data.root", "data.category"]
+"""Settings by which a run is named, or that say where it works."""
+
 EXPECTED = {
     "device": "auto, cuda, cuda:1 (a certain GPU), mps or cpu",
     "data.size": "a side from 32 to 8192 pixels, or [height, width]",
@@ -261,6 +264,19 @@ def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
                 f"{', '.join(RESUMABLE)} can); leave out --resume to start a new run"
             )
     return changed
+
+
+def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
+    """The settings of a finished run with `overrides` (by dotted key) of what makes its scores.
+
+    Raises:
+        UserError: for a value that is not valid, or a setting that is no such.
+    """
+    for key in overrides:
+        if not key.startswith("score.") and key not in ELSEWHERE:
+            raise UserError(f"{key} is learned; only score.* can be set without training")
+    scores = {key: value for key, value in overrides.items() if key.startswith("score.")}
+    return _changed(config, _nested(scores))
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

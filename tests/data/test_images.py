@@ -12,7 +12,7 @@ from data.images import ImageError, read_ahead, read_image
 from data.listing import list_images
 from data.resize import resize
 from data.tensors import to_batch, to_pixels
-from utils.config import Config
+from utils.config import load_config
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -86,7 +86,7 @@ def sixteen(path, *values):
 def test_a_camera_of_twelve_bits_is_scaled_by_them(tmp_path, capsys):
     paths = [sixteen(tmp_path / f"{number}.png", 0, 3000 + number) for number in range(3)]
     (tmp_path / "bad.png").write_text("damaged")
-    config = with_depth(Config(), [*paths, tmp_path / "bad.png"])
+    config = with_depth(load_config(), [*paths, tmp_path / "bad.png"])
     assert config.data.depth == 12
     assert with_depth(config, []) == config  # known once and for all
     path = sixteen(tmp_path / "a.tif", 0, 2048, 4095)

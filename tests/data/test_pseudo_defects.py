@@ -53,7 +53,7 @@ def test_settings_can_be_chosen_without_test_images(trained, dataset, tmp_path):
     folder, run, _ = trained
     shutil.copytree(dataset / "tile/train", tmp_path / "tile/train")
     shutil.copytree(run, tmp_path / "checkpoints" / run.name)
-    result = run_script("train.py", "--resume", "--data-root", tmp_path,
+    result = run_script("calibrate.py", "--data-root", tmp_path,
                         "--set", "score.reduce=max", cwd=tmp_path)  # fmt: skip
     assert result.returncode == 0, result.stderr
     result = run_script("eval.py", "--synthetic", "--data-root", tmp_path, cwd=tmp_path)

@@ -5,6 +5,7 @@ import torch
 from drawn_images import texture
 
 from models import ALL_READ, DETECTORS, build_model, reads
+from models.detector import TrainedDetector
 from utils.config import Config, load_config
 
 ELSEWHERE = ("train", "loss.vgg16")
@@ -34,12 +35,18 @@ def test_a_detector_reads_what_the_registry_says(name, monkeypatch):
     model = build_model(Noting(config, asked))
     images = texture(4, (64, 64))
     model.load_pretrained()
-    model.learn(*model.prepare(images))
-    model.eval()
+    folds = [[images[:2]], [images[2:]]]
+    if isinstance(model, TrainedDetector):
+        model.loss(*model.prepare(images))
+        model.optimizer()
+        model.eval().finish(folds)
+    else:
+        for number, fold in enumerate(folds):
+            model.collect(fold[0], number)
+        model.eval().finish()
     with torch.no_grad():
-        model.finish([images])
-        model.standardise([images])
-        model(images)
+        for _ in model.leaving_out(folds):
+            model(images)
     assert all(reads(name, key) for key in asked), asked
     said = {
         f"{section}.{key}"

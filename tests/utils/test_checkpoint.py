@@ -19,9 +19,10 @@ def checkpoint():
     config = load_config(overrides={"data.category": "wood"})
     return Checkpoint(
         config,
+        GoodImages(["good/000.png"], [0], [0], [False]),
         {"weight": torch.arange(6.0).reshape(2, 3)},
         {"state": {}, "param_groups": []},
-        Progress(epoch=3, step=2, loss_sum=0.1, seconds=1.5, micro_batch=4, images=9),
+        Progress(epoch=3, step=2, loss_sum=0.1, seconds=1.5, micro_batch=4),
         [{"epoch": 1, "loss": 0.5, "seconds": 2.0}],
         calibrate([0.2, 0.5], [0.3, 0.6], 0.1, 0.02),
     )

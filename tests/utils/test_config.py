@@ -36,7 +36,6 @@ def test_config_yaml_alone_holds_the_defaults_and_explains_them():
         ("data.size", [16, 64], ["data.size", "32"]),
         ("train.micro_batch", "aut", ["train.micro_batch", "auto"]),
         ("train", 3, ["train is 3", "group of settings"]),
-        ("data.category", "", ["data.category", "a name"]),
         ("calibration.group", "part(", ["calibration.group is 'part('", "a regular expression"]),
         ("data.size", [64], ["data.size is [64]", "[height, width]"]),
         ("data.category", "", ["data.category", "the name of a folder"]),

@@ -196,11 +196,11 @@ def test_padim_says_what_it_needs_before_it_fits(good, monkeypatch, capsys):
     model = detector("padim")
     monkeypatch.setattr(padim, "free_memory", lambda device: 2**20)
     with pytest.raises(UserError, match=r"padim.channels=\d+") as caught:
-        model.prepare(good)
+        model.collect(good, 0)
     monkeypatch.undo()
     fewer = int(str(caught.value).rpartition("=")[2])
     assert 0 < 4 * 256 * fewer * (fewer + padim.PENDING + 1) <= 1.5 * 2**20
-    model.prepare(good)
+    model.collect(good, 0)
     assert "GiB" in capsys.readouterr().out
 
 
@@ -209,7 +209,7 @@ def test_rotations_are_quarter_turns_of_the_image(good):
         copies = turned(good, turns * math.pi / 2)
         assert torch.allclose(copies, torch.rot90(good, -turns, (2, 3)), atol=1e-4)
     model = fitted("patch_memory", good, **{"patch_memory.rotations": 4})
-    assert len(model.bank) == 4 * 12 * 16 * 16
+    assert len(model.memory.bank) == 4 * 12 * 16 * 16
 
 
 def test_patch_memory_tokens_have_unit_length_in_each_layer(good):
@@ -241,7 +241,7 @@ def test_scripts_with_the_packaged_weights(name, good, defective, tmp_path):
     flags = ["--data-root", tmp_path, "--category", "stripes", "--model", name, "--size", 96]
     result = run_script("train.py", *flags, "--set", "data.limit=6", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "6 good images, 1 more" in result.stdout
+    assert "6 good images, 0 held out" in result.stdout
     result = run_script("eval.py", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "IMAGE AUROC  1.0000" in result.stdout
@@ -260,5 +260,5 @@ def test_interrupted_sweep_says_how_to_go_on(dataset, tmp_path):
     state = build_model(config).state_dict()
     save_checkpoint(run, Checkpoint(config, GoodImages(), state, None, Progress(step=1)))
     result = run_script("eval.py", "--data-root", dataset, cwd=tmp_path)
-    assert_one_line(result, "epoch 1 of 1", "--resume")
+    assert_one_line(result, "not finished", "--resume")
     assert "--epochs" not in result.stderr

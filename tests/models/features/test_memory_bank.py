@@ -10,7 +10,7 @@ def filled(count=5, density=3, whiten=False):
     torch.manual_seed(0)
     for features in torch.rand(4, 6, 8, 8).split(1):
         bank.collect(features, capacity=200, fold=0)
-    bank.thin_out(count, projection=128, density=density)
+    bank.thin_out(count, density=density)
     return bank
 
 
@@ -44,7 +44,7 @@ def test_it_loads_at_any_length():
         other.load_state_dict(stored.state_dict())
         for key, value in stored.state_dict().items():
             assert torch.equal(value, other.state_dict()[key])
-    collecting = MemoryBank(6, 1)
+    collecting = MemoryBank(6)
     collecting.collect(torch.rand(1, 6, 8, 8), capacity=100, fold=0)
     other = filled()
     other.load_state_dict(collecting.state_dict())
@@ -55,9 +55,9 @@ def test_whitened_distances_are_mahalanobis():
     torch.manual_seed(0)
     mixing = torch.diag(torch.tensor([10.0, 1.0, 1.0, 1.0, 1.0, 1.0])) + torch.rand(6, 6)
     features = (torch.randn(4, 8, 8, 6) @ mixing).permute(0, 3, 1, 2)
-    bank = MemoryBank(6, 1, whiten=True)
+    bank = MemoryBank(6, whiten=True)
     bank.collect(features, capacity=1000, fold=0)
-    bank.thin_out(1000, projection=6, density=0)
+    bank.thin_out(1000, density=0)
     patches = rows(features).double()
     assert torch.cov(bank.bank.T).diagonal().max() < 1.01
     assert bank.distances(features)[0].max() < 1e-2

@@ -58,7 +58,7 @@ def test_the_encoder_stays_as_it_was_pretrained():
     before, decoder = encoder_state(detector), copy.deepcopy(detector.network.merge.state_dict())
     optimizer = detector.optimizer()
     for _ in range(3):
-        train_step(detector, optimizer, pixels(2), CPU, Progress(micro_batch=2))
+        train_step(detector, optimizer, pixels(2), CPU, 2)
     assert_equal_states(before, encoder_state(detector))  # its running statistics among it
     assert not any(p.requires_grad for p in detector.network.encoder.parameters())
     after = detector.network.merge.state_dict()
@@ -69,7 +69,7 @@ def test_the_encoder_stays_as_it_was_pretrained():
 def test_an_encoder_from_scratch_learns():
     detector = tiny("scratch").train()
     before = encoder_state(detector)
-    train_step(detector, detector.optimizer(), pixels(2), CPU, Progress(micro_batch=2))
+    train_step(detector, detector.optimizer(), pixels(2), CPU, 2)
     after = encoder_state(detector)
     assert not any(torch.equal(before[key], after[key]) for key in before if "weight" in key)
 
