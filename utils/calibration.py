@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,8 @@ class Calibration:
         low: value of the anomaly map at the cold end of the heatmap's colours.
         high: value at the hot end; `pixel_threshold` lies in the middle.
         scores: scores of the held-out good images, ascending.
+        middle: median of the scores.
+        by_hand: whether a person set the threshold.
     """
 
     threshold: float
@@ -29,6 +31,11 @@ class Calibration:
     low: float
     high: float
     scores: list[float]
+    middle: float = 0.0
+    false_alarms: float = 0.02
+    peaks: list[float] = field(default_factory=list)
+    independent: int = 0
+    by_hand: bool = False
 
     def is_defect(self, score: float) -> bool:
         """Whether an image of this score is called defective."""
@@ -37,6 +44,14 @@ class Calibration:
     def verdict(self, score: float) -> str:
         """The verdict on an image of this score, as results say it: good or defect."""
         return "defect" if self.is_defect(score) else "good"
+
+    def severity(self, score: float) -> float:
+        """How strange an image of this score is: 0 the middle of good parts, 1 the threshold."""
+        return (score - self.middle) / (self.threshold - self.middle)
+
+    def at(self, threshold: float) -> Calibration:
+        """The same with a threshold that a person has set."""
+        return replace(self, threshold=threshold, by_hand=True)
 
 
 def calibrate(predictions: Iterable[tuple[Tensor, Tensor]], quantile: float) -> Calibration:
@@ -60,5 +75,10 @@ def calibrate(predictions: Iterable[tuple[Tensor, Tensor]], quantile: float) -> 
     )
     low = float(np.mean(medians))
     return Calibration(
-        threshold, pixel_threshold, low, low + 2 * (pixel_threshold - low), sorted(scores)
+        threshold,
+        pixel_threshold,
+        low,
+        low + 2 * (pixel_threshold - low),
+        sorted(scores),
+        float(np.median(scores)),
     )
