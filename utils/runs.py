@@ -74,7 +74,8 @@ def find_run(named: Path | None, category: str | None = None, model: str | None 
         if not file.is_file():
             raise UserError(f"no checkpoint at {file}")
         return file
-    files = sorted(ROOT.glob("*/last.pt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    files = [file for file in ROOT.glob("*/last.pt") if file.is_file()]  # no dangling link
+    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files:
         if category is None and model is None:
             return file
