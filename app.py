@@ -64,7 +64,9 @@ def listen(host: str, port: int) -> socket.socket:
         remedy = {
             errno.EADDRINUSE: f"port {port} is taken; name another one with --port",
             errno.EACCES: f"port {port} is not for this user; name one above 1023 with --port",
-        }.get(error.errno, f"cannot serve at --host {host} --port {port}: {error.strerror}")
+        }.get(
+            error.errno, f"cannot serve at --host {host} --port {port}: {os.strerror(error.errno)}"
+        )
     raise UserError(remedy)
 
 

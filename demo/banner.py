@@ -28,7 +28,7 @@ def verdict_banner(calibration: Calibration, score: float, name: str) -> str:
         calibration.verdict(score),
         calibration.verdict(score),
         f"score {score:.4g}, {relation} the threshold {calibration.threshold:.4g}; "
-        f"severity {calibration.severity(score):.2f}; {name}",
+        f"severity {calibration.severity(score):.3g}; {name}",
     )
 
 

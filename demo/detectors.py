@@ -101,7 +101,8 @@ class Detectors:
 
     def _open(self, run: str) -> Inspector:
         file = runs.find_run(Path(run))
-        key = (file, file.stat().st_mtime_ns)  # a run that was trained on is opened anew
+        # A run that was trained on, or calibrated anew, is opened anew: its folder tells.
+        key = (file, file.stat().st_mtime_ns, file.parent.stat().st_mtime_ns)
         if self.kept is None or self.kept[0] != key:
             self.kept = None  # not two at once in memory
             self.kept = (key, open_inspector(file, self.device))

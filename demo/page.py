@@ -186,9 +186,9 @@ class Page:
         def then_show(event: Any) -> Any:
             return event.then(self.show, known, shown, show_progress="hidden")
 
-        self.blocks.load(self.greet, None, [self.run, self.keep])
+        greeted = self.blocks.load(self.greet, None, [self.run, self.keep])
         for opened in (
-            self.blocks.load(self.open_run, self.run, opening),
+            greeted.then(self.open_run, self.run, opening),
             self.run.change(self.open_run, self.run, opening),  # `input` comes twice
         ):
             then_show(opened.then(self.inspect_again, known, found))
@@ -262,7 +262,9 @@ class Page:
     def inspect_again(
         self, value: float, opened: Opened | None, shot: Shot, results: list[Result]
     ) -> tuple:
-        """Inspect the image that is shown with the run that is open now."""
+        """Inspect the image that is shown, if any, with the run that is open now."""
+        if shot.path is None:
+            return gr.skip(), gr.skip()
         return self.inspect(shot.path, value, opened, shot, results, name=shot.name)
 
     def inspect_many(
