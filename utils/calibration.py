@@ -47,7 +47,7 @@ class Calibration:
 
     def severity(self, score: float) -> float:
         """How strange an image of this score is: 0 the middle of good parts, 1 the threshold."""
-        return (score - self.middle) / (self.threshold - self.middle)
+        return 1 + (score - self.threshold) / max(abs(self.threshold - self.middle), 1e-12)
 
     def at(self, threshold: float) -> Calibration:
         """The same with a threshold that a person has set."""
