@@ -14,6 +14,7 @@ import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from demo.detectors import Detectors, list_runs
@@ -124,11 +125,15 @@ def main() -> int:
         app = application(args, named, folder)
         import uvicorn
 
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         with listen(args.host, args.port) as listening:
+            # In a thread that ends with this one: pages that are open keep a connection each.
+            serving = Thread(target=server.run, args=([listening],), daemon=True)
+            serving.start()
             shown = f"[{args.host}]" if ":" in args.host else args.host
             print(args.root_path or f"http://{shown}:{args.port}", " Ctrl-C stops")
-            uvicorn.Server(config).run(sockets=[listening])
+            while serving.is_alive():
+                serving.join(1)  # on Windows Ctrl-C waits for it
     return 0
 
 

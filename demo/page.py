@@ -254,10 +254,19 @@ class Page:
         """Inspect what the webcam took."""
         return self.inspect(path, *known, name="webcam")
 
-    def inspect_example(self, paths: list[str], *known: Any, event: gr.SelectData) -> tuple:
+    def inspect_example(
+        self,
+        paths: list[str],
+        value: float,
+        opened: Opened | None,
+        shot: Shot,
+        results: list[Result],
+        event: gr.SelectData,
+    ) -> tuple:
         """Inspect the example that was clicked."""
         path = Path(paths[event.index])
-        return self.inspect(str(path), *known, name=f"{path.parent.name}/{path.name}")
+        name = f"{path.parent.name}/{path.name}"
+        return self.inspect(str(path), value, opened, shot, results, name)
 
     def inspect_again(
         self, value: float, opened: Opened | None, shot: Shot, results: list[Result]
@@ -295,7 +304,7 @@ class Page:
         if opened is None:
             return gr.skip()
         scores = [value, shot.score, *(result.score for result in results)]
-        return gr.update(**opened.scale.slider(score for score in scores if score is not None))
+        return gr.update(**opened.scale.slider([score for score in scores if score is not None]))
 
     def own_threshold(self, opened: Opened | None) -> float:
         """The threshold of the run."""

@@ -1,7 +1,7 @@
 """The line of scores that the slider and the histogram share."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -39,7 +39,7 @@ class Scale:
         is_own = round(value, self.digits) == self.own
         return self.calibration if is_own else self.calibration.at(value)
 
-    def span(self, seen: Iterable[float] = ()) -> tuple[float, float]:
+    def span(self, seen: Sequence[float] = ()) -> tuple[float, float]:
         """Both ends: good images on the left, room for defects, and for all scores seen."""
         values = [self.calibration.threshold, *self.calibration.scores]
         spread = max(values) - min(values) or abs(max(values)) or 1.0
@@ -49,7 +49,7 @@ class Scale:
         high = max([high, *(score + room for score in seen)])
         return round(low, self.digits), round(high, self.digits)
 
-    def slider(self, seen: Iterable[float] = ()) -> dict[str, float]:
+    def slider(self, seen: Sequence[float] = ()) -> dict[str, float]:
         """Range and step of the slider, once these scores have been seen."""
         low, high = self.span(seen)
         return {"minimum": low, "maximum": high, "step": 10**-self.digits}

@@ -479,7 +479,7 @@ class Visit:
     def text(self, name):
         return " ".join(" ".join(element.text for element in self.find(f"#{name}")).split())
 
-    def wait(self, condition, seconds=20):
+    def wait(self, condition, seconds=60):
         """Until the condition holds; gives its value."""
         from selenium.webdriver.support.wait import WebDriverWait
 
