@@ -337,8 +337,10 @@ class Page:
             }
         calibration = opened.scale.at(value)
         is_own = calibration is opened.scale.calibration
-        if shot.inspection is not None:
-            verdict = verdict_banner(calibration, shot.inspection.score, shot.name)
+        drawn = None
+        if shot.score is not None:
+            verdict = verdict_banner(calibration, shot.score, shot.name)
+            drawn = (opened.run, shot.path, shot.score, calibration.verdict(shot.score))
         else:
             verdict = banner("error", "", shot.error) if shot.error else banner("plain", "", PROMPT)
         low, high = opened.scale.span([] if shot.score is None else [shot.score])
@@ -350,7 +352,7 @@ class Page:
             self.reset: gr.update(interactive=not is_own),
             self.keep: gr.update(interactive=not is_own),
             self.verdict: verdict,
-            self.drawn: (opened.run, shot.path, shot.score, shot.score and verdict.split('"')[1]),
+            self.drawn: drawn,
             **self.show_many(results, calibration),
         }
 
