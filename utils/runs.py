@@ -100,7 +100,8 @@ def find_run(
     """
     if named is not None:
         return named_checkpoint(named)
-    files = sorted(ROOT.glob("*/last.pt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    files = [file for file in ROOT.glob("*/last.pt") if file.is_file()]  # no dangling link
+    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     unfinished = []
     for file in files:
         settings = file.with_name("config.yaml")
