@@ -28,14 +28,12 @@ from inspection.open_run import parse_checked
 from utils import runs
 from utils.errors import UserError, run_script
 from utils.extras import need
-from utils.flags import add_setting_flags
+from utils.flags import add_setting_flags, script_parser
 
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     runs.add_checkpoint_flag(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860)

@@ -25,7 +25,7 @@ from data.mvtec import Category, list_categories
 from models import DETECTORS, check_model, reads, refuse_unread
 from utils.config import category_name, differences, load_config, with_absolute_paths
 from utils.errors import UserError, answer_early, run_script
-from utils.flags import FLAGS, add_setting_flags, assignment, overrides_from
+from utils.flags import FLAGS, add_setting_flags, assignment, overrides_from, script_parser
 
 ELSEWHERE = {"model": "--models", "data.category": "--categories", "data.root": "--data-root"}
 """Settings that have flags of their own here."""
@@ -33,9 +33,7 @@ ELSEWHERE = {"model": "--models", "data.category": "--categories", "data.root": 
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line, and the cells that they ask for; raises `UserError`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--models", nargs="+", metavar="NAME", help="detectors, by default all")
     parser.add_argument(
         "--categories",

@@ -32,7 +32,7 @@ from inspection.recalibrate import set_calibration
 from utils.calibration import Calibration
 from utils.config import Config, differences, rescored_config
 from utils.errors import UserError, run_script
-from utils.flags import add_setting_flags, overrides_from
+from utils.flags import add_setting_flags, overrides_from, script_parser
 from utils.runs import named_checkpoint
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
@@ -41,9 +41,7 @@ RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` if they clash."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "checkpoint", nargs="?", type=named_checkpoint, metavar="RUN", help="default: the newest"
     )

@@ -20,13 +20,12 @@ from pathlib import Path
 from inspection.open_run import add_run_flags, open_run, parse_checked
 from utils.batches import add_batch_flag
 from utils.errors import answer_early, run_script
+from utils.flags import script_parser
 
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_run_flags(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/eval")
     parser.add_argument(

@@ -22,15 +22,13 @@ from pathlib import Path
 
 from inspection.open_run import parse_checked
 from utils.errors import UserError, answer_early, run_script
-from utils.flags import add_setting_flags
+from utils.flags import add_setting_flags, script_parser
 from utils.runs import find_run, named_checkpoint, run_name
 
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--checkpoint", type=named_checkpoint, metavar="RUN", help="run folder or its last.pt"
     )

@@ -32,6 +32,7 @@ from inspection.streams import is_video
 from utils.batches import add_batch_flag
 from utils.errors import UserError, run_script
 from utils.files import empty_folder, new_file, new_folder, printable
+from utils.flags import script_parser
 from utils.runs import run_name
 
 LONGEST = 240
@@ -40,9 +41,7 @@ LONGEST = 240
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` for what is a stream."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
     add_run_flags(parser)
     add_threshold_flag(parser)

@@ -39,15 +39,14 @@ from inspection.watch import Watch
 from utils.addresses import masked
 from utils.calibration import Calibration
 from utils.errors import UserError, run_script
+from utils.flags import script_parser
 from utils.interrupt import StopRequest
 from utils.runs import run_name
 
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` if they clash."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add, file = parser.add_argument, {"type": Path, "metavar": "FILE"}
     several = {"dest": "sources", "action": "append", "default": []}  # in the order they are named
     add("videos", nargs="*", metavar="VIDEO", help="video files or patterns")

@@ -17,57 +17,36 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
 import argparse
 from pathlib import Path
 
-from models import build_model, refuse_unread
-from utils.config import Config, TrainConfig, differences, load_config
+from inspection.open_run import checked_settings
+from models import build_model
+from utils.config import TrainConfig
 from utils.errors import UserError, answer_early, run_script
-from utils.flags import add_setting_flags, overrides_from
+from utils.flags import add_setting_flags, script_parser
 from utils.runs import named_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` for settings that are not right."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
     add_setting_flags(parser)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        type=named_checkpoint,
-        const=Path(),
-        metavar="RUN",
-        help="go on with a run folder, by default the newest; --epochs may change its length",
-    )
+    resume = "go on with a run folder, by default the newest; --epochs may change its length"
+    kind = {"nargs": "?", "type": named_checkpoint, "const": Path(), "metavar": "RUN"}
+    parser.add_argument("--resume", **kind, help=resume)
     args = parser.parse_args()
-    args.settings = settings_of(args)
+    args.settings = checked_settings(args)
     return args
-
-
-def settings_of(args: argparse.Namespace) -> Config:
-    """The settings of a new run; of one that is resumed, the flags are checked alone.
-
-    Raises:
-        UserError: for a setting that is not right, or that the detector does not read.
-    """
-    if args.resume is None:
-        config = load_config(args.config, overrides_from(args))
-        refuse_unread(config.model, differences(load_config(), config))
-        return config
-    if args.config is not None:
-        raise UserError("--config cannot go with --resume: the run keeps its own settings")
-    return load_config(overrides=overrides_from(args))
 
 
 if __name__ == "__main__":
     answer_early(parse_args)  # --help and wrong flags, before the slow imports
 
 import math
-import time
 from itertools import islice
 
 import numpy as np
 import torch
+from torch.optim import Optimizer
 
 from data.crops import random_crops
 from data.tensors import to_batch
@@ -75,42 +54,32 @@ from data.training_set import in_folds, load_images
 from inspection.calibrating import calibrate_detector
 from models.detector import Detector, FittedDetector, TrainedDetector
 from utils import distributed
-from utils.device import autocast, pick_device, place
-from utils.interrupt import StopRequest
+from utils.device import autocast, place
 from utils.micro_batch import pick_micro_batch
 from utils.run import Run
 from utils.seed import epoch_order, seed_step
 from utils.step_bar import StepBar
 
-HINT = "without a GPU, python train.py --config configs/cpu.yaml takes a fraction of that"
-NOTICE = "stopping after this step; Ctrl-C again to stop at once"
-
 
 def learning_rate(train: TrainConfig, epochs_done: float) -> float:
-    """The learning rate once `epochs_done` epochs, a fraction counts too, are behind.
+    """Constant at `train.lr`, then straight to zero over the last `train.cooldown` of the epochs.
 
-    It stays at `train.lr` and falls in a straight line to zero over the last `train.cooldown` of
-    the epochs. That takes out the noise of the last steps, which a network that restores images
-    would show in its heatmaps; unlike a cosine, it lets a run be lengthened until it sets in
-    (Haegele et al., "Scaling laws and compute-optimal training beyond fixed training durations",
-    NeurIPS 2024).
+    Haegele et al., "Scaling laws and compute-optimal training beyond fixed durations", 2024.
     """
-    left = train.epochs - epochs_done
-    span = train.cooldown * train.epochs
+    left, span = train.epochs - epochs_done, train.cooldown * train.epochs
     return train.lr * min(1.0, left / span) if span else train.lr
 
 
 def train_step(
     model: TrainedDetector,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batch: np.ndarray,
     device: torch.device,
     micro_batch: int,
 ) -> float:
     """One optimiser step on uint8 images [B, H, W, 3]; returns the loss summed over the images.
 
-    Each process takes its share of the batch, and each share passes in pieces of `micro_batch`
-    images, whose gradients add up to those of the whole batch.
+    Processes share the batch, and a share passes in pieces; the gradients add up to those of all.
     """
     share = batch[distributed.rank() :: distributed.world_size()]
     loss_sum = 0.0
@@ -129,95 +98,70 @@ def train_step(
 
 
 def train_one_epoch(
-    run: Run,
-    model: TrainedDetector,
-    optimizer: torch.optim.Optimizer,
-    images: np.ndarray,
-    device: torch.device,
-    bar: StepBar,
-    stop: StopRequest,
+    run: Run, model: TrainedDetector, optimizer: Optimizer, images: np.ndarray, bar: StepBar
 ) -> bool:
     """The steps of an epoch that are left; False if the user stops it, after the step under way."""
     config, settings, progress = run.config, run.config.train, run.progress
     order = run.good.learned[epoch_order(config.seed, progress.epoch, len(run.good.learned))]
     steps = math.ceil(len(order) / settings.batch)
     while progress.step < steps:
-        started = time.perf_counter()
         # All that is random follows from the seed and the number of the step.
-        seed_step(config.seed, progress.epoch, progress.step, distributed.rank())
+        seed_step(config.seed, *progress.at, distributed.rank())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, progress.epoch + progress.step / steps)
         chosen = order[progress.step * settings.batch :][: settings.batch]
-        moment = (config.seed, progress.epoch, progress.step)
-        batch = random_crops(images[chosen], settings.crop, *moment)
-        progress.loss_sum += train_step(model, optimizer, batch, device, progress.micro_batch)
+        batch = random_crops(images[chosen], settings.crop, config.seed, *progress.at)
+        progress.loss_sum += train_step(model, optimizer, batch, run.device, progress.micro_batch)
         if not math.isfinite(progress.loss_sum):
             raise UserError(
                 f"the loss is no longer a number in epoch {progress.epoch + 1}: training diverged; "
                 f"lower train.lr, which is {settings.lr:g}"
             )
         progress.step += 1
-        progress.seconds += time.perf_counter() - started
         seen = min(progress.step * settings.batch, len(order))
-        bar.step(progress.epoch, progress.loss_sum / seen)
-        if distributed.total(stop.requested, device):
+        progress.seconds += bar.step(progress.epoch, progress.loss_sum / seen)
+        if bar.stopped(run.device):
             return False
     return True
 
 
-def train(
-    run: Run,
-    model: TrainedDetector,
-    optimizer: torch.optim.Optimizer,
-    images: np.ndarray,
-    device: torch.device,
-) -> bool:
+def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: np.ndarray) -> bool:
     """Epochs of gradient steps, each saved; False if the user stops them."""
     settings = run.config.train
     if not run.resumed:
-        run.progress.micro_batch = pick_micro_batch(run.config, device)
-    run.begin(model, optimizer, f"{device}, {run.progress.micro_batch} images at once")
+        run.progress.micro_batch = pick_micro_batch(run.config, run.device)
+    run.begin(model, optimizer, f"{run.progress.micro_batch} images at once")
     steps = math.ceil(len(run.good.learned) / settings.batch)
     done = run.progress.epoch * steps + run.progress.step
-    hint = HINT if device.type == "cpu" and run.recipe is None else ""
+    slow = run.device.type == "cpu" and run.recipe is None
     model.train()
-    bar = StepBar(settings.epochs * steps, done, distributed.is_writer(), hint)
-    with StopRequest(NOTICE) as stop, bar:
+    with StepBar(settings.epochs * steps, done, hint=slow) as bar:
         while run.progress.epoch < settings.epochs:
-            if not train_one_epoch(run, model, optimizer, images, device, bar, stop):
+            if not train_one_epoch(run, model, optimizer, images, bar):
                 run.save(model, optimizer)
                 return False
-            loss = run.progress.loss_sum / len(run.good.learned)
-            run.end_epoch(loss)
+            bar.say(run.end_epoch(loss=run.progress.loss_sum / len(run.good.learned)))
             run.save(model, optimizer)
-            entry = run.history[-1]
-            bar.say(
-                f"epoch {entry['epoch']}/{settings.epochs}  loss {loss:.5f}  "
-                f"{entry['seconds']:.1f} s"
-            )
     seed_step(run.config.seed, settings.epochs, 0)
-    model.eval().finish(in_folds(images, run.good, run.progress.micro_batch, device))
+    model.eval().finish(in_folds(images, run.good, run.progress.micro_batch, run.device))
     return True
 
 
-def fit(run: Run, model: FittedDetector, images: np.ndarray, device: torch.device) -> bool:
+def fit(run: Run, model: FittedDetector, images: np.ndarray) -> bool:
     """One pass over the images, fold by fold; False if the user stops it."""
     progress = run.progress
-    run.begin(model, None, str(device))
+    run.begin(model, None, "one pass")
     if progress.epoch:  # stopped when all was collected
         return True
-    folds = in_folds(images, run.good, run.config.train.batch, device)
+    folds = in_folds(images, run.good, run.config.train.batch, run.device)
     batches = ((number, batch) for number, fold in enumerate(folds) for batch in fold)
-    bar = StepBar(sum(map(len, folds)), progress.step, distributed.is_writer())
-    with StopRequest(NOTICE) as stop, bar:
+    with StepBar(sum(map(len, folds)), progress.step) as bar:
         for number, batch in islice(batches, progress.step, None):
-            started = time.perf_counter()
             seed_step(run.config.seed, 0, progress.step)
             model.collect(batch, number)
             progress.step += 1
-            progress.seconds += time.perf_counter() - started
-            bar.step(epoch=0)
-            if stop.requested:
+            progress.seconds += bar.step(epoch=0)
+            if bar.stopped(run.device):
                 run.save(model, None)
                 return False
     seed_step(run.config.seed, 1, 0)
@@ -234,29 +178,22 @@ def main() -> int:
     if run.complete:
         print(f"{run.folder} is finished; --epochs lengthens a training")
         return 0
-    config, device = run.config, pick_device(run.config.device)
-    distributed.start(device)
-    seed_step(config.seed, epoch=-1, step=-1)
-    model: Detector = place(build_model(config), device)
+    distributed.start(run.device)
+    seed_step(run.config.seed, epoch=-1, step=-1)
+    model: Detector = place(build_model(run.config), run.device)
     learns = isinstance(model, TrainedDetector)
-    if not learns and distributed.world_size() > 1:
-        raise UserError(f"{config.model} is fitted in one process; start it without torchrun")
     if not run.resumed:
         model.load_pretrained()
     images = load_images(run, hold_out=learns)
     optimizer = model.optimizer() if learns else None
     run.restore(model, optimizer)
-    if learns:
-        whole = train(run, model, optimizer, images, device)
-    else:
-        whole = fit(run, model, images, device)
+    whole = train(run, model, optimizer, images) if learns else fit(run, model, images)
     if not whole:
         run.say(f"stopped; go on with: python train.py --resume {run.folder}")
     elif distributed.is_writer():
-        calibration = calibrate_detector(model, images, run.good, device)
+        calibration = calibrate_detector(model, images, run.good, run.device)
         run.save(model, optimizer, calibration)
-        print(calibration.promise())
-        print(f"done: {run.folder}\nnext: python eval.py --checkpoint {run.folder}")
+        print(f"{calibration.promise()}\nnext: python eval.py --checkpoint {run.folder}")
     distributed.stop()
     return 0 if whole else 130
 

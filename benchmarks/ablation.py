@@ -12,7 +12,6 @@ Rows that are finished are kept in outputs/ablation/<category>.json: started aga
 it stopped.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from models.reconstruction.corruption import KINDS
 from utils.config import load_config, with_absolute_paths, write_config
 from utils.errors import UserError, run_script
 from utils.files import write_whole
-from utils.flags import add_setting_flags, overrides_from
+from utils.flags import add_setting_flags, overrides_from, script_parser
 
 ROWS = {
     "default": {},
@@ -95,9 +94,7 @@ def table(rows: dict[str, dict]) -> str:
 
 def main() -> int:
     """Run the rows that are missing and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_setting_flags(parser)
     config = load_config(overrides=overrides_from(parser.parse_args()))
     folder = Path("outputs/ablation").resolve() / config.data.category

@@ -29,6 +29,7 @@ from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category
 from data.resize import resize
 from data.tensors import to_batch
+from utils.flags import script_parser
 
 BATCH = 8
 LAYERS = (4, 10)
@@ -160,9 +161,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run both libraries on both detectors, in processes of their own, and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has anomalib")
     parser.add_argument("--data-root", default="data/mvtec")
     parser.add_argument("--category", default="tile")

@@ -6,7 +6,6 @@ The plain algorithm computes all distances to every new centre, so each centre t
 other; it is timed on the first 200 of them, and its time for all is extrapolated.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from data.tensors import to_batch
 from models.features.coreset import PROJECTION, greedy_coreset, random_projection
 from models.features.patchcore import PatchCore
 from utils.config import load_config
-from utils.flags import add_setting_flags, overrides_from
+from utils.flags import add_setting_flags, overrides_from, script_parser
 
 PLAIN_CENTRES = 200
 
@@ -65,9 +64,7 @@ def peak_mib() -> float:
 
 def main() -> None:
     """Print a line for each number of patches and share."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_setting_flags(parser)
     parser.add_argument("--patches", type=int, nargs="+", default=[50_000, 200_000, 800_000])
     args = parser.parse_args()

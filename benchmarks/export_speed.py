@@ -7,7 +7,6 @@ Images of the test split are inspected by both in turn, one at a time; the ratio
 the pairs. The first verdict is timed from the start of the command infer.py until it is printed.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from data.mvtec import Category
 from inspection.open_run import open_inspector
 from utils.errors import UserError, run_script
-from utils.flags import add_setting_flags
+from utils.flags import add_setting_flags, script_parser
 from utils.runs import find_run, run_name
 
 REPO = Path(__file__).resolve().parent.parent
@@ -44,9 +43,7 @@ def spread(values: list[float], unit: str, digits: int) -> str:
 
 def main() -> int:
     """Measure and print; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, metavar="RUN")
     parser.add_argument("--images", type=int, default=20, metavar="N", help="pairs to measure")
     parser.add_argument("--starts", type=int, default=5, metavar="N", help="starts of infer.py")

@@ -8,7 +8,6 @@ held-out good images and on the test split; at the end stands the rank correlati
 two rankings. A pass over the images serves all ways.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from itertools import chain, product
@@ -30,7 +29,7 @@ from inspection.torch_inspector import TorchInspector
 from models.anomaly_map import image_score
 from models.reconstruction.unet import UNetAutoencoder
 from utils.errors import UserError, run_script
-from utils.flags import add_setting_flags
+from utils.flags import add_setting_flags, script_parser
 from utils.metrics import auroc
 from utils.runs import find_run
 
@@ -66,9 +65,7 @@ def scores(
 
 def main() -> int:
     """Print the AUROC of each way, twice, and how well the rankings agree."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, metavar="RUN")
     add_setting_flags(parser, ["--category", "--data-root", "--device"])
     args = parser.parse_args()

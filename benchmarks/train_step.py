@@ -8,7 +8,6 @@ Both are stepped by train.py's own `train_step` on the same images, and take tur
 machine strikes both alike. What corrupting the batch takes is part of both, and printed apart.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from statistics import median
@@ -28,7 +27,7 @@ from train import train_step
 from utils.checkpoint import Progress
 from utils.config import Config, load_config
 from utils.device import pick_device, place
-from utils.flags import add_setting_flags, overrides_from
+from utils.flags import add_setting_flags, overrides_from, script_parser
 from utils.micro_batch import pick_micro_batch
 
 WIDTH, DEPTH = 32, 4
@@ -67,9 +66,7 @@ class TextbookUNet(nn.Module):
 
 def main() -> None:
     """Print seconds an image and the ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_setting_flags(parser)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()

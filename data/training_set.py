@@ -21,6 +21,8 @@ from utils.run import Run
 def load_images(run: Run, hold_out: bool) -> np.ndarray:
     """The good images of a run, uint8 [N, H, W, 3]; a new run learns here which they are."""
     settings = run.config
+    if not hold_out and distributed.world_size() > 1:
+        raise UserError(f"{settings.model} is fitted in one process; start it without torchrun")
     category = Category(settings.data.root, settings.data.category)
     paths = run.good.paths(category.train) if run.resumed else category.train_images()
     if not run.resumed:

@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 
 from inspection.inspector import Inspector
-from models import check_model
-from utils.config import load_config
+from models import check_model, refuse_unread
+from utils.config import Config, differences, load_config
 from utils.errors import UserError
 from utils.flags import add_setting_flags, overrides_from
 from utils.runs import add_checkpoint_flag, find_run
@@ -48,6 +48,21 @@ def parse_checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
     config = load_config(overrides=overrides_from(args))
     check_model(config.model)
     return args
+
+
+def checked_settings(args: argparse.Namespace) -> Config:
+    """The settings of a new run; of one that is resumed, the flags are checked alone.
+
+    Raises:
+        UserError: for a setting that is not right, or that the detector does not read.
+    """
+    if args.resume is None:
+        config = load_config(args.config, overrides_from(args))
+        refuse_unread(config.model, differences(load_config(), config))
+        return config
+    if args.config is not None:
+        raise UserError("--config cannot go with --resume: the run keeps its own settings")
+    return load_config(overrides=overrides_from(args))
 
 
 def named_run(args: argparse.Namespace) -> Path:

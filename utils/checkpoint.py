@@ -51,6 +51,11 @@ class Progress:
     seconds: float = 0.0
     micro_batch: Count = 0
 
+    @property
+    def at(self) -> tuple[int, int]:
+        """The epoch and the step under way."""
+        return self.epoch, self.step
+
 
 @dataclass
 class Checkpoint:

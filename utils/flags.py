@@ -21,6 +21,12 @@ FLAGS = {
 """Flags that override a setting: flag -> (dotted key, placeholder, help)."""
 
 
+def script_parser(about: str | None) -> argparse.ArgumentParser:
+    """A parser whose --help shows the docstring of its script as it stands."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=about, formatter_class=formatter)
+
+
 def add_setting_flags(parser: argparse.ArgumentParser, flags: list[str] | None = None) -> None:
     """Add the named flags, those of `FLAGS` and `--set KEY=VALUE`; by default all of them."""
     for flag in [*FLAGS, "--set"] if flags is None else flags:

@@ -11,6 +11,7 @@ from utils import distributed
 from utils.calibration import Calibration
 from utils.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from utils.config import Config, resumed_config
+from utils.device import pick_device
 from utils.errors import UserError
 from utils.flags import overrides_from
 from utils.good_images import GoodImages
@@ -31,6 +32,7 @@ class Run:
         good: the good images that it knows.
         progress: how far it has come.
         history: loss and seconds of each epoch.
+        device: what it runs on.
         recipe: file of settings that a new run was started with.
     """
 
@@ -42,6 +44,7 @@ class Run:
         self.progress = Progress() if checkpoint is None else checkpoint.progress
         self.history = [] if checkpoint is None else checkpoint.history
         self.recipe: Path | None = None
+        self.device = pick_device(config.device)
         self._checkpoint = checkpoint
 
     @classmethod
@@ -89,8 +92,8 @@ class Run:
         data, learned = self.config.data, len(self.good.learned)
         self.say(
             f"{self.config.model} on {data.category}: {learned} good images, "
-            f"{len(self.good.names) - learned} held out, {data.size[0]}x{data.size[1]}, {how} "
-            f"-> {self.folder}"
+            f"{len(self.good.names) - learned} held out, {data.size[0]}x{data.size[1]}, "
+            f"{self.device}, {how} -> {self.folder}"
         )
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
@@ -128,9 +131,11 @@ class Run:
         if distributed.is_writer():
             print(text)
 
-    def end_epoch(self, loss: float | None = None) -> None:
-        """Note that an epoch, of this mean loss, is over."""
+    def end_epoch(self, loss: float | None = None) -> str:
+        """Note that an epoch, of this mean loss, is over; returns a line to print of it."""
         progress = self.progress
         entry = {"epoch": progress.epoch + 1, "seconds": progress.seconds}
         self.history.append(entry if loss is None else {"loss": loss, **entry})
         self.progress = Progress(epoch=progress.epoch + 1, micro_batch=progress.micro_batch)
+        about = "" if loss is None else f"/{self.config.train.epochs}  loss {loss:.5f}"
+        return f"epoch {entry['epoch']}{about}  {progress.seconds:.1f} s"
