@@ -128,14 +128,12 @@ def train_one_epoch(
 def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: np.ndarray) -> bool:
     """Epochs of gradient steps, each saved; False if the user stops them."""
     settings = run.config.train
-    if not run.resumed:
-        run.progress.micro_batch = pick_micro_batch(run.config, run.device)
+    run.progress.micro_batch = run.progress.micro_batch or pick_micro_batch(run.config, run.device)
     run.begin(model, optimizer, f"{run.progress.micro_batch} images at once")
     steps = math.ceil(len(run.good.learned) / settings.batch)
     done = run.progress.epoch * steps + run.progress.step
-    slow = run.device.type == "cpu" and run.recipe is None
     model.train()
-    with StepBar(settings.epochs * steps, done, hint=slow) as bar:
+    with StepBar(settings.epochs * steps, done, run.may_be_slow) as bar:
         while run.progress.epoch < settings.epochs:
             if not train_one_epoch(run, model, optimizer, images, bar):
                 run.save(model, optimizer)

@@ -80,6 +80,11 @@ class Run:
         fitted = self._checkpoint.optimizer is None
         return fitted or self.progress.epoch >= self.config.train.epochs
 
+    @property
+    def may_be_slow(self) -> bool:
+        """Whether it runs on a CPU by settings that no recipe for one has set."""
+        return self.device.type == "cpu" and self.recipe is None
+
     def warn(self, text: str | None) -> None:
         """Print a line to stderr, once for all processes, if there is anything to say."""
         if text is not None and distributed.is_writer():
