@@ -141,7 +141,7 @@ from tqdm import tqdm
 
 from benchmarks.results import table, write_results
 from benchmarks.scripts import Stopped
-from utils import distributed
+from runs import distributed
 
 POLL = 0.2  # seconds between two looks at what the workers have finished
 

@@ -29,11 +29,11 @@ from data.mvtec import Category
 from inspection.inspector import Inspector
 from inspection.open_run import add_threshold_flag, named_run, open_inspector, parse_checked
 from inspection.recalibrate import set_calibration
+from runs.folders import named_checkpoint
 from utils.calibration import Calibration
 from utils.config import Config, differences, rescored_config
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, overrides_from, script_parser
-from utils.runs import named_checkpoint
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 """Shares of false alarms that known defects are looked for at."""

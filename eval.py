@@ -49,8 +49,11 @@ from collections.abc import Iterable
 
 from data.images import read_ahead
 from data.mvtec import Category, TestImage
-from inspection.evaluation import Reader, Test, collect_pixels, measure, score_split
-from inspection.evaluation_results import (
+from evaluation.html_report import html_report
+from evaluation.measure import Reader, Test, collect_pixels, measure, score_split
+from evaluation.metrics import PixelScores
+from evaluation.pseudo_split import pseudo_readers
+from evaluation.results import (
     kinds_table,
     plots,
     replace_files,
@@ -59,12 +62,9 @@ from inspection.evaluation_results import (
     tables,
     worst_cases,
 )
-from inspection.html_report import html_report
 from inspection.inspector import Inspector
-from inspection.pseudo_split import pseudo_readers
+from runs.folders import run_name
 from utils.files import printable
-from utils.metrics import PixelScores
-from utils.runs import run_name
 
 
 def choose_split(

@@ -21,9 +21,9 @@ import argparse
 from pathlib import Path
 
 from inspection.open_run import parse_checked
+from runs.folders import find_run, named_checkpoint, run_name
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import add_setting_flags, script_parser
-from utils.runs import find_run, named_checkpoint, run_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,13 +54,13 @@ from tqdm import tqdm
 from data.images import ImageError, read_ahead, read_image, read_resized
 from data.mvtec import Category
 from data.pseudo_defects import PseudoImage, pseudo_split
+from evaluation.metrics import auroc
 from inspection.inspector import Inspection, Inspector
 from inspection.onnx_export import write_half, write_int8, write_metadata, write_onnx
 from inspection.onnx_inspector import OnnxInspector
 from inspection.torch_inspector import TorchInspector
 from utils.calibration import Calibration
 from utils.config import Config
-from utils.metrics import auroc
 
 TOLERANCE = 1e-4
 """Largest difference to the checkpoint, as a share of the largest value."""

@@ -28,12 +28,12 @@ from inspection.inspector import Inspector
 from inspection.open_run import add_run_flags, add_threshold_flag, open_run, parse_checked
 from inspection.panel import panel
 from inspection.results import ResultFiles, entry, say
-from inspection.streams import is_video
+from runs.folders import run_name
+from streams.source import is_video
 from utils.batches import add_batch_flag
 from utils.errors import UserError, run_script
 from utils.files import empty_folder, new_file, new_folder, printable
 from utils.flags import script_parser
-from utils.runs import run_name
 
 LONGEST = 240
 """Bytes in the name of a panel or of its folder: disks take 255, and a number may follow."""

@@ -24,24 +24,24 @@ from pathlib import Path
 from typing import Any
 
 from data.images import ImageError
-from inspection.alerts import Mqtt, Webhook
-from inspection.annotated_video import AnnotatedVideo, annotate
-from inspection.camera import Camera
-from inspection.drift import WINDOW, Drift, Moved
-from inspection.heartbeat import Heartbeat
 from inspection.open_run import add_run_flags, open_run, parse_checked
 from inspection.panel import panel
 from inspection.results import entry, say
-from inspection.streams import Gap, Source, in_turn, is_video, iso, now
-from inspection.verdict_log import VerdictLog
-from inspection.videos import Videos
-from inspection.watch import Watch
+from runs.folders import run_name
+from streams.alerts import Mqtt, Webhook
+from streams.annotated_video import AnnotatedVideo, annotate
+from streams.camera import Camera
+from streams.drift import WINDOW, Drift, Moved
+from streams.heartbeat import Heartbeat
+from streams.source import Gap, Source, in_turn, is_video, iso, now
+from streams.verdict_log import VerdictLog
+from streams.videos import Videos
+from streams.watch import Watch
 from utils.addresses import masked
 from utils.calibration import Calibration
 from utils.errors import UserError, run_script
 from utils.flags import script_parser
 from utils.interrupt import StopRequest
-from utils.runs import run_name
 
 
 def parse_args() -> argparse.Namespace:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from inspection.open_run import checked_settings
 from models import build_model
+from runs.folders import named_checkpoint
 from utils.config import TrainConfig
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import add_setting_flags, script_parser
-from utils.runs import named_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,12 +53,12 @@ from data.tensors import to_batch
 from data.training_set import in_folds, load_images
 from inspection.calibrating import calibrate_detector
 from models.detector import Detector, FittedDetector, TrainedDetector
-from utils import distributed
+from runs import distributed
+from runs.micro_batch import pick_micro_batch
+from runs.run import Run
+from runs.seed import epoch_order, seed_step
+from runs.step_bar import StepBar
 from utils.device import autocast, place
-from utils.micro_batch import pick_micro_batch
-from utils.run import Run
-from utils.seed import epoch_order, seed_step
-from utils.step_bar import StepBar
 
 
 def learning_rate(train: TrainConfig, epochs_done: float) -> float:

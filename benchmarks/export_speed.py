@@ -15,9 +15,9 @@ from pathlib import Path
 
 from data.mvtec import Category
 from inspection.open_run import open_inspector
+from runs.folders import find_run, run_name
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
-from utils.runs import find_run, run_name
 
 REPO = Path(__file__).resolve().parent.parent
 

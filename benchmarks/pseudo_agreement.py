@@ -24,14 +24,14 @@ from data.mvtec import Category, TestImage
 from data.pseudo_defects import PseudoImage
 from data.resize import resize
 from data.tensors import to_batch
-from inspection.pseudo_split import pseudo_readers
+from evaluation.metrics import auroc
+from evaluation.pseudo_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
 from models.anomaly_map import image_score
 from models.reconstruction.unet import UNetAutoencoder
+from runs.folders import find_run
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
-from utils.metrics import auroc
-from utils.runs import find_run
 
 WITNESSES = ("structure", "colour", "verdict", "memory", "whitened memory")
 """Those of `UNetAutoencoder.witnesses`, in its order."""

@@ -23,12 +23,12 @@ from data.tensors import to_batch
 from models import build_model
 from models.reconstruction.losses import ReconstructionLoss
 from models.reconstruction.unet import DoubleConv, UNetAutoencoder
+from runs.checkpoint import Progress
+from runs.micro_batch import pick_micro_batch
 from train import train_step
-from utils.checkpoint import Progress
 from utils.config import Config, load_config
 from utils.device import pick_device, place
 from utils.flags import add_setting_flags, overrides_from, script_parser
-from utils.micro_batch import pick_micro_batch
 
 WIDTH, DEPTH = 32, 4
 

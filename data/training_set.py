@@ -11,11 +11,11 @@ from data.depth import with_depth
 from data.mvtec import Category
 from data.tensors import to_batch
 from data.twins import find_twins, groups, thumbnail, twins_warning
-from utils import distributed
+from runs import distributed
+from runs.good_images import GoodImages
+from runs.run import Run
 from utils.batches import batches
 from utils.errors import UserError
-from utils.good_images import GoodImages
-from utils.run import Run
 
 
 def load_images(run: Run, hold_out: bool) -> np.ndarray:

@@ -11,7 +11,7 @@ from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category, TestImage
 from inspection.inspector import Inspection, Inspector
 from inspection.open_run import open_inspector
-from utils import runs
+from runs import folders as runs
 from utils.config import DataConfig, config_from
 from utils.errors import UserError
 from utils.yaml_files import read_yaml
@@ -60,7 +60,7 @@ def thumbnails(data: DataConfig) -> list[tuple[TestImage, Image.Image]]:
     except UserError:  # the data need not be there
         return []
     small = []
-    for example, image in read_ahead(examples, lambda example: read_image(example.path)):
+    for example, image in read_ahead(examples, lambda example: read_image(example.path, data)):
         if not isinstance(image, ImageError):
             picture = Image.fromarray(image)
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -68,10 +68,10 @@ def thumbnails(data: DataConfig) -> list[tuple[TestImage, Image.Image]]:
     return small
 
 
-def read_upload(path: Path) -> np.ndarray:
+def read_upload(path: Path, data: DataConfig) -> np.ndarray:
     """Read an image as `read_image` does; its error does not tell where uploads are kept."""
     try:
-        return read_image(path)
+        return read_image(path, data)
     except ImageError as error:
         raise ImageError(str(error).replace(str(path), path.name)) from None
 
@@ -98,7 +98,8 @@ class Detectors:
     def inspect(self, run: str, path: Path) -> Inspection:
         """Inspect an image file; raises `UserError` if it or the run cannot be read."""
         with self.lock:
-            return self._open(run).inspect(read_upload(path))
+            inspector = self._open(run)
+            return inspector.inspect(read_upload(path, inspector.config.data))
 
     def _open(self, run: str) -> Inspector:
         file = runs.find_run(Path(run))

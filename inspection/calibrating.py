@@ -6,9 +6,9 @@ from tqdm import tqdm
 
 from data.training_set import in_folds
 from models.detector import Detector
+from runs.good_images import GoodImages
+from runs.micro_batch import pick_inference_batch
 from utils.calibration import Calibration, calibrate
-from utils.good_images import GoodImages
-from utils.micro_batch import pick_inference_batch
 
 DOUBT = 10
 """Held-out images that must speak for another spread of the scores to be believed half."""

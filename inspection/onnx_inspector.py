@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from inspection.inspector import Inspector
+from runs.folders import FORMAT, checked, refuse_other
 from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.extras import need
-from utils.runs import FORMAT, checked, refuse_other
 
 VERSION = 3
 

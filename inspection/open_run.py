@@ -6,10 +6,10 @@ from pathlib import Path
 
 from inspection.inspector import Inspector
 from models import check_model, refuse_unread
+from runs.folders import add_checkpoint_flag, find_run
 from utils.config import Config, differences, load_config
 from utils.errors import UserError
 from utils.flags import add_setting_flags, overrides_from
-from utils.runs import add_checkpoint_flag, find_run
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ def set_calibration(file: Path, calibration: Calibration, config: Config | None 
 
 
 def _set_in_run(file: Path, calibration: Calibration, config: Config | None) -> None:
-    from utils.checkpoint import load_checkpoint, save_checkpoint  # torch
+    from runs.checkpoint import load_checkpoint, save_checkpoint  # torch
 
     checkpoint = load_checkpoint(file)
     former = yaml.safe_dump(asdict(checkpoint.calibration), sort_keys=False)

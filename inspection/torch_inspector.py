@@ -10,8 +10,8 @@ from data.tensors import to_batch, to_pixels
 from data.training_set import in_folds
 from inspection.inspector import Inspector
 from models import load_detector
+from runs.micro_batch import pick_inference_batch
 from utils.device import pick_device
-from utils.micro_batch import pick_inference_batch
 
 
 class TorchInspector(Inspector):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.detector import Detector
-    from utils.checkpoint import Checkpoint
+    from runs.checkpoint import Checkpoint
 
 
 class Entry(NamedTuple):
@@ -89,7 +89,7 @@ def load_detector(file: Path, device: torch.device) -> tuple[Detector, Checkpoin
     Raises:
         UserError: if the file is no checkpoint, or that of a run that is not finished.
     """
-    from utils.checkpoint import load_checkpoint, restore  # torch
+    from runs.checkpoint import load_checkpoint, restore  # torch
     from utils.device import place
 
     checkpoint = load_checkpoint(file)

@@ -11,16 +11,16 @@ from fitted import fitted
 import eval
 import infer
 from data.images import ImageError
+from evaluation.measure import score_split
+from evaluation.pseudo_split import pseudo_readers
 from inspection import calibrating
-from inspection.evaluation import score_split
-from inspection.pseudo_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
 from models import load_detector
-from utils import micro_batch
+from runs import micro_batch
+from runs.checkpoint import Checkpoint, Progress, save_checkpoint
+from runs.good_images import GoodImages
 from utils.calibration import calibrate
-from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.errors import UserError
-from utils.good_images import GoodImages
 
 CPU = torch.device("cpu")
 

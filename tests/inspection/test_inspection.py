@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from inspection.annotated_video import annotate
 from inspection.inspector import Inspection
 from inspection.panel import colourise, overlay, panel
 from inspection.regions import Region, region_labels, regions
 from inspection.results import entry
+from streams.annotated_video import annotate
 from utils.calibration import Calibration
 
 CALIBRATION = Calibration(

@@ -6,7 +6,7 @@ from fitted import detector
 
 from data.training_set import Fold
 from models.detector import FittedDetector
-from utils.good_images import deal
+from runs.good_images import deal
 
 CPU = torch.device("cpu")
 

@@ -42,8 +42,8 @@ from demo.detectors import Detectors
 from demo.page import NO_RUN, PICTURE, PROMPT, Result, table_of
 from demo.scale import Scale, bars, effect
 from inspection.torch_inspector import TorchInspector
+from runs.checkpoint import load_checkpoint
 from utils.calibration import Calibration
-from utils.checkpoint import load_checkpoint
 from utils.errors import UserError
 
 

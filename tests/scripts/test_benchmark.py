@@ -17,8 +17,8 @@ import benchmark
 from benchmarks.results import mean_row, table, write_results
 from benchmarks.scripts import Stopped, script
 from data.sample import write_sample
+from runs.distributed import child_environment
 from utils.config import load_config
-from utils.distributed import child_environment
 from utils.errors import UserError
 
 LIGHT = [*TINY, "--set", "unet.encoder=scratch"]

@@ -14,13 +14,13 @@ from models import build_model, load_detector
 from models.features import padim
 from models.features.backbones import EfficientNetLite
 from models.features.memory_bank import rows
-from utils import distributed
+from runs import distributed
+from runs.checkpoint import Checkpoint, Progress, save_checkpoint
+from runs.good_images import GoodImages
 from utils.calibration import calibrate
-from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
 from utils.device import place
 from utils.errors import UserError
-from utils.good_images import GoodImages
 
 CPU = torch.device("cpu")
 CHANNELS = 24 + 40  # of blocks 2 and 4

@@ -8,13 +8,13 @@ from data.tensors import to_batch
 from models import build_model, load_detector
 from models.features.backbones import STRIDES, EfficientNetLite, build_encoder
 from models.reconstruction.corruption import KINDS
+from runs.checkpoint import Checkpoint, Progress, save_checkpoint
+from runs.good_images import GoodImages
+from runs.micro_batch import pick_micro_batch
 from train import train_step
 from utils.calibration import calibrate
-from utils.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
-from utils.good_images import GoodImages
-from utils.micro_batch import pick_micro_batch
 
 CPU = torch.device("cpu")
 ENCODERS = ["efficientnet_lite0", "scratch"]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from inspection.streams import iso, now
+from streams.source import iso, now
 from utils.files import write_whole
 
 EVERY = 2.0  # seconds between two beats

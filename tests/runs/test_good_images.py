@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
+from runs.good_images import FOLD, FOLDS, GoodImages, deal
 from utils.errors import UserError
-from utils.good_images import FOLD, FOLDS, GoodImages, deal
 
 NAMES = [f"{number:03}.png" for number in range(50)]
 

@@ -5,7 +5,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from utils import distributed
+from runs import distributed
 from utils.interrupt import StopRequest
 
 PATIENCE = 20

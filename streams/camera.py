@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.images import ImageError
-from inspection.streams import Frame, Gap, Source, iso, now
+from streams.source import Frame, Gap, Source, iso, now
 from utils.addresses import masked
 from utils.errors import UserError
 from utils.extras import opencv

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.images import ImageError, read_ahead, read_image
 from data.listing import is_image
-from inspection.streams import POLL, Frame, Gap, Source, iso, now
+from streams.source import POLL, Frame, Gap, Source, iso, now
 from utils.addresses import masked
 from utils.errors import UserError
 from utils.files import write_whole

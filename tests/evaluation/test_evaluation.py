@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from data.mvtec import TestImage
-from inspection import evaluation
-from inspection.evaluation import Row, collect_pixels, measure
-from inspection.evaluation_results import kinds_table, replace_files, summary, tables
+from evaluation import measure as evaluation
+from evaluation.measure import Row, collect_pixels, measure
+from evaluation.metrics import BinnedPixelScores, PixelScores
+from evaluation.results import kinds_table, replace_files, summary, tables
 from utils.calibration import Calibration
 from utils.files import printable
-from utils.metrics import BinnedPixelScores, PixelScores
 
 CALIBRATION = Calibration(
     threshold=2.0, middle=1.0, pixel_threshold=2.0, low=0.0, high=4.0, false_alarms=0.02,

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from utils import distributed
+from runs import distributed
+from runs.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
+from runs.folders import find_run, new_run
+from runs.good_images import GoodImages
 from utils.calibration import Calibration
-from utils.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from utils.config import Config, resumed_config
 from utils.device import pick_device
 from utils.errors import UserError
 from utils.flags import overrides_from
-from utils.good_images import GoodImages
-from utils.runs import find_run, new_run
 
 
 class Run:

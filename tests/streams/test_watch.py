@@ -11,9 +11,9 @@ from frames import save
 from PIL import Image
 
 from data.images import ImageError
-from inspection import watch as watch_module
-from inspection.streams import Gap
-from inspection.watch import Watch
+from streams import watch as watch_module
+from streams.source import Gap
+from streams.watch import Watch
 from utils.errors import UserError
 
 

@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from utils import metrics
-from utils.metrics import (
+from evaluation import metrics
+from evaluation.metrics import (
     BinnedPixelScores,
     PixelScores,
     auroc,

@@ -4,14 +4,14 @@ import pickle
 import pytest
 import torch
 
-from utils import checkpoint as module
-from utils import runs
+from runs import checkpoint as module
+from runs import folders as runs
+from runs.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
+from runs.folders import find_run
+from runs.good_images import GoodImages
 from utils.calibration import calibrate
-from utils.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
-from utils.good_images import GoodImages
-from utils.runs import find_run
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from inspection.evaluation import Row, scores_by_class
+from evaluation.measure import Row, scores_by_class
+from evaluation.metrics import count_above
+from evaluation.plots import histogram, roc
 from inspection.inspector import Inspector
 from inspection.panel import panel, stack
-from inspection.plots import histogram, roc
 from utils.calibration import Calibration
 from utils.files import printable
-from utils.metrics import count_above
 
 WORST = 4  # images in each picture of worst cases
 FILES = {

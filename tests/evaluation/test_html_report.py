@@ -4,7 +4,7 @@ import numpy as np
 from conftest import run_script
 from PIL import Image
 
-from inspection.html_report import html_report
+from evaluation.html_report import html_report
 from utils.config import load_config
 
 NAN = float("nan")

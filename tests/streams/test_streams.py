@@ -16,12 +16,12 @@ from PIL import Image
 
 import stream
 from data.images import read_image
-from inspection import heartbeat, verdict_log
 from inspection.open_run import open_inspector
 from inspection.results import entry
-from inspection.streams import Frame, Source
-from inspection.verdict_log import VerdictLog
-from inspection.videos import Videos
+from streams import heartbeat, verdict_log
+from streams.source import Frame, Source
+from streams.verdict_log import VerdictLog
+from streams.videos import Videos
 from utils.addresses import masked
 from utils.errors import UserError
 from utils.extras import need
@@ -171,7 +171,7 @@ SCRIPT.open_run = lambda *_: (Path("fake.onnx"), Brightness())
 
 ENDLESS = """
 import numpy as np
-from inspection.streams import Frame
+from streams.source import Frame
 
 class Endless(stream.Watch):
     def frames(self, stopping):

@@ -1,7 +1,7 @@
 import numpy as np
 from scipy.stats import ks_2samp
 
-from inspection.drift import ALARM, WINDOW, Drift, kolmogorov_smirnov
+from streams.drift import ALARM, WINDOW, Drift, kolmogorov_smirnov
 
 RANDOM = np.random.default_rng(0)
 

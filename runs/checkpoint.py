@@ -20,12 +20,12 @@ import yaml
 from pydantic import Field
 from torch import nn
 
+from runs.folders import FINISHED, FORMAT, checked, refuse_other
+from runs.good_images import GoodImages
 from utils.calibration import Calibration
 from utils.config import Config, config_from, write_config
 from utils.errors import UserError
 from utils.files import replacing, write_whole
-from utils.good_images import GoodImages
-from utils.runs import FINISHED, FORMAT, checked, refuse_other
 from utils.weights import read_plain
 
 VERSION = 5

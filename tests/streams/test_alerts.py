@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from inspection import alerts
-from inspection.alerts import Mqtt, Webhook
+from streams import alerts
+from streams.alerts import Mqtt, Webhook
 from utils.errors import UserError
 
 

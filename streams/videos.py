@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.images import ImageError
-from inspection.streams import FPS, Frame, Source
+from streams.source import FPS, Frame, Source
 from utils.extras import opencv
 
 

@@ -14,12 +14,7 @@ from tqdm import tqdm
 from data.images import ImageError
 from data.mvtec import TestImage
 from data.pseudo_defects import PseudoImage
-from inspection.inspector import Inspector
-from models.anomaly_map import full_size
-from utils.calibration import Calibration
-from utils.errors import UserError
-from utils.files import printable
-from utils.metrics import (
+from evaluation.metrics import (
     BinnedPixelScores,
     PixelScores,
     auroc,
@@ -29,6 +24,11 @@ from utils.metrics import (
     oracle_f1,
     precision_recall_f1,
 )
+from inspection.inspector import Inspector
+from models.anomaly_map import full_size
+from utils.calibration import Calibration
+from utils.errors import UserError
+from utils.files import printable
 
 EXACT_PIXELS = 400_000_000
 """Of so many pixels at most the metrics are exact, which takes 2 GiB; more are counted in bins."""

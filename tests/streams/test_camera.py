@@ -5,9 +5,9 @@ import pytest
 from frames import gray
 
 from data.images import ImageError
-from inspection import camera as camera_module
-from inspection.camera import Camera
-from inspection.streams import Gap, in_turn
+from streams import camera as camera_module
+from streams.camera import Camera
+from streams.source import Gap, in_turn
 from utils.errors import UserError
 
 
