@@ -3,31 +3,25 @@
     python benchmark.py                                          all detectors, all categories
     python benchmark.py --models patchcore padim --categories tile wood --size 256
     python benchmark.py --for unet train.epochs=20 --for unet unet.width=16
-    python benchmark.py --jobs 4                                 four cells at a time
-    torchrun --nproc-per-node 2 benchmark.py                     processes, or GPUs, share the cells
+    torchrun --nproc-per-node 2 benchmark.py                     two at a time, each on its GPU
 
-Writes results.csv, results.md and chart.png to outputs/benchmark/, and all else of a cell to
-<detector>/<category>/ in there. The same command again goes on where it was stopped and tries again
-what failed. Times are comparable only where nothing else runs: leave --jobs at 1 for them.
+Writes results.csv, results.md and chart.png to outputs/benchmark/, and all else of a cell of the
+table to <detector>/<category>/ in there. The same command again goes on where it was stopped and
+tries again what failed. Times are comparable only where nothing else runs.
 """
 
 import argparse
-import json
 import signal
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
-from threading import Event
 from typing import Any
 
-import torch.distributed as dist
+import torch
 from tqdm import tqdm
 
-from benchmarks.cells import Cell, Row
+from benchmarks.cells import Cell
 from benchmarks.results import table, write_results
-from benchmarks.scripts import Stopped
 from data.mvtec import Category, list_categories
 from models import DETECTORS, detector_class
 from utils import distributed
@@ -41,10 +35,10 @@ from utils.config import (
 )
 from utils.errors import UserError, run_script
 
-ELSEWHERE = {"model": "--models", "data.category": "--categories", "data.root": "--data-root"}
+ELSEWHERE = {"model": "--models", "data.category": "--categories"}
 """Settings that have flags of their own here."""
 
-POLL = 0.2  # seconds between two looks at what the workers have finished
+LONGEST = timedelta(days=30)  # that a process waits for the others at the end
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,18 +50,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--categories", nargs="+", metavar="NAME", help="by default all there are")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
     add_setting_flags(
-        parser, [*(flag for flag in FLAGS if flag not in ("--model", "--category")), "--set"]
+        parser, [*(flag for flag, (key, *_) in FLAGS.items() if key not in ELSEWHERE), "--set"]
     )
     parser.add_argument(
         "--for",
         nargs=2,
         action="append",
         default=[],
+        dest="own",
         metavar=("MODEL", "KEY=VALUE"),
         help="a setting for one detector only, over the others",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", default=Path("outputs/benchmark"))
-    parser.add_argument("--jobs", type=int, metavar="N", default=1, help="cells at a time")
     return parser.parse_args()
 
 
@@ -79,145 +73,65 @@ def chosen_cells(args: argparse.Namespace) -> list[Cell]:
             begun with other settings.
     """
     common = overrides_from(args)
-    _refuse(common, ["model", "data.category"])
-    own: dict[str, dict[str, Any]] = {name: {} for name in DETECTORS}
-    for model, text in getattr(args, "for"):
+    own: dict[str, dict[str, Any]] = {model: {} for model in DETECTORS}
+    for model, text in args.own:
         detector_class(model)
         own[model] |= [assignment(f"--for {model}", text)]
-        _refuse(own[model], list(ELSEWHERE))
+    for key, flag in ELSEWHERE.items():
+        if any(key in settings for settings in (common, *own.values())):
+            raise UserError(f"{key} is not set this way here; use {flag}")
     configs = {
         model: with_absolute_paths(load_config(args.config, common | own[model] | {"model": model}))
         for model in DETECTORS
     }
-    data = next(iter(configs.values())).data
-    categories = args.categories or list_categories(data.root) or [data.category]
-    for category in categories:
-        Category(data.root, category)
+    environment = distributed.child_environment()
     cells = []
     for model in dict.fromkeys(args.models or DETECTORS):
         detector_class(model)
-        for category in dict.fromkeys(categories):
-            config = configs[model]
+        config = configs[model]
+        there = list_categories(config.data.root)
+        for category in dict.fromkeys(args.categories or there or [config.data.category]):
+            Category(config.data.root, category)
             data = config.data.model_copy(update={"category": category})
             folder = args.output.resolve() / model / category
-            cells.append(Cell(config.model_copy(update={"data": data}), folder))
-    for cell in cells:
-        cell.check()
+            cells.append(Cell(config.model_copy(update={"data": data}), folder, environment))
+            cells[-1].check()
     return cells
-
-
-def _refuse(settings: dict[str, Any], keys: list[str]) -> None:
-    """Raise `UserError` if one of the keys is among the settings."""
-    for key in keys:
-        if key in settings:
-            raise UserError(f"{key} is not set this way here; use {ELSEWHERE[key]}")
-
-
-def work(cells: list[Cell], store: dist.Store, environment: dict[str, str], stop: Event) -> None:
-    """Compute the cells that no other worker has claimed, in any process; those begun here first.
-
-    Returns early if `stop` is set. Rows go into the store.
-    """
-    for cell in sorted(cells, key=lambda cell: cell.run is None):
-        if stop.is_set():
-            return
-        if store.add(f"claim {cell.name}", 1) == 1:
-            with suppress(Stopped):
-                row = cell.compute(environment, stop)
-                store.set(f"row {cell.name}", json.dumps(row))
-
-
-def wait_for_all(store: dist.Store, place: str, processes: int) -> None:
-    """Wait until that many processes have come to a place."""
-    store.add(place, 1)
-    while store.add(place, 0) < processes:
-        time.sleep(POLL)
 
 
 def main() -> int:
     """Compute the cells that are missing; returns the exit status."""
     args = parse_args()
-    if args.jobs < 1:
-        raise UserError(f"--jobs is {args.jobs} but should be a whole number from 1")
     cells = chosen_cells(args)
-    store, number, processes = distributed.meet()
-    writer = number == 0
-    args.output.mkdir(parents=True, exist_ok=True)
-
-    # 1. What is finished; each process tells, since their machines may not share a file system.
-    for cell in cells:
-        row = cell.row()
-        if row is not None and row["error"] is None:
-            store.set(f"row {cell.name}", json.dumps(row))
-    wait_for_all(store, "start", processes)
-    missing = [cell for cell in cells if not store.check([f"row {cell.name}"])]
-
-    # 2. The others. Workers wait for scripts, this thread collects their rows.
-    rows: dict[str, Row] = {}
-    environment, stop, interrupted = distributed.child_environment(args.jobs), Event(), False
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun stops its processes so
-    bar = tqdm(total=len(cells), unit="cell", disable=not writer or None)
-    with ThreadPoolExecutor(args.jobs) as pool, bar:
-        try:
-            task = (work, missing, store, environment, stop)
-            workers = [pool.submit(*task) for _ in range(args.jobs)]
-            while len(rows) < len(cells):
-                new = [c for c in cells if c.name not in rows and store.check([f"row {c.name}"])]
-                for cell in new:
-                    rows[cell.name] = row = json.loads(store.get(f"row {cell.name}"))
-                    bar.update()
-                    if writer and cell in missing:
-                        bar.write(f"{cell.name}: {outcome(row)}")
-                if new and writer:
-                    write_results(in_order(rows, cells), args.output)
-                for worker in workers:
-                    if worker.done():
-                        worker.result()  # raises what it raised, such as a full disk
-                time.sleep(POLL)
-        except KeyboardInterrupt:
-            interrupted = True
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)  # the scripts are being stopped
-        finally:
-            stop.set()
-
-    # 3. The table.
-    if interrupted:
-        there = {cell.name: row for cell in cells if (row := cell.row()) is not None}
-        rows = there | rows
+    distributed.start(torch.device("cpu"), LONGEST)
+    writer = distributed.is_writer()
+    mine = cells[distributed.rank() :: distributed.world_size()]
+    try:
+        for cell in tqdm(mine, unit="cell", disable=not writer or None):
+            if not cell.finished:
+                row = cell.compute()
+                tqdm.write(f"{cell.name}: {row['error'] or 'finished'}")
+            if writer:
+                write_results([row for cell in cells if (row := cell.row())], args.output)
+        parts = distributed.gather({cell.name: cell.row() for cell in mine})
+    except KeyboardInterrupt:
         if writer:
-            write_results(in_order(rows, cells), args.output)
-            finished = sum(row["error"] is None for row in rows.values())
-            print(
-                f"stopped with {finished} of {len(cells)} cells finished, see {args.output}; "
-                "the same command goes on",
-                file=sys.stderr,
-            )
+            print(f"stopped, see {args.output}; the same command goes on", file=sys.stderr)
         return 130
-    failed = sum(row["error"] is not None for row in rows.values())
+    by_name = {name: row for part in parts for name, row in part.items()}
+    rows = [by_name[cell.name] for cell in cells]
+    failed = sum(row["error"] is not None for row in rows)
     if writer:
-        print(f"\n{table(in_order(rows, cells))}\n\ntable and chart are in {args.output}")
-    if failed and writer:
+        write_results(rows, args.output)
+        print(f"\n{table(rows)}\n\ntable and chart are in {args.output}")
+    if writer and failed:
         print(
             f"{failed} of {len(cells)} cells failed; the same command tries them again, or delete "
             f"{args.output}/<detector>/<category>, where their logs are, to start one anew",
             file=sys.stderr,
         )
-    wait_for_all(store, "end", processes)  # the store may live in the first process
     return 1 if failed else 0
-
-
-def outcome(row: Row) -> str:
-    """A few words on a row."""
-    if row["error"] is not None:
-        return f"failed: {row['error']}"
-    auroc = "undefined" if row["image_auroc"] is None else f"{row['image_auroc']:.3f}"
-    return f"image AUROC {auroc}, fit in {row['fit_seconds']:.0f} s"
-
-
-def in_order(rows: dict[str, Row], cells: list[Cell]) -> list[Row]:
-    """The rows that there are, in the order of the cells."""
-    return [rows[cell.name] for cell in cells if cell.name in rows]
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from models.anomaly_map import full_size
 from utils.batches import add_batch_flag
 from utils.calibration import Calibration
 from utils.errors import run_script
+from utils.memory import peak_mib
 from utils.metrics import (
     PixelScores,
     auroc,
@@ -131,6 +132,7 @@ def measure(rows: list[Row], pixels: PixelScores, calibration: Calibration, batc
         **pixels.results(),
         "ms_per_image": float(np.median([row.milliseconds for row in rows])),
         "batch": batch,
+        "peak_mib": peak_mib(),
         "good_images": len(good),
         "defective_images": len(defect),
     }

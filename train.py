@@ -10,6 +10,7 @@ Learns from <data.root>/<data.category>/train/good alone and writes checkpoints/
 """
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -47,7 +48,9 @@ from utils.config import (
 from utils.cross_fit import parts
 from utils.device import autocast, pick_device, place
 from utils.errors import UserError, run_script
+from utils.files import write_whole
 from utils.interrupt import StopRequest
+from utils.memory import peak_mib
 from utils.micro_batch import pick_inference_batch, pick_micro_batch
 from utils.runs import find_run, new_run
 from utils.seed import epoch_order, seed_step
@@ -310,6 +313,7 @@ def main() -> int:
     bar.close()
 
     # 5. Finish: fit what was collected, set the threshold.
+    started = time.perf_counter()
     seed_step(config.seed, epochs, step=0)
     if not finished:  # a finished run that is only scored anew has nothing more to fit
         model.eval()
@@ -318,6 +322,8 @@ def main() -> int:
     if writer:
         calibration = calibrate_on(model, held_out, device)
         save(calibration)
+        seconds = sum(row["seconds"] for row in history) + time.perf_counter() - started
+        write_whole(run / "fit.json", json.dumps({"seconds": seconds, "peak_mib": peak_mib()}))
         print(f"threshold {calibration.threshold:.5g} from {len(held_out)} held-out good images")
         print(f"done: {run}\nnext: python eval.py --checkpoint {run}")
     distributed.stop()

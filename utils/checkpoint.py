@@ -3,6 +3,7 @@
     checkpoints/<run>/last.pt       weights, optimiser, progress, calibration, settings, versions
     checkpoints/<run>/config.yaml   the effective settings, to read
     checkpoints/<run>/history.csv   loss and seconds of each epoch
+    checkpoints/<run>/fit.json      seconds and peak memory of a finished run
 
 A checkpoint holds tensors and plain data only and is read with `weights_only=True`: opening one
 from a stranger runs none of its code.
