@@ -19,7 +19,8 @@ def read_csv(path):
 
 def test_train_writes_a_run(trained):
     _, run, output = trained
-    assert {path.name for path in run.iterdir()} == {"last.pt", "config.yaml", "history.csv"}
+    files = {"last.pt", "config.yaml", "history.csv", "fit.json"}
+    assert {path.name for path in run.iterdir()} == files
     assert [row["epoch"] for row in read_csv(run / "history.csv")] == ["1", "2"]
     assert "threshold" in output
     assert run.name in output
