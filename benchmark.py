@@ -10,59 +10,44 @@ table to <detector>/<category>/ in there. The same command again goes on where i
 tries again what failed. Times are comparable only where nothing else runs.
 """
 
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
 import argparse
-import signal
-import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
 from benchmarks.cells import Cell
-from benchmarks.results import table, write_results
 from data.mvtec import Category, list_categories
-from models import DETECTORS, detector_class
-from utils import distributed
-from utils.config import (
-    FLAGS,
-    add_setting_flags,
-    assignment,
-    load_config,
-    overrides_from,
-    with_absolute_paths,
-)
-from utils.errors import UserError, run_script
+from models import DETECTORS, check_model, reads, refuse_unread
+from utils.config import category_name, differences, load_config, with_absolute_paths
+from utils.errors import UserError, answer_early, run_script
+from utils.flags import FLAGS, add_setting_flags, assignment, overrides_from, script_parser
 
 ELSEWHERE = {"model": "--models", "data.category": "--categories"}
 """Settings that have flags of their own here."""
 
-LONGEST = timedelta(days=30)  # that a process waits for the others at the end
-
 
 def parse_args() -> argparse.Namespace:
-    """Flags of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Flags of the command line, and the cells that they ask for; raises `UserError`."""
+    parser = script_parser(__doc__)
     parser.add_argument("--models", nargs="+", metavar="NAME", help="detectors, by default all")
-    parser.add_argument("--categories", nargs="+", metavar="NAME", help="by default all there are")
+    several = {"nargs": "+", "type": category_name, "metavar": "NAME"}
+    parser.add_argument("--categories", **several, help="by default all there are")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
     add_setting_flags(
         parser, [*(flag for flag, (key, *_) in FLAGS.items() if key not in ELSEWHERE), "--set"]
     )
+    pairs = {"nargs": 2, "action": "append", "default": [], "metavar": ("MODEL", "KEY=VALUE")}
     parser.add_argument(
-        "--for",
-        nargs=2,
-        action="append",
-        default=[],
-        dest="own",
-        metavar=("MODEL", "KEY=VALUE"),
-        help="a setting for one detector only, over the others",
+        "--for", dest="own", **pairs, help="a setting for one detector only, over the others"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", default=Path("outputs/benchmark"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.cells = chosen_cells(args)
+    return args
 
 
 def chosen_cells(args: argparse.Namespace) -> list[Cell]:
@@ -72,37 +57,57 @@ def chosen_cells(args: argparse.Namespace) -> list[Cell]:
         UserError: for a detector, a category or a setting that there is not, or a cell that was
             begun with other settings.
     """
-    common = overrides_from(args)
-    own: dict[str, dict[str, Any]] = {model: {} for model in DETECTORS}
+    models = list(dict.fromkeys(args.models or DETECTORS))
+    own: dict[str, dict[str, Any]] = {model: {} for model in models}
+    for model in models:
+        check_model(model)
     for model, text in args.own:
-        detector_class(model)
-        own[model] |= [assignment(f"--for {model}", text)]
+        key, value = assignment(f"--for {model}", text)
+        refuse_unread(model, [key])
+        own.setdefault(model, {})[key] = value
+    given = overrides_from(args)
     for key, flag in ELSEWHERE.items():
-        if any(key in settings for settings in (common, *own.values())):
+        if any(key in settings for settings in (given, *own.values())):
             raise UserError(f"{key} is not set this way here; use {flag}")
-    configs = {
-        model: with_absolute_paths(load_config(args.config, common | own[model] | {"model": model}))
-        for model in DETECTORS
-    }
-    environment = distributed.child_environment()
+    common = differences(load_config(), load_config(args.config, given))
+    common.pop("model", None)
+    for key in common:
+        if not any(reads(model, key) for model in models):
+            refuse_unread(models[0], [key])
     cells = []
-    for model in dict.fromkeys(args.models or DETECTORS):
-        detector_class(model)
-        config = configs[model]
-        there = list_categories(config.data.root)
-        for category in dict.fromkeys(args.categories or there or [config.data.category]):
+    for model in models:
+        heeded = {key: new for key, (_, new) in common.items() if reads(model, key)}
+        config = with_absolute_paths(load_config(None, heeded | own[model] | {"model": model}))
+        there = list_categories(config.data.root) or [config.data.category]
+        for category in dict.fromkeys(args.categories or there):
             Category(config.data.root, category)
             data = config.data.model_copy(update={"category": category})
             folder = args.output.resolve() / model / category
-            cells.append(Cell(config.model_copy(update={"data": data}), folder, environment))
+            cells.append(Cell(config.model_copy(update={"data": data}), folder))
             cells[-1].check()
     return cells
+
+
+if __name__ == "__main__":
+    answer_early(parse_args)  # --help and wrong flags, before the slow imports
+
+import signal
+import sys
+from datetime import timedelta
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.results import table, write_results
+from runs import distributed
+
+LONGEST = timedelta(days=30)  # that a process waits for the others at the end
 
 
 def main() -> int:
     """Compute the cells that are missing; returns the exit status."""
     args = parse_args()
-    cells = chosen_cells(args)
+    cells, environment = args.cells, distributed.child_environment()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun stops its processes so
     distributed.start(torch.device("cpu"), LONGEST)
     writer = distributed.is_writer()
@@ -110,7 +115,7 @@ def main() -> int:
     try:
         for cell in tqdm(mine, unit="cell", disable=not writer or None):
             if not cell.finished:
-                row = cell.compute()
+                row = cell.compute(environment)
                 tqdm.write(f"{cell.name}: {row['error'] or 'finished'}")
             if writer:
                 write_results([row for cell in cells if (row := cell.row())], args.output)

@@ -8,48 +8,30 @@
 The file takes images [B, 3, H, W], float32 RGB in [0, 1], and gives anomaly_map [B, 1, H, W],
 score [B] and, where the detector has one, reconstruction. Its metadata hold the settings, the
 thresholds and the range of colours. It is compared with the checkpoint on real images before it is
-kept. --half and --int8 set the thresholds anew on the held-out good images and say what the
-smaller file costs in AUROC and gains in speed.
+kept. --half and --int8 carry the thresholds over to the scores of the smaller file, and say what it
+costs in AUROC and gains in speed.
 """
 
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
-from data.images import ImageError, read_ahead, read_image, read_resized
-from data.mvtec import Category, split_holdout
-from inspection.inspector import Inspection, Inspector
-from inspection.onnx_export import write_half, write_int8, write_metadata, write_onnx
-from inspection.onnx_inspector import OnnxInspector
-from inspection.torch_inspector import TorchInspector
-from utils.batches import batches
-from utils.calibration import Calibration, calibrate
-from utils.config import Config, add_setting_flags
-from utils.errors import UserError, run_script
-from utils.metrics import auroc
-from utils.runs import find_run, run_name
-
-TOLERANCE = 1e-4
-"""Largest difference to the checkpoint, as a share of the largest value."""
-
-CHECKED = 16
-"""Images that an export is compared with its checkpoint on."""
-
-RANGE_IMAGES = 64
-"""Good images at most that set the ranges of --int8."""
+from inspection.open_run import parse_checked
+from runs.folders import find_run, named_checkpoint, run_name
+from utils.errors import UserError, answer_early, run_script
+from utils.flags import add_setting_flags, script_parser
 
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = script_parser(__doc__)
+    parser.add_argument(
+        "--checkpoint", type=named_checkpoint, metavar="RUN", help="run folder or its last.pt"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="run folder or its last.pt")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="default: checkpoints/<run>/<run>.onnx"
     )
@@ -57,7 +39,40 @@ def parse_args() -> argparse.Namespace:
     smaller.add_argument("--half", action="store_true", help="weights and sums in float16")
     smaller.add_argument("--int8", action="store_true", help="convolutions in 8 bits")
     add_setting_flags(parser, ["--model", "--category", "--data-root"])
-    return parser.parse_args()
+    return parse_checked(parser)
+
+
+if __name__ == "__main__":
+    answer_early(parse_args)  # --help and wrong flags, before the slow imports
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from data.images import ImageError, read_ahead, read_image, read_resized
+from data.mvtec import Category
+from data.pseudo_defects import PseudoImage, pseudo_split
+from evaluation.metrics import auroc
+from inspection.inspector import Inspection, Inspector
+from inspection.onnx_export import write_half, write_int8, write_metadata, write_onnx
+from inspection.onnx_inspector import OnnxInspector
+from inspection.torch_inspector import TorchInspector
+from utils.calibration import Calibration
+from utils.config import Config
+
+TOLERANCE = 1e-4
+"""Largest difference to the checkpoint, as a share of the largest value."""
+
+CHECKED = 16
+"""Images that an export is compared with its checkpoint on."""
+
+MAPPED = 8
+"""Good images, about, on which a smaller file's scores are compared with those of the whole one."""
+
+RANGE_IMAGES = 64
+"""Good images at most that set the ranges of --int8."""
 
 
 class Agreement(NamedTuple):
@@ -97,14 +112,15 @@ def compare(ours: Inspector, reference: Inspector, images: list[np.ndarray]) -> 
     )
 
 
-def images_to_check(category: Category, held_out: list[Path]) -> list[np.ndarray]:
+def images_to_check(category: Category, good: list[Path]) -> list[np.ndarray]:
     """Some images, evenly from the test split, or good ones where there is none."""
     try:
         paths = [test.path for test in category.test_images()]
     except UserError:
-        paths = held_out
+        paths = good
     chosen = paths[:: max(1, len(paths) // CHECKED)][:CHECKED]
-    found = [image for _, image in read_ahead(chosen, read_image)]
+    reader = read_ahead(chosen, lambda path: read_image(path, category.data))
+    found = [image for _, image in reader]
     images = [image for image in found if not isinstance(image, ImageError)]
     if not images:
         raise UserError(f"none of the images of {category.folder} could be read to check it with")
@@ -113,20 +129,28 @@ def images_to_check(category: Category, held_out: list[Path]) -> list[np.ndarray
 
 def good_images(paths: list[Path], config: Config) -> Iterator[np.ndarray]:
     """Good images at the size of the detector, uint8 [h, w, 3]; damaged ones are left out."""
-    for _, image in read_ahead(paths, lambda path: read_resized(path, config.data.size)):
+    for _, image in read_ahead(paths, lambda path: read_resized(path, config.data)):
         if not isinstance(image, ImageError):
             yield image
 
 
-def calibrated(inspector: Inspector, held_out: list[Path]) -> Calibration:
-    """Thresholds and range of colours as train.py sets them, for a detector that has changed."""
+def calibrated(small: Inspector, whole: Inspector, paths: list[Path]) -> Calibration:
+    """The calibration of the whole detector as a smaller one sees it.
 
-    def predictions() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for group in batches(good_images(held_out, inspector.config), inspector.batch):
-            anomaly_maps, scores, _ = inspector.predict(np.stack(group))
-            yield torch.from_numpy(anomaly_maps)[:, None], torch.from_numpy(scores)
-
-    return calibrate(predictions(), inspector.config.calibration.quantile)
+    Both judge good images and drawn defects; the line that takes the scores of the one to those of
+    the other takes the threshold along, and a line for the peaks all that belongs to the map.
+    """
+    tests = pseudo_split(paths, whole.config.data)
+    pairs = []
+    for _, read in read_ahead(tests, PseudoImage.read):
+        if not isinstance(read, ImageError):
+            found = [inspector.inspect(read[0]) for inspector in (whole, small)]
+            pairs.append([(one.score, one.anomaly_map.max()) for one in found])
+    (scores, peaks), (small_scores, small_peaks) = np.array(pairs).transpose(1, 2, 0)
+    return whole.calibration.mapped(
+        np.poly1d(np.polyfit(scores, small_scores, 1)),
+        np.poly1d(np.polyfit(peaks, small_peaks, 1)),
+    )
 
 
 def measure(inspector: Inspector, category: Category, what: str) -> tuple[float, float]:
@@ -137,7 +161,7 @@ def measure(inspector: Inspector, category: Category, what: str) -> tuple[float,
         return float("nan"), float("nan")
     scores: dict[bool, list[float]] = {False: [], True: []}
     milliseconds = []
-    reader = read_ahead(tests, lambda test: read_image(test.path))
+    reader = read_ahead(tests, lambda test: inspector.read(test.path))
     for test, image in tqdm(reader, what, len(tests), unit="image", disable=None):
         if not isinstance(image, ImageError):
             found: Inspection = inspector.inspect(image)
@@ -157,9 +181,7 @@ def main() -> int:
     reference = TorchInspector(file, "cpu")
     config = reference.config
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    train_paths, held_out = split_holdout(
-        category.train_images(), config.calibration.holdout, config.seed, config.data.limit
-    )
+    good = reference.good.paths(category.train)
     kind = "half" if args.half else "int8" if args.int8 else ""
     name = "-".join(part for part in (run_name(file), kind) if part)
     output = args.output or file.parent / f"{name}.onnx"
@@ -173,7 +195,7 @@ def main() -> int:
         write_onnx(reference.detector, whole)
         write_metadata(whole, reference.detector, reference.calibration)
         exported = OnnxInspector(whole, "cpu")
-        agreement = compare(exported, reference, images_to_check(category, held_out))
+        agreement = compare(exported, reference, images_to_check(category, good))
         report = (
             f"against the checkpoint, on {agreement.images} images: map within "
             f"{agreement.map_difference:.1e}, score within {agreement.score_difference:.1e}, "
@@ -195,8 +217,10 @@ def main() -> int:
             if args.half:
                 write_half(whole, smaller)
             else:
-                write_int8(whole, smaller, good_images(train_paths[:RANGE_IMAGES], config))
-            calibration = calibrated(OnnxInspector(smaller, "cpu"), held_out)
+                write_int8(whole, smaller, good_images(good[:RANGE_IMAGES], config))
+            calibration = calibrated(
+                OnnxInspector(smaller, "cpu"), exported, good[:: max(1, len(good) // MAPPED)]
+            )
             write_metadata(smaller, reference.detector, calibration)
             compact = OnnxInspector(smaller, "cpu")
             auroc_whole, ms_whole = measure(exported, category, "float32")

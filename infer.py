@@ -2,114 +2,137 @@
 
     python infer.py                            the test folder of the newest run's category
     python infer.py part.png photos/ '*.jpg'   files, folders, patterns
-    python infer.py --checkpoint checkpoints/<run> photos/
+    python infer.py --checkpoint checkpoints/<run> --threshold 1.2 photos/
 
-Writes a panel for each image, results.csv and results.json to outputs/<run>/infer/. The exit status
-is 1 if an image could not be read. Videos, cameras and watched folders: stream.py.
+Writes a panel for each image, and as it goes a line for it in results.csv and results.jsonl, to
+outputs/<run>/infer/, or to infer-2/, infer-3/ and so on: nothing is overwritten. The exit status is
+1 if an image could not be read. Videos, cameras and watched folders: stream.py.
 """
 
-import argparse
-import csv
-import json
-import os
-import sys
-from pathlib import Path
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
 
-from data.images import ImageError, expand, read_ahead, read_image
+    quiet_start()
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from data.images import ImageError, read_ahead
+from data.listing import expand
 from data.mvtec import Category
-from inspection.open_run import add_run_flags, open_run
+from inspection.inspector import Inspector
+from inspection.open_run import add_run_flags, add_threshold_flag, open_run, parse_checked
 from inspection.panel import panel
-from inspection.results import entry, say
-from inspection.streams import is_video
+from inspection.results import ResultFiles, entry, say
+from runs.folders import run_name
+from streams.source import is_video
 from utils.batches import add_batch_flag
 from utils.errors import UserError, run_script
-from utils.runs import run_name
+from utils.files import empty_folder, new_file, new_folder, printable
+from utils.flags import script_parser
+
+LONGEST = 240
+"""Bytes in the name of a panel or of its folder: disks take 255, and a number may follow."""
 
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` for what is a stream."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
     add_run_flags(parser)
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/infer")
+    add_threshold_flag(parser)
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="a new folder; default: outputs/<run>/infer"
+    )
     add_batch_flag(parser)
     parser.add_argument("--camera", "--watch", dest="stream", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse_checked(parser)
     streams = [argument for argument in args.images if is_video(argument)]
     if args.stream or streams:
         raise UserError("videos, cameras and watched folders are inspected by python stream.py")
     return args
 
 
-def panel_names(paths: list[Path]) -> dict[Path, Path]:
-    """Where each image's panel goes, relative to the output: as the images lie to one another."""
-    absolute = {path: path.resolve() for path in paths if path.exists()}
-    if not absolute:
-        return {}
-    common = Path(os.path.commonpath([path.parent for path in absolute.values()]))
-    names, taken = {}, set()
-    for path, full in absolute.items():
-        name = full.relative_to(common).with_suffix(".png")
-        while name in taken:  # part.jpg beside part.png
-            name = name.with_name(name.stem + "_" + full.suffix[1:] + ".png")
-        taken.add(name)
-        names[path] = name
-    return names
+def named_images(arguments: list[str]) -> list[Path]:
+    """The images that the command line names; raises `UserError` if none of them is there."""
+    paths = expand(arguments)
+    if arguments and not any(path.is_file() for path in paths):
+        raise UserError(f"no images at {', '.join(arguments)}")
+    return paths
 
 
-def write_results(results: list[dict], output: Path) -> None:
-    """results.json and results.csv, one entry an image."""
-    with (output / "results.json").open("w") as stream:
-        json.dump(results, stream, indent=2)
-    columns = ["path", "score", "verdict", "threshold", "x", "y", "width", "height", "panel"]
-    with (output / "results.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        for result in results:
-            box = result["box"] or [""] * 4
-            first = [result[column] for column in columns[:4]]
-            writer.writerow([*first, *box, result["panel"]])
+def panel_names(paths: Sequence[PurePath]) -> list[Path]:
+    """Names for panels of images: they lie to one another as the images do.
+
+    Two may be the same, as those of part.jpg and part.png are.
+
+    Args:
+        paths: absolute, and free of `..`.
+
+    Returns:
+        Relative paths of .png files, of characters and lengths that a disk takes.
+    """
+
+    def name(part: str) -> str:
+        plain = re.sub(r"[\\/:]", "", printable(part))  # of a drive, too: D:\ becomes D
+        return plain.encode()[:LONGEST].decode(errors="ignore")
+
+    folders = [path.parent.parts for path in paths]
+    levels = list(zip(*folders, strict=False))
+    common = next((n for n, level in enumerate(levels) if len(set(level)) > 1), len(levels))
+    return [
+        Path(*map(name, folder[common:]), name(path.stem) + ".png")
+        for folder, path in zip(folders, paths, strict=True)
+    ]
+
+
+def inspect(inspector: Inspector, paths: list[Path], output: Path) -> tuple[int, int, int]:
+    """Inspect images, and print and write what is found of each before the next.
+
+    Returns:
+        How many are good, defective, and could not be read.
+    """
+    calibration = inspector.calibration
+    # Not resolve(): a link goes by its own name, whatever it points to.
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
+    names = dict(zip(paths, panel_names(absolute), strict=True))
+    counts = {"good": 0, "defect": 0, "failed": 0}
+    with ResultFiles(output) as results:
+        for path, inspection in inspector.inspect_all(read_ahead(paths, inspector.read)):
+            if isinstance(inspection, ImageError):
+                print(f"FAILED  {inspection}", file=sys.stderr)
+                counts["failed"] += 1
+                continue
+            counts[say(inspection, calibration, path)] += 1
+            picture = new_file(output / names[path])
+            panel(inspection, calibration, path.name).save(picture)
+            results.add(path, entry(inspection, calibration), picture)
+    return counts["good"], counts["defect"], counts["failed"]
 
 
 def main() -> int:
     """Inspect files and write a panel each and the results; returns the exit status."""
     args = parse_args()
     settings = vars(args)
+    paths = named_images(args.images)
+    if args.output:
+        empty_folder(args.output)
     file, inspector = open_run(args)
-    calibration = inspector.calibration
-    if args.images:
-        paths = expand(args.images)
-    else:
+    if not args.images:
         category = Category.chosen(
             inspector.config.data, settings["data.root"], settings["data.category"]
         )
         paths = [test.path for test in category.test_images()]
-    if not paths:
-        raise UserError(f"no images at {', '.join(args.images)}")
-    output = args.output or Path("outputs") / run_name(file) / "infer"
-
-    names = panel_names(paths)
-    results, failed = [], 0
-    try:
-        for path, inspection in inspector.inspect_all(read_ahead(paths, read_image)):
-            if isinstance(inspection, ImageError):
-                print(f"FAILED  {inspection}", file=sys.stderr)
-                failed += 1
-                continue
-            say(inspection, calibration, path)
-            picture = output / names[path]
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            panel(inspection, calibration, path.name).save(picture)
-            said = entry(inspection, calibration)
-            results.append({"path": str(path), **said, "panel": str(picture)})
-    finally:  # what is done is kept, also on Ctrl-C
-        output.mkdir(parents=True, exist_ok=True)
-        write_results(results, output)
-    defects = sum(result["verdict"] == "defect" for result in results)
-    summary = f"{defects} defective, {len(results) - defects} good"
-    print(f"{summary}, {failed} failed; threshold {calibration.threshold:.5f}; panels in {output}")
+    output = args.output or new_folder(Path("outputs") / run_name(file) / "infer")
+    good, defective, failed = inspect(inspector, paths, output)
+    print(
+        f"{defective} defective, {good} good, {failed} failed; "
+        f"threshold {inspector.calibration.threshold:.5f}; panels and results in {output}"
+    )
     return 1 if failed else 0
 
 

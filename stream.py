@@ -3,68 +3,115 @@
     python stream.py line.mp4                  every frame of a video
     python stream.py --camera 0                a camera, until Ctrl-C; skips what it has no time for
     python stream.py --watch arriving/         images as they arrive in a folder, until Ctrl-C
+    python stream.py --camera 0 --camera rtsp://10.0.0.7/live --watch arriving/   in turn
     python stream.py --camera 0 --panels --video seen.mp4 --frames 1000
 
-Writes a line of JSON for each frame to outputs/<run>/stream/verdicts.jsonl as it goes, or to
-verdicts-2.jsonl, -3 and so on: earlier files stay. The exit status is 1 if anything failed.
+Writes a line of JSON for each frame to outputs/<run>/stream/verdicts-<day>-<number>.jsonl as it
+goes; earlier files stay. The exit status is 1 if anything failed.
 """
 
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
 import argparse
-import json
+import math
 import sys
 import time
-from collections.abc import Generator
 from contextlib import ExitStack, closing
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from data.images import ImageError
-from inspection.open_run import add_run_flags, open_run
+from inspection.open_run import add_run_flags, open_run, parse_checked
 from inspection.panel import panel
 from inspection.results import entry, say
-from inspection.streams import Camera, Frame, Watch, expand_videos, is_video, video_frames
-from inspection.video import AnnotatedVideo, annotate
+from runs.folders import run_name
+from streams.alerts import Mqtt, Webhook
+from streams.annotated_video import AnnotatedVideo, annotate
+from streams.camera import Camera
+from streams.drift import WINDOW, Drift, Moved
+from streams.heartbeat import Heartbeat
+from streams.source import Gap, Source, in_turn, is_video, iso, now
+from streams.verdict_log import VerdictLog
+from streams.videos import Videos
+from streams.watch import Watch
+from utils.addresses import masked
+from utils.calibration import Calibration
 from utils.errors import UserError, run_script
-from utils.files import new_file
+from utils.flags import script_parser
 from utils.interrupt import StopRequest
-from utils.runs import run_name
 
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` if they clash."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="video files or patterns")
-    parser.add_argument("--camera", metavar="N", help="number of a camera, or a stream's address")
-    parser.add_argument("--watch", type=Path, metavar="DIR", help="images there, and all to come")
+    parser = script_parser(__doc__)
+    add, file = parser.add_argument, {"type": Path, "metavar": "FILE"}
+    several = {"dest": "sources", "action": "append", "default": []}  # in the order they are named
+    add("videos", nargs="*", metavar="VIDEO", help="video files or patterns")
+    add("--camera", **several, type=Camera, metavar="N", help="a number, or a stream's address")
+    add("--watch", **several, type=Watch, metavar="DIR", help="images there, and all to come")
+    add("--again", action="store_true", help="inspect images of an earlier start of --watch anew")
     add_run_flags(parser)
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/stream")
-    parser.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
-    parser.add_argument(
-        "--panels", action="store_true", help="write a panel for each defective frame"
-    )
-    parser.add_argument(
-        "--video", type=Path, metavar="FILE", help="write an annotated video, .mp4 or .avi"
-    )
-    args = parser.parse_args()
-    if sum([bool(args.videos), args.camera is not None, args.watch is not None]) != 1:
-        raise UserError("name videos, --camera or --watch: one of these")
+    word = "call what scores above X defective: one for all, or one for each source in order"
+    add("--threshold", dest="thresholds", action="append", type=float, metavar="X", help=word)
+    add("--output", type=Path, metavar="DIR", help="default: outputs/<run>/stream")
+    add("--frames", type=int, metavar="N", help="stop after N frames")
+    add("--panels", action="store_true", help="write a panel for each defective frame")
+    add("--video", **file, help="write an annotated video of one source, .mp4 or .avi")
+    add("--file-mib", type=float, default=64, metavar="N", help="size of a file of verdicts: 64")
+    add("--heartbeat", **file, help="keep counts there, fresh every few seconds")
+    many = {"action": "append", "default": []}
+    add("--webhook", **many, metavar="URL", help="post the line of each defect there")
+    add("--mqtt", **many, metavar="ADDRESS", help="publish it: mqtt://host:port/topic")
+    args = parse_checked(parser)
     for name in args.videos:
+        if "://" in name:
+            raise UserError(f"{masked(name)} is no file; name streams by --camera")
         if not is_video(name):
             raise UserError(f"{name} is no video; use python infer.py {name}")
-    if args.frames is not None and args.frames < 1:
-        raise UserError("--frames must be 1 or more")
+    if bool(args.videos) == bool(args.sources):
+        raise UserError("name videos, or cameras and folders by --camera and --watch: one of these")
+    args.sources = args.sources or [Videos(args.videos)]
+    names = [source.name for source in args.sources]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"{twice.pop()} is named more than once")
+    args.thresholds = args.thresholds or []
+    if len(args.thresholds) not in (0, 1, len(names)):
+        raise UserError(f"give --threshold once for all, or {len(names)} times, once a source")
+    if not all(map(math.isfinite, args.thresholds)):
+        raise UserError("--threshold must be a number, on the scale of scores")
+    if args.video and len(names) > 1:
+        raise UserError("--video takes one source")
+    if args.frames is not None and args.frames < 1 or not args.file_mib > 0:
+        raise UserError("--frames must be 1 or more, and --file-mib above 0")
     return args
 
 
-def open_frames(args: argparse.Namespace, stop: StopRequest) -> Generator[Frame, None, None]:
-    """The frames of the stream that is asked for; raises `UserError` if there is none."""
-    if args.camera is not None:
-        return Camera(args.camera).frames(lambda: stop.requested)
-    if args.watch is not None:
-        return Watch(args.watch).frames(lambda: stop.requested)
-    return video_frames(expand_videos(args.videos))
+def calibrations(args: argparse.Namespace, calibration: Calibration) -> dict[Source, Calibration]:
+    """The calibration of each source, with the threshold that a person has set for it, if any."""
+    thresholds = args.thresholds or [None]
+    thresholds *= len(args.sources) // len(thresholds)
+    return {
+        source: calibration if threshold is None else calibration.at(threshold)
+        for source, threshold in zip(args.sources, thresholds, strict=True)
+    }
+
+
+def drift(calibration: Calibration) -> Drift:
+    """Compares what is called good from now on with what was at the calibration."""
+    good = [score for score in calibration.scores if not calibration.is_defect(score)]
+    return Drift([calibration.severity(score) for score in good], calibration.independent)
+
+
+def tell_drift(moved: Moved, source: str) -> dict[str, Any]:
+    """Print that good parts have moved, or are back; returns the line to write of it."""
+    where = f"half of the last {WINDOW} good parts lie below severity {moved.median:.2f}"
+    expected = f"of those calibrated on below {moved.expected:.2f}"
+    way = "; look at light, focus and lens, or train anew" if moved.away else ": it is back"
+    print(f"DRIFT   {source}: {where}, {expected}{way}", file=sys.stderr)
+    return {"source": source, "time": iso(now()), "drift": moved._asdict()}
 
 
 def main() -> int:
@@ -73,53 +120,69 @@ def main() -> int:
     Nothing here grows with the number of frames.
     """
     args = parse_args()
-    inspected = defects = failed = 0
     with ExitStack() as stack:
-        stop = stack.enter_context(StopRequest("stopping; Ctrl-C again stops at once"))
-        frames = stack.enter_context(closing(open_frames(args, stop)))
+        for source in args.sources:
+            source.open()
         video = stack.enter_context(AnnotatedVideo(args.video)) if args.video else None
+        alerts = [Webhook(url) for url in args.webhook] + [Mqtt(url) for url in args.mqtt]
+        for alert in alerts:
+            stack.enter_context(alert)
         file, inspector = open_run(args)
-        calibration = inspector.calibration
+        calibrated = calibrations(args, inspector.calibration)
+        drifts = {source: drift(calibration) for source, calibration in calibrated.items()}
         output = args.output or Path("outputs") / run_name(file) / "stream"
-        path = new_file(output / "verdicts.jsonl")
-        lines = stack.enter_context(path.open("w", buffering=1))  # flushed at each line
-        panels = path.with_suffix("")  # a folder for each start, as there is a file
+        log = stack.enter_context(VerdictLog(output, args.file_mib))
+        for source in args.sources:
+            if isinstance(source, Watch):
+                source.read = inspector.read
+                source.resume(output, args.again)
+        heart = Heartbeat(args.heartbeat, [source.name for source in args.sources])
+        stop = stack.enter_context(StopRequest("stopping; Ctrl-C again stops at once"))
+
+        def stopped() -> bool:
+            return stop.requested or heart.total("frames") == args.frames
 
         started = time.perf_counter()
-        for frame in islice(frames, args.frames):
+        frames = stack.enter_context(closing(in_turn(args.sources, stopped, heart.beat)))
+        for source, frame in frames:
+            log.next_line()
             if isinstance(frame.image, ImageError):
                 print(f"FAILED  {frame.image}", file=sys.stderr)
-                failed += 1
-                print(json.dumps({**frame.about, "error": str(frame.image)}), file=lines)
+                heart.fail(source.name)
+                log.write(frame.about | {"error": str(frame.image)})
                 continue
+            if isinstance(frame.image, Gap):
+                print(f"{frame.name} was gone for {frame.image.seconds} s", file=sys.stderr)
+                log.write(frame.about | {"gap": frame.image._asdict()})
+                continue
+            calibration = calibrated[source]
             inspection = inspector.inspect(frame.image)
-            verdict = say(inspection, calibration, frame.name)
-            inspected += 1
-            defects += verdict == "defect"
-            line = {
-                **frame.about,
-                **entry(inspection, calibration),
-                "milliseconds": round(inspection.milliseconds, 2),
-            }
+            defect = say(inspection, calibration, frame.name) == "defect"
+            heart.count(source.name, defect)
+            line = frame.about | entry(inspection, calibration)
+            line["milliseconds"] = round(inspection.milliseconds, 2)
             title = Path(frame.name).name
-            if args.panels and verdict == "defect":
-                picture = panels / f"{inspected:06d}.png"
-                panels.mkdir(exist_ok=True)
+            if defect and args.panels:
+                picture = log.path.with_suffix("") / f"{heart.total('frames'):06d}.png"
+                picture.parent.mkdir(exist_ok=True)
                 panel(inspection, calibration, title).save(picture)
                 line["panel"] = str(picture)
-            print(json.dumps(line), file=lines)
+            text = log.write(line)
+            if defect:
+                for alert in alerts:
+                    alert.post(text)
+            elif moved := drifts[source].add(calibration.severity(inspection.score)):
+                log.write(tell_drift(moved, source.name))
             if video:
                 video.write(annotate(frame.image, inspection, calibration, title), frame.fps)
-            if stop.requested:
-                break
-        rate = inspected / (time.perf_counter() - started)
+        rate = heart.total("frames") / (time.perf_counter() - started)
     print(
-        f"{inspected} frames inspected, {defects} defective, {failed} failed; {rate:.1f} frames/s; "
-        f"threshold {calibration.threshold:.5f}; verdicts in {path}"
-        + (f", panels in {panels}" if panels.exists() else "")
-        + (f", video in {video.path}" if video and inspected else "")
+        f"{heart.total('frames')} frames inspected, {heart.total('defects')} defective, "
+        f"{heart.total('failures')} failed; {rate:.1f} frames/s; verdicts in {log.path}"
+        + (f", panels in {output}" if args.panels and heart.total("defects") else "")
+        + (f", video in {video.path}" if video and heart.total("frames") else "")
     )
-    return 1 if failed else 0
+    return 1 if heart.total("failures") else 0
 
 
 if __name__ == "__main__":

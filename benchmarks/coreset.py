@@ -6,21 +6,21 @@ The plain algorithm computes all distances to every new centre, so each centre t
 other; it is timed on the first 200 of them, and its time for all is extrapolated.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from data.on_demand import OnDemand
 from torch import Tensor
 
 from data.mvtec import Category
-from data.on_demand import OnDemand
 from data.tensors import to_batch
-from models.features.coreset import greedy_coreset, random_projection
+from models.features.coreset import PROJECTION, greedy_coreset, random_projection
 from models.features.patchcore import PatchCore
-from utils.config import add_setting_flags, load_config, overrides_from
+from utils.config import load_config
+from utils.flags import add_setting_flags, overrides_from, script_parser
 
 PLAIN_CENTRES = 200
 
@@ -31,11 +31,11 @@ def real_patches(count: int, overrides: dict) -> Tensor:
     detector = PatchCore(load_config(overrides=settings))
     detector.load_pretrained()
     data = detector.config.data
-    images = OnDemand(Category(data.root, data.category).train_images(), data.size)
+    images = OnDemand(Category(data.root, data.category).train_images(), data)
     torch.manual_seed(0)
     for place in range(len(images)):
         detector.learn(to_batch(images[np.array([place])], torch.device("cpu")))
-    return random_projection(detector.bank, detector.config.patchcore.projection)
+    return random_projection(detector.bank, PROJECTION)
 
 
 def plain_seconds(points: Tensor, centres: int) -> float:
@@ -64,9 +64,7 @@ def peak_mib() -> float:
 
 def main() -> None:
     """Print a line for each number of patches and share."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_setting_flags(parser)
     parser.add_argument("--patches", type=int, nargs="+", default=[50_000, 200_000, 800_000])
     args = parser.parse_args()

@@ -7,19 +7,17 @@ Images of the test split are inspected by both in turn, one at a time; the ratio
 the pairs. The first verdict is timed from the start of the command infer.py until it is printed.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from data.images import read_image
 from data.mvtec import Category
 from inspection.open_run import open_inspector
-from utils.config import add_setting_flags
+from runs.folders import find_run, run_name
 from utils.errors import UserError, run_script
-from utils.runs import find_run, run_name
+from utils.flags import add_setting_flags, script_parser
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -45,9 +43,7 @@ def spread(values: list[float], unit: str, digits: int) -> str:
 
 def main() -> int:
     """Measure and print; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, metavar="RUN")
     parser.add_argument("--images", type=int, default=20, metavar="N", help="pairs to measure")
     parser.add_argument("--starts", type=int, default=5, metavar="N", help="starts of infer.py")
@@ -65,7 +61,7 @@ def main() -> int:
 
     verdicts_equal, times = 0, []
     for path in [paths[0], *paths]:  # the first one warms up
-        image = read_image(path)
+        image = pair[0].read(path)
         found = [inspector.inspect(image) for inspector in pair]
         times.append([one.milliseconds for one in found])
         verdicts = [

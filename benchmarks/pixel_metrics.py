@@ -1,7 +1,7 @@
 """python -m benchmarks.pixel_metrics
 
-Time and peak memory of `utils.metrics.PixelScores` on a synthetic test set of the size of the MVTec
-AD category `tile`: 117 maps of 840x840 (82.6 million pixels), 84 with planted defects. Making
+Time and peak memory of `evaluation.metrics.PixelScores` on a synthetic test set of the size of the
+MVTec AD category `tile`: 117 maps of 840x840 (82.6 million pixels), 84 with planted defects. Making
 the maps is not counted in the time. Pixel AUROC and AP are then compared with scikit-learn on every
 13th map (9 maps, 6.4 million pixels), which bounds scikit-learn's own time and memory.
 """
@@ -12,7 +12,7 @@ import time
 import numpy as np
 from scipy import ndimage
 
-from utils.metrics import PixelScores
+from evaluation.metrics import PixelScores
 
 IMAGES = 117
 DEFECTIVE = 84

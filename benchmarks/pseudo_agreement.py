@@ -8,7 +8,6 @@ held-out good images and on the test split; at the end stands the rank correlati
 two rankings. A pass over the images serves all ways.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from itertools import chain, product
@@ -21,17 +20,18 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
-from data.mvtec import Category, TestImage, split_holdout
-from data.pseudo_defects import PseudoImage, pseudo_split, read_cross_fitted
+from data.mvtec import Category, TestImage
+from data.pseudo_defects import PseudoImage
 from data.resize import resize
 from data.tensors import to_batch
+from evaluation.metrics import auroc
+from evaluation.pseudo_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
 from models.anomaly_map import image_score
 from models.reconstruction.unet import UNetAutoencoder
-from utils.config import add_setting_flags
+from runs.folders import find_run
 from utils.errors import UserError, run_script
-from utils.metrics import auroc
-from utils.runs import find_run
+from utils.flags import add_setting_flags, script_parser
 
 WITNESSES = ("structure", "colour", "verdict", "memory", "whitened memory")
 """Those of `UNetAutoencoder.witnesses`, in its order."""
@@ -65,9 +65,7 @@ def scores(
 
 def main() -> int:
     """Print the AUROC of each way, twice, and how well the rankings agree."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, metavar="RUN")
     add_setting_flags(parser, ["--category", "--data-root", "--device"])
     args = parser.parse_args()
@@ -78,12 +76,10 @@ def main() -> int:
     if not isinstance(detector, UNetAutoencoder):
         raise UserError(f"{file} is a {config.model}; this looks at the witnesses of a unet")
     category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    _, held_out = split_holdout(category.train_images(), config.calibration.holdout, config.seed)
-    pseudo = pseudo_split(held_out, config.data.size)
+    pseudo, readers = pseudo_readers(inspector, category.train)
     true = category.test_images()
-    cross_fitted = read_cross_fitted(pseudo, inspector.standardise)
     splits = {
-        "pseudo": (chain.from_iterable(cross_fitted), len(pseudo)),
+        "pseudo": (chain.from_iterable(readers), len(pseudo)),
         "true": (read_ahead(true, TestImage.read), len(true)),
     }
     found = {}

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from benchmarks.cells import Row
-from inspection.plots import save_auroc_bars
+from evaluation.plots import save_auroc_bars
 from utils.files import replacing, write_whole
 
 COLUMNS = {

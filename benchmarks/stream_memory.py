@@ -7,7 +7,6 @@ Draws the video, and without --checkpoint the sample set and a tiny U-Net (64x64
 on it, all in a temporary folder. --video has infer.py write an annotated video as well.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import psutil
 
 from data.sample import write_sample
 from utils.extras import opencv
+from utils.flags import script_parser
 
 REPO = Path(__file__).resolve().parent.parent
 TINY = ["--size", "64", "--set", "unet.width=4", "--batch", "4"]
@@ -50,9 +50,7 @@ def train(folder: Path) -> Path:
 
 def main() -> None:
     """Print the memory after the first frames and at the end, and the frames per second."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--frames", type=int, default=10_000, metavar="N")
     parser.add_argument("--checkpoint", type=Path, metavar="RUN")
     parser.add_argument("--video", action="store_true")

@@ -8,7 +8,6 @@ Both are stepped by train.py's own `train_step` on the same images, and take tur
 machine strikes both alike. What corrupting the batch takes is part of both, and printed apart.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from statistics import median
@@ -24,11 +23,12 @@ from data.tensors import to_batch
 from models import build_model
 from models.reconstruction.losses import ReconstructionLoss
 from models.reconstruction.unet import DoubleConv, UNetAutoencoder
+from runs.checkpoint import Progress
+from runs.micro_batch import pick_micro_batch
 from train import train_step
-from utils.checkpoint import Progress
-from utils.config import Config, add_setting_flags, load_config, overrides_from
+from utils.config import Config, load_config
 from utils.device import pick_device, place
-from utils.micro_batch import pick_micro_batch
+from utils.flags import add_setting_flags, overrides_from, script_parser
 
 WIDTH, DEPTH = 32, 4
 
@@ -66,24 +66,21 @@ class TextbookUNet(nn.Module):
 
 def main() -> None:
     """Print seconds an image and the ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_setting_flags(parser)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     config = load_config(overrides=overrides_from(args) | {"model": "unet"})
     device = pick_device(config.device)
     paths = Category(config.data.root, config.data.category).train_images()[: config.train.batch]
-    images = decode_all(paths, config.data.size, config.data.cache_gib)
+    images = decode_all(paths, config.data)
 
     torch.manual_seed(0)
     ours: UNetAutoencoder = place(build_model(config), device).train()
     ours.load_pretrained()
     textbook = place(TextbookUNet(config), device).train()
     textbook.prepare = ours.prepare
-    probe = to_batch(images[:1], device)
-    micro_batch = pick_micro_batch(config.train.micro_batch, ours, probe, len(images))
+    micro_batch = pick_micro_batch(config.train, config.data.size)
     print(f"{len(images)} images of {config.data.size}, {micro_batch} at once, {device}")
 
     def seconds(work: Callable[[], object]) -> float:

@@ -10,30 +10,34 @@ import numpy as np
 from tqdm import tqdm
 
 from data.images import ImageError, read_ahead, read_resized
+from utils.config import DataConfig
 from utils.errors import UserError
+
+MEMORY_GIB = 4.0
+"""Up to this size decoded images are kept in memory."""
 
 
 def decode_all(
-    paths: Sequence[Path], size: tuple[int, int], memory_gib: float, quiet: bool = False
-) -> np.ndarray:
-    """Decode images and resize them, once for all epochs.
+    paths: Sequence[Path], data: DataConfig, quiet: bool = False, memory_gib: float = MEMORY_GIB
+) -> tuple[np.ndarray, list[Path]]:
+    """Decode images and resize them, once for all that is done with them.
 
     Unreadable files are reported on stderr and left out.
 
     Args:
         paths: image files.
-        size: (height, width) of the result.
+        data: how to read them, and the size of the result.
+        quiet: no progress bar and no reports.
         memory_gib: up to this size the images are kept in memory, beyond it in a temporary file
             that the operating system deletes with the process.
-        quiet: no progress bar and no reports.
 
     Returns:
-        uint8 [N, height, width, 3], in the order of `paths`.
+        uint8 [N, h, w, 3] of `data.size`, in the order of `paths`.
 
     Raises:
         UserError: if not a single file can be read, or the disk cannot hold them.
     """
-    shape = (len(paths), *size, 3)
+    shape = (len(paths), *data.size, 3)
     needed = int(np.prod(shape, dtype=np.int64))
     images: np.ndarray
     if needed <= memory_gib * 2**30:
@@ -46,19 +50,21 @@ def decode_all(
             images = np.memmap(file, np.uint8, "w+", shape=shape)
         except OSError as error:
             raise UserError(
-                f"{needed / 2**30:.1f} GiB of decoded images fit neither data.cache_gib nor the "
-                f"temporary folder {tempfile.gettempdir()} ({error.strerror}); raise "
-                "data.cache_gib, lower --size, or set TMPDIR"
+                f"{needed / 2**30:.1f} GiB of decoded images do not fit the temporary "
+                f"folder {tempfile.gettempdir()} ({error.strerror}); lower --size, or set TMPDIR"
             ) from None
-    count = 0
-    reader = read_ahead(paths, lambda path: read_resized(path, size))
-    for _, image in tqdm(reader, "decoding", len(paths), unit="image", disable=quiet or None):
+    failure, readable = "", []
+    reader = read_ahead(paths, lambda path: read_resized(path, data))
+    for path, image in tqdm(reader, "decoding", len(paths), unit="image", disable=quiet or None):
         if isinstance(image, ImageError):
             if not quiet:
                 print(f"left out: {image}", file=sys.stderr)
+            failure = str(image)
             continue
-        images[count] = image
-        count += 1
-    if count == 0:
-        raise UserError(f"none of the {len(paths)} images in {paths[0].parent} can be read")
-    return images[:count]
+        images[len(readable)] = image
+        readable.append(path)
+    if not readable:
+        raise UserError(
+            f"none of the {len(paths)} images in {paths[0].parent} can be read; the last: {failure}"
+        )
+    return images[: len(readable)], readable

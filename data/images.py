@@ -1,9 +1,10 @@
 """Reading image files: whatever a camera or a scanner wrote becomes RGB uint8."""
 
-import glob
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,12 +12,18 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data.resize import resize
-from utils.errors import UserError
+from utils.config import DataConfig, default_config
+from utils.errors import UserError, say_once
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+DEFAULTS = default_config().data
 THREADS = 4
+AHEAD = 256 * 2**20
+"""Bytes of decoded images that may wait for their consumer, or be in the making."""
+BAND = 256  # rows that are converted at a time
 
-Item = TypeVar("Item")
+Image.MAX_IMAGE_PIXELS = None  # data.max_megapixels says it instead
+
+Item = TypeVar("Item", bound=str | os.PathLike)
 Result = TypeVar("Result")
 
 
@@ -24,54 +31,67 @@ class ImageError(UserError):
     """A file that cannot be read as an image."""
 
 
-def is_image(path: Path) -> bool:
-    """Whether the file's name says image; hidden files are none."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Image files directly in a folder, by name; none where there is no such folder."""
-    return sorted(path for path in folder.glob("*") if is_image(path) and path.is_file())
-
-
-def expand(arguments: Iterable[str]) -> list[Path]:
-    """Image files meant by files, folders (with all below them) and glob patterns, each once.
-
-    A path that does not exist is kept, so that whoever reads it reports it.
-    """
-    found: list[Path] = []
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if is_image(file) and file.is_file())
-        elif path.exists() or not glob.has_magic(argument):
-            found.append(path)
-        else:
-            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  (may be absolute)
-            found += [Path(match) for match in matches if is_image(Path(match))]
-    return list(dict.fromkeys(found))
-
-
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, data: DataConfig = DEFAULTS) -> np.ndarray:
     """Read an image as RGB: uint8 [H, W, 3], upright as its EXIF orientation says.
 
     Greyscale is repeated into three channels; palettes are looked up; what is transparent is laid
-    on black; 16-bit values are scaled by 255/65535 whatever range they use, so that brightness
-    stays comparable between images; floating point is taken as [0, 1].
+    on black; 16-bit values are scaled by what `data.depth` bits hold, whatever range this image
+    uses, so that brightness stays comparable between images ("auto" here means 16; what exceeds
+    it is cut off, and said); floating point is taken as [0, 1].
+
+    Args:
+        path: the file.
+        data: settings; `depth` and `max_megapixels` are read.
 
     Raises:
-        ImageError: if the file is missing, damaged, no image, or of a kind not named above.
+        ImageError: if the file is missing, damaged, too large, no image, or of a kind not named
+            above, such as one of several pages.
+    """
+    with opened(path, data) as image:
+        deep = is_deep_colour(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        depth = 16 if data.depth == "auto" else data.depth
+        if image.mode.startswith("I"):  # 16-bit greyscale, in Pillow's modes I;16, I;16B and I
+            return _grey(_scaled(sixteen_bit(image), depth, path))
+        if image.mode == "F":
+            return _grey(_from_floats(np.asarray(image)))
+        if deep and depth < 16:  # Pillow keeps the upper 8 bits alone
+            raise ImageError(f"16-bit colours need data.depth=16, not {depth}; or convert it")
+        return _to_rgb(image)
+
+
+def read_resized(path: Path, data: DataConfig) -> np.ndarray:
+    """Read an image, as `read_image` does, and resize it to `data.size`: uint8 [h, w, 3]."""
+    return resize(read_image(path, data), data.size)
+
+
+@contextmanager
+def opened(path: Path, data: DataConfig = DEFAULTS) -> Iterator[Image.Image]:
+    """The single picture in a file, decoded when its pixels are asked for.
+
+    Raises:
+        ImageError: with the file's name, for whatever goes wrong in here or in the block.
     """
     try:
+        if path.is_dir():
+            raise ImageError("a folder without images")
+        if path.exists() and not path.is_file():  # a pipe would wait for ever
+            raise ImageError("no regular file")
         with Image.open(path) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            megapixels = image.width * image.height / 1e6
+            if megapixels > data.max_megapixels:
+                raise ImageError(
+                    f"{image.width}x{image.height} are {megapixels:g} megapixels, more than "
+                    f"data.max_megapixels, which is {data.max_megapixels:g}; raise it"
+                )
+            pages = getattr(image, "n_frames", 1)
+            if pages > 1 and image.format != "MPO":  # a phone's photo with its preview
+                raise ImageError(f"it holds {pages} pages; save each as a file of its own")
+            yield image
     except ImageError as error:
         raise ImageError(f"cannot read {path}: {error}") from None
     except FileNotFoundError:
         raise ImageError(f"cannot read {path}: no such file") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"cannot read {path}: more than 178 million pixels") from None
     except Exception as error:  # decoders raise many kinds on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "cannot identify" in reason:
@@ -79,31 +99,61 @@ def read_image(path: Path) -> np.ndarray:
         raise ImageError(f"cannot read {path}: {reason}") from None
 
 
-def read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read an image, as `read_image` does, and resize it: uint8 [height, width, 3]."""
-    return resize(read_image(path), size)
+def sixteen_bit(image: Image.Image) -> np.ndarray:
+    """Values of a picture in one of Pillow's integer modes: uint16 [H, W]; raises `ImageError`."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"its values go from {values.min()} to {values.max()}; 32-bit integers are not "
+            "supported, convert it to 8 or 16 bits"
+        )
+    return values.astype(np.uint16, copy=False)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16-bit greyscale, in Pillow's modes I;16, I;16B and I
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError("32-bit integers are not supported; convert it to 8 or 16 bits")
-        return _grey((values * 255 + 32767) // 65535)
-    if image.mode == "F":
-        values = np.asarray(image)
-        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise ImageError("floating point values must lie in [0, 1]")
-        return _grey(np.rint(values * 255))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image)
-    return np.array(image.convert("RGB"))
+def is_deep_colour(image: Image.Image) -> bool:
+    """Whether a file, not yet decoded, has 16 bits in several channels, as its raw mode says."""
+    return len(image.getbands()) > 1 and f"{image.mode};16" in str(image.tile)
+
+
+def _scaled(values: np.ndarray, depth: int, path: Path) -> np.ndarray:
+    """Values of so many bits, uint16 [H, W], as 8 bits."""
+    highest = 2**depth - 1
+    if values.max() > highest:
+        say_once(
+            f"{path} holds values up to {values.max()}, more than the {depth} bits of data.depth; "
+            "what is brighter is cut off"
+        )
+    table = np.rint(np.arange(2**16) * (255 / highest)).clip(max=255).astype(np.uint8)
+    return table[values]
+
+
+def _from_floats(values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise ImageError("some of its floating point values are not finite")
+    if values.min() < 0 or values.max() > 1:
+        raise ImageError(
+            f"its floating point values go from {values.min():g} to {values.max():g}, but should "
+            "lie in [0, 1]"
+        )
+    return np.rint(values * 255).astype(np.uint8)
 
 
 def _grey(values: np.ndarray) -> np.ndarray:
-    return np.repeat(values.astype(np.uint8)[..., None], 3, axis=2)
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Pixels of a picture of 8 bits; in bands, or a large one would be held several times over."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, BAND):
+        bottom = min(top + BAND, height)
+        band = image.crop((0, top, width, bottom))
+        if band.has_transparency_data:
+            band = band.convert("RGBA")
+            band = Image.alpha_composite(Image.new("RGBA", band.size, (0, 0, 0, 255)), band)
+        pixels[top:bottom] = band.convert("RGB")
+    return pixels
 
 
 def read_ahead(
@@ -111,8 +161,11 @@ def read_ahead(
 ) -> Iterator[tuple[Item, Result | ImageError]]:
     """Read in order, a few items ahead of the consumer in threads; memory stays bounded.
 
+    No more than `AHEAD` bytes of decoded images, as their headers tell, are in the making or
+    waiting; a single image may be larger.
+
     Args:
-        items: what to read, such as paths.
+        items: what to read: paths, or what stands for a file (`os.PathLike`).
         read: reads one of them and may raise `ImageError`.
 
     Yields:
@@ -126,16 +179,33 @@ def read_ahead(
             return error
 
     with ThreadPoolExecutor(THREADS) as pool:
-        pending: deque = deque()
+        pending: deque[tuple[Item, int, Future]] = deque()
+
+        def first() -> tuple[Item, Result | ImageError]:
+            item, _, future = pending.popleft()
+            return item, future.result()
+
         try:
             for item in items:
-                pending.append((item, pool.submit(read_or_error, item)))
-                if len(pending) > 2 * THREADS:
-                    item, future = pending.popleft()
-                    yield item, future.result()
+                size = _decoded_bytes(Path(item))
+                while pending and (
+                    len(pending) > 2 * THREADS or size + sum(p[1] for p in pending) > AHEAD
+                ):
+                    yield first()
+                pending.append((item, size, pool.submit(read_or_error, item)))
             while pending:
-                item, future = pending.popleft()
-                yield item, future.result()
+                yield first()
         finally:
-            for _, future in pending:
+            for _, _, future in pending:
                 future.cancel()
+
+
+def _decoded_bytes(path: Path) -> int:
+    """What an image will take, as its header tells; 0 where it tells nothing."""
+    try:
+        if path.is_file():
+            with Image.open(path) as image:
+                return 3 * image.width * image.height
+    except Exception:  # of many kinds; whoever reads it reports it
+        pass
+    return 0

@@ -4,6 +4,8 @@
 <root>/<category>/test/good/*.png
 <root>/<category>/test/<defect>/*.png
 <root>/<category>/ground_truth/<defect>/<stem>_mask.png      (or <stem>.png)
+
+Below each of these folders there may be others, such as one a camera.
 """
 
 from dataclasses import dataclass
@@ -11,9 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import ImageError, list_images, read_image
+from data.images import DEFAULTS, ImageError, read_image
+from data.listing import FORMATS, is_image, list_images, subfolders
+from data.masks import find_masks, read_mask
 from utils.config import DataConfig, nearest
-from utils.errors import UserError
+from utils.errors import UserError, say_once
+
+SYNONYMS = {"ok", "okay", "normal", "nominal", "pass", "passed", "no_defect", "defect_free"}
+"""Names that others give to the folder of good parts."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class TestImage:
         path: the file.
         defect: name of its folder; "good" for good parts.
         mask: the ground-truth file, None for good parts and where it is missing.
+        data: how to read both.
     """
 
     __test__ = False  # not a test case, whatever its name says to pytest
@@ -31,6 +39,11 @@ class TestImage:
     path: Path
     defect: str
     mask: Path | None
+    data: DataConfig = DEFAULTS
+
+    def __fspath__(self) -> str:
+        """The file: stands for the image in `read_ahead`."""
+        return str(self.path)
 
     @property
     def is_defect(self) -> bool:
@@ -40,15 +53,15 @@ class TestImage:
     def read(self) -> tuple[np.ndarray, np.ndarray | ImageError | None]:
         """Image uint8 [H, W, 3] and mask bool [H, W]; raises `ImageError` if the image is damaged.
 
-        In place of the mask: None for good parts, and an error where it is missing or damaged.
+        In place of the mask: None for good parts, an error where it is missing, damaged or empty.
         """
-        image = read_image(self.path)
+        image = read_image(self.path, self.data)
         if not self.is_defect:
             return image, None
         if self.mask is None:
             return image, ImageError(f"no mask for {self.path}")
         try:
-            return image, read_mask(self.mask, image.shape[:2])
+            return image, read_mask(self.mask, image.shape[:2], self.data)
         except ImageError as error:
             return image, error
 
@@ -59,96 +72,102 @@ class Category:
     Args:
         root: folder that holds the categories.
         name: folder of the category.
+        data: how to read the images of its test split.
 
     Raises:
         UserError: if there is no such folder, saying where to get the data or which name was meant.
     """
 
-    def __init__(self, root: str | Path, name: str) -> None:
+    def __init__(self, root: str | Path, name: str, data: DataConfig = DEFAULTS) -> None:
         self.folder = Path(root) / name
         self.name = name
+        self.data = data
         if not self.folder.is_dir():
             raise UserError(_missing(Path(root), name))
+
+    @property
+    def train(self) -> Path:
+        """The folder of what there is to learn from."""
+        return self.folder / "train"
 
     @classmethod
     def chosen(cls, data: DataConfig, root: str | None, name: str | None) -> "Category":
         """The category that a run was trained on, but for what flags give instead (or None)."""
-        return cls(root or data.root, name or data.category)
+        return cls(root or data.root, name or data.category, data)
 
     def train_images(self) -> list[Path]:
-        """Files of train/good, by name; raises `UserError` if there are fewer than two."""
-        folder = self.folder / "train" / "good"
-        images = list_images(folder)
+        """Files of train/good and below, by name; raises `UserError` if there are less than two."""
+        train = self.train
+        images = [image for folder in _good_folders(train) for image in list_images(folder)]
         if len(images) < 2:
             found = "no images" if not images else "a single image"
             raise UserError(
-                f"{found} in {folder}; training needs good parts there, one of them to calibrate "
-                "on (png, jpg, jpeg, bmp, tif or webp)"
+                f"{found} in {train / 'good'}; training needs good parts there, one of them to "
+                f"calibrate on ({FORMATS}){'' if images else _instead(train)}"
             )
         return images
 
     def test_images(self) -> list[TestImage]:
-        """Files of the test split, good ones first; raises `UserError` if there are none."""
+        """Files of the test split, good ones first, then by kind and name.
+
+        Raises:
+            UserError: if there are none, or the good ones seem to go by another name.
+        """
         test = self.folder / "test"
-        defects = sorted(path.name for path in test.glob("*") if path.is_dir())
-        defects.sort(key=lambda defect: defect != "good")
+        good = _good_folders(test)
+        kinds = subfolders(test)
+        others = [kind.name for kind in kinds if _plain(kind.name) in SYNONYMS]
+        if others and not good:
+            raise UserError(
+                f"{test / others[0]} seems to hold good parts; rename it to {test / 'good'}"
+            )
         images = [
-            TestImage(path, defect, None if defect == "good" else self._mask(defect, path.stem))
-            for defect in defects
-            for path in list_images(test / defect)
+            TestImage(path, "good", None, self.data)
+            for folder in good
+            for path in list_images(folder)
         ]
+        for kind in kinds:
+            if kind not in good:
+                paths = list_images(kind)
+                masks = find_masks(paths, kind, self.folder / "ground_truth" / kind.name)
+                pairs = zip(paths, masks, strict=True)
+                images += [TestImage(path, kind.name, mask, self.data) for path, mask in pairs]
         if not images:
             raise UserError(
-                f"no images in {test}; put good parts into test/good and defective ones into "
-                "test/<defect>"
+                f"no images in the folders of {test}; put good parts into test/good and defective "
+                f"ones into test/<defect>{_instead(test)}"
             )
+        if strays := _images_directly_in(test):
+            say_once(f"left out: {strays} images of {test} that lie in none of its folders")
         return images
-
-    def _mask(self, defect: str, stem: str) -> Path | None:
-        folder = self.folder / "ground_truth" / defect
-        for name in (f"{stem}_mask", stem):
-            for path in list_images(folder):
-                if path.stem == name:
-                    return path
-        return None
-
-
-def split_holdout(
-    paths: list[Path], share: float, seed: int, limit: int = 0
-) -> tuple[list[Path], list[Path]]:
-    """Hold out a seeded share of the good images: (to train on, to calibrate on), neither empty.
-
-    With a `limit` above 0, at most as many of the others are left to train on, at random; a higher
-    limit adds to those of a lower one. What is held out stays the same.
-    """
-    count = min(max(1, round(share * len(paths))), len(paths) - 1)
-    order = np.random.default_rng(seed).permutation(len(paths)).tolist()
-    held_out = sorted(order[:count])
-    train = sorted(order[count : count + limit] if limit else order[count:])
-    return [paths[index] for index in train], [paths[index] for index in held_out]
-
-
-def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read a ground-truth mask: bool [H, W], True where the defect is.
-
-    Args:
-        path: the file; any non-zero pixel is a defect.
-        size: (height, width) of its image.
-
-    Raises:
-        ImageError: if it cannot be read or is not of the size of its image.
-    """
-    mask = read_image(path).max(axis=2) > 0
-    if mask.shape != size:
-        raise ImageError(
-            f"mask {path} is {mask.shape[1]}x{mask.shape[0]} but its image is {size[1]}x{size[0]}"
-        )
-    return mask
 
 
 def list_categories(root: str | Path) -> list[str]:
     """Names of the categories in a folder: those that have good parts to learn from."""
-    return sorted(path.parent.parent.name for path in Path(root).glob("*/train/good"))
+    return [folder.name for folder in subfolders(Path(root)) if _good_folders(folder / "train")]
+
+
+def _good_folders(folder: Path) -> list[Path]:
+    """The subfolder of good parts, whatever its case; none if there is none."""
+    return [path for path in subfolders(folder) if path.name.lower() == "good"]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")
+
+
+def _images_directly_in(folder: Path) -> int:
+    return sum(is_image(path) and path.is_file() for path in folder.glob("*"))
+
+
+def _instead(folder: Path) -> str:
+    """What a folder that lacks what was looked for holds, as the end of a sentence."""
+    while not folder.is_dir():
+        folder = folder.parent
+    names = [path.name for path in subfolders(folder)]
+    if images := _images_directly_in(folder):
+        names.append(f"{images} images")
+    return f"; in {folder} there is: {', '.join(names)}" if names else ""
 
 
 def _missing(root: Path, name: str) -> str:

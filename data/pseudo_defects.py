@@ -1,4 +1,4 @@
-"""Defects synthesised on held-out good images, to choose settings by where no defect is at hand.
+"""Defects synthesised on good images, to choose settings by where no defect is at hand.
 
 None of them is made as those of models/reconstruction/corruption.py are, so that a network is not
 examined with what it was taught. How well they stand for real defects is measured by
@@ -9,15 +9,15 @@ returns the spoilt image.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from data.images import ImageError, read_ahead, read_resized
-from utils.cross_fit import parts
+from data.images import read_resized
+from utils.config import DataConfig
 
 VISIBLE = 0.03
 """A pixel that changed by less, of a range of 1, does not belong to the defect."""
@@ -167,14 +167,18 @@ class PseudoImage:
     Attributes:
         path: the file of the good image.
         defect: the kind of defect, or "good".
-        size: (height, width) that the image is resized to, before the defect is put on it.
+        data: how the image is read and resized, before the defect is put on it.
         seed: decides what the defect looks like.
     """
 
     path: Path
     defect: str
-    size: tuple[int, int]
+    data: DataConfig
     seed: tuple[int, ...]
+
+    def __fspath__(self) -> str:
+        """The file: stands for the image in `read_ahead`."""
+        return str(self.path)
 
     @property
     def is_defect(self) -> bool:
@@ -183,45 +187,18 @@ class PseudoImage:
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Image uint8 [H, W, 3] and mask bool [H, W]; raises `ImageError`."""
-        image = read_resized(self.path, self.size)
+        image = read_resized(self.path, self.data)
         if not self.is_defect:
             return image, None
         return spoil(image, self.defect, np.random.default_rng(self.seed))
 
 
-def pseudo_split(paths: list[Path], size: tuple[int, int]) -> list[PseudoImage]:
+def pseudo_split(paths: list[Path], data: DataConfig) -> list[PseudoImage]:
     """Each good image once as it is and once with each kind of defect, the good ones first."""
-    good = [PseudoImage(path, "good", size, ()) for path in paths]
+    good = [PseudoImage(path, "good", data, ()) for path in paths]
     spoilt = [
-        PseudoImage(path, kind, size, (number, index))
+        PseudoImage(path, kind, data, (number, index))
         for number, kind in enumerate(KINDS)
         for index, path in enumerate(paths)
     ]
     return good + spoilt
-
-
-def read_cross_fitted(
-    tests: list[PseudoImage], standardise: Callable[[Iterable[np.ndarray]], None]
-) -> Iterator[Iterator[tuple[PseudoImage, tuple[np.ndarray, np.ndarray | None] | ImageError]]]:
-    """Read the images of `pseudo_split`, each to be scored on a scale set without its good image.
-
-    They come in parts, all of which is to be scored before the next part is asked for. Before a
-    part, and at the end with all of them, `standardise` is called with good images, uint8
-    [H, W, 3], to set the scale of the anomaly map by; those that cannot be read are left out.
-
-    Yields:
-        For each part its images, each with what reading it gave, or with the error, as `read_ahead`
-        does.
-    """
-    good = [test for test in tests if not test.is_defect]
-
-    def readable(chosen: list[PseudoImage]) -> Iterator[np.ndarray]:
-        for _, read in read_ahead(chosen, PseudoImage.read):
-            if not isinstance(read, ImageError):
-                yield read[0]
-
-    for others, own in parts(len(good)):
-        standardise(readable([good[number] for number in others]))
-        of_part = {good[number].path for number in own}
-        yield read_ahead([test for test in tests if test.path in of_part], PseudoImage.read)
-    standardise(readable(good))

@@ -1,1 +1,1 @@
-"""A trained detector at work: inspectors, exports, panels, video and streams."""
+"""A trained detector at work: inspectors, exports, verdicts and panels."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from data.images import read_image
 from data.resize import resize
 from utils.batches import batches
 from utils.calibration import Calibration
@@ -30,6 +32,7 @@ class Inspection(NamedTuple):
         size: (height, width) of the original image.
         milliseconds: time of the detector alone, without reading and resizing; that of its batch
             divided by the images in it.
+        least_area: regions smaller than so many pixels of the original image are specks.
     """
 
     image: np.ndarray
@@ -38,6 +41,7 @@ class Inspection(NamedTuple):
     score: float
     size: tuple[int, int]
     milliseconds: float
+    least_area: int = 0
 
 
 class _Resized(NamedTuple):
@@ -72,13 +76,9 @@ class Inspector(ABC):
             [B, h, w, 3], or None for detectors that do not reconstruct.
         """
 
-    @abstractmethod
-    def standardise(self, images: Iterable[np.ndarray]) -> None:
-        """Set the scale of the anomaly map anew on good images, uint8 [h, w, 3] of that size.
-
-        Raises:
-            UserError: if the scale cannot change.
-        """
+    def read(self, path: Path) -> np.ndarray:
+        """Read an image file as in training: uint8 [H, W, 3]; raises `ImageError`."""
+        return read_image(path, self.config.data)
 
     def inspect(self, image: np.ndarray) -> Inspection:
         """Resize an image, uint8 [H, W, 3], as in training and run the detector on it.
@@ -126,5 +126,11 @@ class Inspector(ABC):
                 raise UserError(f"the detector gave the score {score}: its training has diverged")
             reconstruction = None if reconstructions is None else reconstructions[number]
             yield Inspection(
-                pixels, reconstruction, anomaly_maps[number], score, size, milliseconds
+                pixels,
+                reconstruction,
+                anomaly_maps[number],
+                score,
+                size,
+                milliseconds,
+                self.config.score.least_area,
             )

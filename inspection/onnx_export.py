@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from inspection.onnx_inspector import VERSION, as_input
 from models.detector import Detector
+from runs.folders import FORMAT
 from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.extras import need
-from utils.runs import FORMAT
 
 OUTPUTS = ["anomaly_map", "score", "reconstruction"]
 LIMIT_GIB = 2.0

@@ -1,22 +1,53 @@
 """Inspecting images with an exported detector, through onnxruntime and without torch."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from inspection.inspector import Inspector
+from runs.folders import FORMAT, checked, refuse_other
 from utils.calibration import Calibration
-from utils.config import config_from
+from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.extras import need
-from utils.runs import FORMAT, refuse_other
 
-VERSION = 2
+VERSION = 3
 
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-"""Devices of onnxruntime, the preferred one first."""
+
+def _providers(device: str, there: list[str]) -> list[Any]:
+    """What onnxruntime calls a device; raises `UserError` if it was built without."""
+    gpu, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    if device == "auto":
+        return [gpu, cpu] if gpu in there else [cpu]
+    if device == "cpu":
+        return [cpu]
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or gpu not in there:
+        names = "auto, cuda, cpu" if gpu in there else "auto, cpu"
+        raise UserError(f"onnxruntime has no device {device} here; use one of: {names}")
+    return [(gpu, {"device_id": int(number or 0)})]
+
+
+def _settings(file: Path, about: dict[str, str]) -> tuple[Config, Calibration]:
+    """Settings and calibration from the metadata of an export.
+
+    Raises:
+        UserError: if export.py wrote no such metadata.
+    """
+    if about.get("format") != FORMAT:
+        raise UserError(f"{file} was not written by export.py")
+    try:
+        version = int(about["version"])
+        config, calibration = json.loads(about["config"]), json.loads(about["calibration"])
+    except (KeyError, ValueError):
+        raise UserError(f"{file} is damaged: its metadata cannot be read; export it anew") from None
+    refuse_other(file, version, VERSION, "train and export it anew")
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is damaged: it holds no settings; export it anew")
+    config = config_from(config, source=str(file))
+    return config, checked(Calibration, calibration, file, "calibration")
 
 
 def as_input(images: np.ndarray) -> np.ndarray:
@@ -39,33 +70,32 @@ class OnnxInspector(Inspector):
 
     def __init__(self, file: Path, device: str, batch: int | str = 1) -> None:
         onnxruntime = need("onnxruntime", "deploy")
-        there = [
-            name
-            for name, provider in PROVIDERS.items()
-            if provider in onnxruntime.get_available_providers()
-        ]
-        if device == "auto":
-            device = there[0]
-        if device not in there:
-            raise UserError(
-                f"onnxruntime has no device {device} here; use one of: auto, {', '.join(there)}"
-            )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone; its warnings are about its own optimiser
+        providers = _providers(device, onnxruntime.get_available_providers())
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(file), options, providers=[PROVIDERS[device]]
-            )
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
             about = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # of many kinds, all of which mean this
             raise UserError(f"{file} cannot be run: {str(error).splitlines()[0]}") from None
-        if about.get("format") != FORMAT:
-            raise UserError(f"{file} was not written by export.py")
-        refuse_other(file, int(about["version"]), VERSION, "train and export it anew")
+        # onnxruntime falls back on the CPU by itself where CUDA does not start.
+        if (
+            device.startswith("cuda")
+            and "CUDAExecutionProvider" not in self.session.get_providers()
+        ):
+            raise UserError(
+                f"onnxruntime cannot start CUDA on device {device} here; use --device cpu, or "
+                "install the CUDA and cuDNN that it asks for"
+            )
         self.file = file
         self.batch = 1 if batch == "auto" else int(batch)
-        self.config = config_from(json.loads(about["config"]), source=str(file))
-        self.calibration = Calibration(**json.loads(about["calibration"]))
+        self.config, self.calibration = _settings(file, about)
+        shape = self.session.get_inputs()[0].shape
+        if tuple(shape[2:]) != self.config.data.size:
+            raise UserError(
+                f"{file} is damaged: its graph takes images of {shape[2:]}, its settings say "
+                f"{list(self.config.data.size)}; export it anew"
+            )
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """See `Inspector.predict`."""
@@ -76,9 +106,3 @@ class OnnxInspector(Inspector):
             scaled = np.rint(np.clip(rest[0], 0, 1) * 255)
             pixels = scaled.astype(np.uint8).transpose(0, 2, 3, 1)
         return anomaly_maps[:, 0], scores, pixels
-
-    def standardise(self, images: Iterable[np.ndarray]) -> None:
-        """See `Inspector.standardise`; a graph has its scale fixed."""
-        raise UserError(
-            f"{self.file} is an export, whose scale is fixed; name the run that it was made of"
-        )

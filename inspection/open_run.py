@@ -1,17 +1,68 @@
 """Opening the run, or the export, that the flags name."""
 
 import argparse
+import math
 from pathlib import Path
 
 from inspection.inspector import Inspector
-from utils.config import add_setting_flags
-from utils.runs import add_checkpoint_flag, find_run
+from models import check_model, refuse_unread
+from runs.folders import add_checkpoint_flag, find_run
+from utils.config import Config, differences, load_config
+from utils.errors import UserError
+from utils.flags import add_setting_flags, overrides_from
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which run is meant, and what it works on."""
     add_checkpoint_flag(parser)
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
+
+
+def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--threshold`, for scripts that give verdicts; `open_run` heeds it."""
+    parser.add_argument(
+        "--threshold",
+        type=_threshold,
+        metavar="X",
+        help="call what scores above X defective, in this start; default: as calibrated",
+    )
+
+
+def _threshold(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"--threshold is {text!r} but should be a number, on the scale of scores")
+    return value
+
+
+def parse_checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of a script, once the settings among them are known to be right.
+
+    Raises:
+        UserError: for a setting that is not.
+    """
+    args = parser.parse_args()
+    config = load_config(overrides=overrides_from(args))
+    check_model(config.model)
+    return args
+
+
+def checked_settings(args: argparse.Namespace) -> Config:
+    """The settings of a new run; of one that is resumed, the flags are checked alone.
+
+    Raises:
+        UserError: for a setting that is not right, or that the detector does not read.
+    """
+    if args.resume is None:
+        config = load_config(args.config, overrides_from(args))
+        refuse_unread(config.model, differences(load_config(), config))
+        return config
+    if args.config is not None:
+        raise UserError("--config cannot go with --resume: the run keeps its own settings")
+    return load_config(overrides=overrides_from(args))
 
 
 def named_run(args: argparse.Namespace) -> Path:
@@ -28,7 +79,11 @@ def open_run(args: argparse.Namespace) -> tuple[Path, Inspector]:
     """The file that the flags name, and the detector in it; raises `UserError` if there is none."""
     file = named_run(args)
     device = vars(args)["device"] or "auto"
-    return file, open_inspector(file, device, getattr(args, "batch", 1))
+    inspector = open_inspector(file, device, getattr(args, "batch", 1))
+    threshold = getattr(args, "threshold", None)
+    if threshold is not None:
+        inspector.calibration = inspector.calibration.at(threshold)
+    return file, inspector
 
 
 def open_inspector(file: Path, device: str, batch: int | str = 1) -> Inspector:

@@ -1,14 +1,16 @@
 """Panels: input, reconstruction, heatmap and overlay of one image, side by side.
 
 Colours have one meaning in all panels of a run: the range is fixed at calibration, and half-way
-between cold and hot lies the highest value that good parts reach.
+between cold and hot lies the level that good parts hardly ever reach.
 """
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from inspection.inspector import Inspection
+from inspection.regions import region_labels
 from utils.calibration import Calibration
+from utils.files import printable
 
 TILE = 384  # longer side of a picture in the panel, pixels
 MARGIN = 12
@@ -28,19 +30,31 @@ def colourise(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
     return colours[..., :3]
 
 
-def overlay(image: np.ndarray, anomaly_map: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """The image [H, W, 3] tinted by its heatmap; a contour rings what exceeds the threshold."""
+def overlay(image: np.ndarray, inspection: Inspection, calibration: Calibration) -> np.ndarray:
+    """The image tinted by its heatmap; contours ring its regions, of which a good part has none.
+
+    Args:
+        image: uint8 [H, W, 3], of any size; heatmap and contours are scaled to it.
+        inspection: of this image.
+        calibration: gives the colours and the regions.
+    """
     from scipy import ndimage
 
+    def scaled(values: np.ndarray) -> np.ndarray:
+        size = image.shape[1], image.shape[0]
+        picture = Image.fromarray(values.astype(np.float32))
+        return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+
+    anomaly_map = scaled(inspection.anomaly_map)
     heat = colourise(anomaly_map, calibration.low, calibration.high)
     # The tint grows with the anomaly: what is ordinary keeps the look of the photograph.
     span = max(calibration.pixel_threshold - calibration.low, 1e-12)
     tint = 0.6 * np.clip((anomaly_map - calibration.low) / span, 0, 1)[..., None] ** 2
     blended = (image * (1 - tint) + heat * tint).astype(np.uint8)
-    above = anomaly_map > calibration.pixel_threshold
-    inner = ndimage.binary_erosion(above, iterations=2, border_value=1)  # no frame
-    outer = ndimage.binary_dilation(above) & ~above
-    blended[above & ~inner] = 255
+    marked = scaled(region_labels(inspection, calibration) > 0) > 0.5
+    inner = ndimage.binary_erosion(marked, iterations=2, border_value=1)  # no frame
+    outer = ndimage.binary_dilation(marked) & ~marked
+    blended[marked & ~inner] = 255
     blended[outer] = 0
     return blended
 
@@ -57,7 +71,7 @@ def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[s
         "input": inspection.image,
         "reconstruction": inspection.reconstruction,
         "heatmap": colourise(inspection.anomaly_map, calibration.low, calibration.high),
-        "overlay": overlay(inspection.image, inspection.anomaly_map, calibration),
+        "overlay": overlay(inspection.image, inspection, calibration),
     }
     return {
         caption: Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
@@ -67,14 +81,17 @@ def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[s
 
 
 def draw_verdict(canvas: Image.Image, score: float, calibration: Calibration, title: str) -> None:
-    """The verdict, the score and a title in the uppermost `HEADER` pixels of a picture."""
+    """The verdict, the severity, the score and a title in the uppermost `HEADER` pixels."""
     draw = ImageDraw.Draw(canvas)
     is_defect = calibration.is_defect(score)
     verdict, colour = ("DEFECT", DEFECT) if is_defect else ("good", GOOD)
     draw.rectangle((0, 0, canvas.width, 4), fill=colour)
     draw.text((MARGIN, 11), verdict, fill=colour, font=ImageFont.load_default(20))
     relation = ">" if is_defect else "<="
-    text = f"score {score:.4g} {relation} {calibration.threshold:.4g}    {title}"
+    text = (
+        f"severity {calibration.severity(score):.2f}    "
+        f"score {score:.4g} {relation} {calibration.threshold:.4g}    {printable(title)}"
+    )
     draw.text((MARGIN + 100, 15), text, fill=INK, font=ImageFont.load_default(14))
 
 

@@ -1,28 +1,105 @@
-"""Where in an image its defects are."""
+"""Where in an image its defects are.
+
+A region is what lies around a peak of the anomaly map, cut at half of its height above good parts:
+its full width at half maximum, which stays that of the defect however strong the defect is.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
 from inspection.inspector import Inspection
+from utils.calibration import Calibration
 
 
-def strongest_region(
-    inspection: Inspection, pixel_threshold: float
-) -> tuple[int, int, int, int] | None:
-    """Box of the region around the highest pixel, of all pixels above the threshold.
+class Region(NamedTuple):
+    """A defect in an image.
+
+    Attributes:
+        box: (x, y, width, height) in pixels of the original image.
+        area: in pixels of the original image, 1 or more.
+        peak: the highest value of the raw anomaly map in it.
+    """
+
+    box: tuple[int, int, int, int]
+    area: int
+    peak: float
+
+
+def region_labels(inspection: Inspection, calibration: Calibration) -> np.ndarray:
+    """Which region each pixel of the anomaly map belongs to; regions neither overlap nor touch.
+
+    A good image has no region. A defective one has that of its highest pixel, and those of further
+    peaks above the pixel threshold, unless they are smaller than `Inspection.least_area`. What at
+    half of a peak's height is joined to a stronger peak belongs to that one.
 
     Returns:
-        (x, y, width, height) in pixels of the original image; None if no pixel is above.
+        int32 [h, w]: 1 in the region with the highest peak, 2 in the next, 0 outside of them.
     """
     anomaly_map = inspection.anomaly_map
-    if not (anomaly_map > pixel_threshold).any():
-        return None
+    labels = np.zeros(anomaly_map.shape, np.int32)
+    if not calibration.is_defect(inspection.score):
+        return labels
+    rest = anomaly_map.copy()
+    count = 0
+    while True:
+        at = np.unravel_index(rest.argmax(), rest.shape)
+        peak = rest[at]
+        if count and not peak > calibration.pixel_threshold:
+            return labels
+        window, mask = _component(anomaly_map, at, calibration.low + (peak - calibration.low) / 2)
+        rest[window][mask] = -np.inf
+        joined = anomaly_map[window][mask].max() > peak
+        speck = mask.sum() * _pixel_area(inspection) < inspection.least_area
+        if not count or not (joined or speck):
+            count += 1
+            labels[window][mask] = count
+
+
+def regions(inspection: Inspection, calibration: Calibration) -> list[Region]:
+    """The regions of an image, the strongest first; see `region_labels`."""
+    labels = region_labels(inspection, calibration)
+    if not labels.any():
+        return []
     from scipy import ndimage  # late: the first verdict need not wait for it
 
-    regions, _ = ndimage.label(anomaly_map > pixel_threshold, structure=np.ones((3, 3)))
-    strongest = regions[np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)]
-    rows, columns = ndimage.find_objects(regions)[strongest - 1]
-    y_scale = inspection.size[0] / anomaly_map.shape[0]
-    x_scale = inspection.size[1] / anomaly_map.shape[1]
-    left, right = int(columns.start * x_scale), round(columns.stop * x_scale)
-    top, bottom = int(rows.start * y_scale), round(rows.stop * y_scale)
-    return left, top, max(1, right - left), max(1, bottom - top)
+    y_scale, x_scale = np.divide(inspection.size, labels.shape)
+    found = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        values = inspection.anomaly_map[rows, columns][labels[rows, columns] == number]
+        top, left = int(rows.start * y_scale), int(columns.start * x_scale)
+        width = max(1, round(columns.stop * x_scale) - left)
+        height = max(1, round(rows.stop * y_scale) - top)
+        area = max(1, round(values.size * _pixel_area(inspection)))
+        found.append(Region((left, top, width, height), area, float(values.max())))
+    return found
+
+
+def _component(
+    anomaly_map: np.ndarray, at: tuple[int, ...], level: float
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """What lies above a level and is joined to the pixel `at`, diagonals included.
+
+    Returns:
+        A window of the map that holds all of it, and where it is in there, bool.
+    """
+    from scipy import ndimage
+
+    reach = 16  # a window keeps a map of a thousand specks from being searched a thousand times
+    while True:
+        window = tuple(slice(max(0, place - reach), place + reach + 1) for place in at)
+        inside = tuple(place - side.start for place, side in zip(at, window, strict=True))
+        above = anomaly_map[window] > level
+        above[inside] = True  # also in a map that is nowhere above that of good parts
+        components, _ = ndimage.label(above, structure=np.ones((3, 3)))
+        mask = components == components[inside]
+        whole = not (mask[[0, -1]].any() or mask[:, [0, -1]].any())
+        if whole or reach >= max(anomaly_map.shape):
+            return window, mask
+        reach *= 2
+
+
+def _pixel_area(inspection: Inspection) -> float:
+    """Area of a pixel of the anomaly map in pixels of the original image."""
+    height, width = inspection.size
+    return height * width / inspection.anomaly_map.size

@@ -1,17 +1,17 @@
 """Inspecting images with a checkpoint, through torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data.tensors import to_batch, to_pixels
+from data.training_set import in_folds
 from inspection.inspector import Inspector
 from models import load_detector
-from utils.batches import batches
+from runs.micro_batch import pick_inference_batch
 from utils.device import pick_device
-from utils.micro_batch import pick_inference_batch
 
 
 class TorchInspector(Inspector):
@@ -25,7 +25,8 @@ class TorchInspector(Inspector):
 
     def __init__(self, file: Path, device: str, batch: int | str = 1) -> None:
         self.device = pick_device(device)
-        self.detector, self.calibration = load_detector(file, self.device)
+        self.detector, checkpoint = load_detector(file, self.device)
+        self.calibration, self.good = checkpoint.calibration, checkpoint.good
         self.config = self.detector.config
         self.batch = pick_inference_batch(batch, self.detector, self.device)
 
@@ -38,7 +39,10 @@ class TorchInspector(Inspector):
         return maps, scores.float().cpu().numpy(), pixels
 
     @torch.inference_mode()
-    def standardise(self, images: Iterable[np.ndarray]) -> None:
-        """See `Inspector.standardise`."""
-        groups = batches(images, self.batch)
-        self.detector.standardise(to_batch(np.stack(group), self.device) for group in groups)
+    def leaving_out(self, images: np.ndarray) -> Iterator[int]:
+        """Be in turn without each fold of the good images, uint8 [N, h, w, 3], that it knows.
+
+        Yields:
+            The number of the fold; see `Detector.leaving_out`.
+        """
+        yield from self.detector.leaving_out(in_folds(images, self.good, self.batch, self.device))

@@ -1,65 +1,104 @@
-"""Detectors, and the registry through which the scripts build them by name."""
+"""Detectors, and the registry through which the scripts build them by name.
 
+The registry imports no detector, so that a script can answer a wrong flag before torch is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
-from models.detector import Detector
-from models.features.padim import Padim
-from models.features.patch_memory import PatchMemory
-from models.features.patchcore import PatchCore
-from models.reconstruction.draem import Draem
-from models.reconstruction.unet import UNetAutoencoder
-from utils.calibration import Calibration
-from utils.checkpoint import load_checkpoint
 from utils.config import Config, nearest
-from utils.device import place
 from utils.errors import UserError
 
-DETECTORS: dict[str, type[Detector]] = {
-    "unet": UNetAutoencoder,
-    "draem": Draem,
-    "patchcore": PatchCore,
-    "padim": Padim,
-    "patch_memory": PatchMemory,
+if TYPE_CHECKING:
+    import torch
+
+    from models.detector import Detector
+    from runs.checkpoint import Checkpoint
+
+
+class Entry(NamedTuple):
+    """A detector.
+
+    Attributes:
+        place: its module and its class.
+        reads: settings that it reads beside `ALL_READ`: sections or dotted keys.
+    """
+
+    place: str
+    reads: tuple[str, ...]
+
+
+ALL_READ = (
+    *("model", "seed", "device", "data", "score", "calibration"),
+    *("train.batch", "train.micro_batch"),
+)
+"""Settings that every detector heeds."""
+
+DETECTORS = {
+    "unet": Entry(
+        "models.reconstruction.unet:UNetAutoencoder",
+        ("unet", "corruption", "loss", "backbone.weights", "train"),
+    ),
+    "draem": Entry(
+        "models.reconstruction.draem:Draem", ("unet.width", "corruption", "draem", "train")
+    ),
+    "patchcore": Entry("models.features.patchcore:PatchCore", ("backbone", "patchcore")),
+    "padim": Entry("models.features.padim:Padim", ("backbone", "padim")),
+    "patch_memory": Entry("models.features.patch_memory:PatchMemory", ("backbone", "patch_memory")),
 }
 
 
-def detector_class(name: str) -> type[Detector]:
-    """The detector of this name; raises `UserError` if there is none."""
+def check_model(name: str) -> None:
+    """Raise `UserError` if there is no detector of this name."""
     if name not in DETECTORS:
         there = list(DETECTORS)
         raise UserError(
             f"model is {name!r} but should be one of: {', '.join(there)}" + nearest(name, there)
         )
-    return DETECTORS[name]
+
+
+def reads(model: str, key: str) -> bool:
+    """Whether a detector heeds the setting of this dotted key."""
+    own = (*ALL_READ, *DETECTORS[model].reads)
+    return key in own or key.partition(".")[0] in own
+
+
+def refuse_unread(model: str, keys: Iterable[str]) -> None:
+    """Raise `UserError` if there is no such detector, or it does not read one of these settings."""
+    check_model(model)
+    for key in keys:
+        if not reads(model, key):
+            others = ", ".join(name for name in DETECTORS if reads(name, key))
+            raise UserError(f"{key} says nothing to {model}; it is read by: {others}")
 
 
 def build_model(config: Config) -> Detector:
     """The untrained detector that `config.model` names; raises `UserError` if there is none."""
-    return detector_class(config.model)(config)
+    check_model(config.model)
+    module, _, name = DETECTORS[config.model].place.partition(":")
+    return getattr(import_module(module), name)(config)
 
 
-def load_detector(file: Path, device: torch.device) -> tuple[Detector, Calibration]:
-    """A trained detector, ready to inspect images on the device, and its calibration.
+def load_detector(file: Path, device: torch.device) -> tuple[Detector, Checkpoint]:
+    """A trained detector, ready to inspect images on the device, and the checkpoint it is from.
 
     Raises:
         UserError: if the file is no checkpoint, or that of a run that is not finished.
     """
+    from runs.checkpoint import load_checkpoint, restore  # torch
+    from utils.device import place
+
     checkpoint = load_checkpoint(file)
     detector = build_model(checkpoint.config)
     if checkpoint.calibration is None:
-        done, epochs = checkpoint.progress.epoch, detector.epochs
+        done = checkpoint.progress.epoch
         ways = f"go on with: python train.py --resume {file.parent}"
-        if done and detector.sweeps is None:
+        if done and hasattr(detector, "optimizer"):
             ways += f" (or finish it as it is by adding --epochs {done})"
-        raise UserError(
-            f"the run {file.parent} stopped in epoch {min(done + 1, epochs)} of {epochs}; {ways}"
-        )
-    try:
-        detector.load_state_dict(checkpoint.model)
-    except RuntimeError as error:
-        raise UserError(
-            f"{file} does not fit its settings: {str(error).splitlines()[-1]}"
-        ) from None
-    return place(detector, device).eval(), checkpoint.calibration
+        raise UserError(f"the run {file.parent} is not finished; {ways}")
+    restore(file, checkpoint, detector)
+    return place(detector, device).eval(), checkpoint

@@ -92,12 +92,10 @@ def image_score(maps: Tensor, reduce: str) -> Tensor:
 
     Args:
         maps: anomaly maps.
-        reduce: "mean", "max", or "top1" for the mean of the highest 1% of the pixels, which a
+        reduce: "max", or "top1" for the mean of the highest 1% of the pixels, which a
             single noisy pixel does not decide and a small defect still does.
     """
     pixels = maps.flatten(1)
-    if reduce == "mean":
-        return pixels.mean(dim=1)
     if reduce == "max":
         return pixels.amax(dim=1)
     count = max(1, pixels.shape[1] // 100)

@@ -1,6 +1,6 @@
 """The contract that every detector meets, so that the scripts need not know which one they run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,25 +40,23 @@ class StoredAtAnyLength:
         super()._load_from_state_dict(state, prefix, *rest)
 
 
+Folds = Sequence[Iterable[Tensor]]
+"""The good images that a detector knows, dealt into folds: batches [B, 3, H, W] in [0, 1] of each.
+
+Every fold can be gone through more than once; it gives the same images in the same order.
+"""
+
+
 class Detector(StoredAtAnyLength, nn.Module):
-    """Base class of all detectors: gradient-trained ones and those that fit in one sweep alike.
+    """Base class of all detectors: takes the whole `Config` and scores images.
 
-    A subclass takes the whole `Config`, keeps all that it learns (weights, memory bank,
-    covariances) in parameters and buffers, so that `state_dict()` holds it, and implements
-    `forward` and `learn`.
+    All that it learns (weights, memory, covariances) is in parameters and buffers, so that
+    `state_dict()` holds it. Detectors derive from `TrainedDetector` or `FittedDetector`.
     """
-
-    sweeps: int | None = None
-    """Passes over train/good that the detector wants; None leaves it to `train.epochs`."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-
-    @property
-    def epochs(self) -> int:
-        """Passes over train/good: those that the detector wants, or else `train.epochs`."""
-        return self.config.train.epochs if self.sweeps is None else self.sweeps
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B, 3, H, W], float RGB in [0, 1], each by itself; see `Prediction`.
@@ -73,6 +71,19 @@ class Detector(StoredAtAnyLength, nn.Module):
         Never by the constructor: a checkpoint holds them, and is opened where they may be missing.
         """
 
+    def leaving_out(self, folds: Folds) -> Iterator[int]:
+        """Be in turn what the detector would be without each of the folds; at last whole again.
+
+        `for number in detector.leaving_out(folds): ...` scores the images of that fold as if they
+        had not been learned from. By default a detector stays as it is: right for images that it
+        really has not learned from.
+        """
+        yield from range(len(folds))
+
+
+class TrainedDetector(Detector):
+    """Base class of detectors that learn by gradients, in epochs."""
+
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """What one optimiser step learns from, made of good images [B, 3, H, W] in [0, 1].
 
@@ -81,29 +92,29 @@ class Detector(StoredAtAnyLength, nn.Module):
         """
         return (images,)
 
-    def learn(self, *sample: Tensor) -> Tensor | None:
-        """Take in what `prepare` returned, or a piece of it.
-
-        Returns the differentiable loss (0-dim, the mean over the batch) of a detector that learns
-        by gradients, or None from one that merely collects what `finish` will fit.
-        """
+    def loss(self, *sample: Tensor) -> Tensor:
+        """Loss of what `prepare` returned, or of a piece of it: 0-dim, the mean over the batch."""
         raise NotImplementedError
 
-    def finish(self, images: Iterable[Tensor]) -> None:
-        """Fit what `learn` collected; called once, after the last batch.
+    def finish(self, folds: Folds) -> None:
+        """Take in what is not learned by gradients; called once, after the last epoch.
 
         Args:
-            images: the good images once more, batches [B, 3, H, W] in [0, 1], for detectors that
-                want them.
+            folds: all good images, those that training did not see among them.
         """
 
-    def standardise(self, images: Iterable[Tensor]) -> None:
-        """Set the scale of the anomaly map on held-out good images, batches [B, 3, H, W] in [0, 1].
-
-        Called after `finish`, in evaluation mode, and again when a finished run is scored anew.
-        """
-
-    def optimizer(self) -> torch.optim.Optimizer | None:
-        """Adam over the trainable parameters, or None where there are none."""
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam over the trainable parameters."""
         trainable = [p for p in self.parameters() if p.requires_grad]
-        return torch.optim.Adam(trainable, lr=self.config.train.lr) if trainable else None
+        return torch.optim.Adam(trainable, lr=self.config.train.lr)
+
+
+class FittedDetector(Detector):
+    """Base class of detectors that see each good image once and then fit to what they collected."""
+
+    def collect(self, images: Tensor, fold: int) -> None:
+        """Take in good images [B, 3, H, W] in [0, 1], all of one fold."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Fit to what was collected; called once, after the last batch."""

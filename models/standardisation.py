@@ -16,9 +16,6 @@ RINGS = 5
 """Cells from the border inwards that count as border: beyond them, one place is like another."""
 
 
-ENOUGH = 200
-"""Images that the statistics are taken of at most: their maps are held in memory."""
-
 LEAST = 0.1
 """Share of the mean peak that is added to the spread: a few images may happen to be alike."""
 
@@ -46,11 +43,7 @@ class Standardisation(nn.Module):
 
     def fit(self, maps: Iterable[Tensor]) -> None:
         """Set the statistics from the maps [B, T, H, W] of good images, one batch at a time."""
-        kept: list[Tensor] = []
-        for batch in maps:
-            kept.append(batch.detach().cpu())
-            if sum(map(len, kept)) >= ENOUGH:
-                break
+        kept = [batch.detach().cpu() for batch in maps]
         grid = self.mean.shape[-2:]
         cells = torch.cat([F.adaptive_avg_pool2d(batch, grid) for batch in kept])
         mean = cells.double().mean(dim=0)

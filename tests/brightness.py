@@ -3,8 +3,8 @@
 import numpy as np
 
 from inspection.inspector import Inspector
-from utils.calibration import Calibration
-from utils.config import Config
+from utils.calibration import calibrate
+from utils.config import load_config
 
 SIZE = 64
 
@@ -12,8 +12,8 @@ SIZE = 64
 class Brightness(Inspector):
     """The brighter, the stranger: above half of white is a defect."""
 
-    config = Config.model_validate({"data": {"size": SIZE}})
-    calibration = Calibration(threshold=0.5, pixel_threshold=0.5, low=0.0, high=1.0, scores=[0.5])
+    config = load_config(overrides={"data.size": SIZE})
+    calibration = calibrate([0.5], [0.5], level=0.0, false_alarms=0.02)
 
     def predict(self, images):
         return images[..., 0].astype(np.float32) / 255, images.mean(axis=(1, 2, 3)) / 255, None

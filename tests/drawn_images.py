@@ -1,7 +1,14 @@
-"""Images to corrupt: a texture, and an object on empty ground."""
+"""Images to corrupt: a texture, and an object on empty ground; and how images are read."""
 
 import torch
 from torch import Tensor
+
+from utils.config import DataConfig, load_config
+
+
+def settings(**data: object) -> DataConfig:
+    """How images are read, but for what is named."""
+    return load_config(overrides={f"data.{key}": value for key, value in data.items()}).data
 
 
 def texture(count: int = 2, size: tuple[int, int] = (96, 64)) -> Tensor:

@@ -15,10 +15,10 @@ def detector(name, **overrides):
 
 
 def fitted(name, images, pieces=(3, 5, 4), **overrides):
-    """The detector, after one sweep over the images in pieces of these lengths."""
+    """The detector, fitted to images that come in folds of these lengths."""
     model = detector(name, **overrides)
     torch.manual_seed(1)
-    for piece in images.split(pieces):
-        model.learn(*model.prepare(piece))
-    model.finish([])
+    for number, piece in enumerate(images.split(pieces)):
+        model.collect(piece, number)
+    model.finish()
     return model

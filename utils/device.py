@@ -25,7 +25,7 @@ def available_devices() -> list[str]:
 def pick_device(name: str = "auto") -> torch.device:
     """The device that `name` asks for; "auto" takes CUDA, then MPS, then the CPU.
 
-    Under torchrun each process takes the CUDA device of its local rank.
+    "cuda:1" is a certain GPU. Under torchrun "cuda" is that of the process's local rank.
 
     Raises:
         UserError: if that device is not there, naming those that are.
@@ -33,10 +33,18 @@ def pick_device(name: str = "auto") -> torch.device:
     there = available_devices()
     if name == "auto":
         name = there[0]
-    if name not in there:
+    kind, _, number = name.partition(":")
+    if kind not in there or (number and kind != "cuda"):
         raise UserError(
             f"device {name} is not available here; use one of: auto, {', '.join(there)}"
         )
+    if number:
+        count = torch.cuda.device_count()
+        if int(number) >= count:
+            raise UserError(f"device {name} is not here; this machine has {count}, from cuda:0 on")
+        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+            raise UserError(f"device {name} is a single GPU; under torchrun use --device cuda")
+        return torch.device("cuda", int(number))
     if name == "cuda":
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if local_rank >= torch.cuda.device_count():

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from utils.errors import UserError
 
-DISTRIBUTIONS = {"cv2": "opencv-python-headless"}
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "paho.mqtt.client": "paho-mqtt"}
 """What pip calls a package, where that is not the name to import it by."""
 
 
@@ -24,7 +24,7 @@ def need(package: str, extra: str) -> ModuleType:
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != package.partition(".")[0]:
+        if not f"{package}.".startswith(f"{error.name}."):
             raise
         raise UserError(
             f"this needs the package {name}; install it with: "

@@ -1,11 +1,13 @@
-"""Files that appear whole or not at all, and never in the place of those of an earlier start."""
+"""Files that appear whole or not at all, and never in the place of those that are there."""
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from utils.errors import UserError
 
 
 @contextmanager
@@ -35,12 +37,37 @@ def new_file(path: Path) -> Path:
     Returns:
         `path`, or where that exists `name-2.suffix` beside it, or -3, and so on.
     """
+    return _create(path, lambda fresh: fresh.touch(exist_ok=False))
+
+
+def new_folder(path: Path) -> Path:
+    """Create a folder, and those above it, named as by `new_file`."""
+    return _create(path, Path.mkdir)
+
+
+def _create(path: Path, create: Callable[[Path], None]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         fresh = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
         try:
-            fresh.touch(exist_ok=False)
+            create(fresh)
         except FileExistsError:
             continue
         return fresh
     raise AssertionError  # count() has no end
+
+
+def empty_folder(path: Path) -> None:
+    """Create a folder, and those above it, or take it as it is if nothing lies in it.
+
+    Raises:
+        UserError: if something does, or it is no folder.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} is no empty folder, and nothing is overwritten; name a new one")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def printable(name: str) -> str:
+    """A file's name as text: bytes in it that are not UTF-8 are spelt out."""
+    return name.encode("utf-8", "backslashreplace").decode()

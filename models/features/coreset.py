@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+PROJECTION = 128
+"""Dimensions that the coreset of a memory is chosen in."""
+
 BLOCK = 2048
 """Points that compete at a time."""
 

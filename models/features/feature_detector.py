@@ -1,23 +1,24 @@
 """What the detectors that compare features of a frozen backbone have in common."""
 
+from collections.abc import Iterator
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.anomaly_map import image_score, smooth
-from models.detector import Detector, Prediction
+from models.detector import FittedDetector, Folds, Prediction
 from models.features.backbones import build_backbone
+from models.features.memory_bank import MemoryBank
 from utils.config import Config
 
 
-class FeatureDetector(Detector):
-    """Base class of detectors that fit to a backbone's features in one sweep.
+class FeatureDetector(FittedDetector):
+    """Base class of detectors that fit to a backbone's features in one pass.
 
     Args:
         config: all settings.
         default: the backbone that `backbone.name: auto` means.
     """
-
-    sweeps = 1
 
     def __init__(self, config: Config, default: str) -> None:
         super().__init__(config)
@@ -36,5 +37,26 @@ class FeatureDetector(Detector):
         """
         score = self.config.score
         anomaly_map = F.interpolate(distances, size, mode="bilinear", align_corners=False)
-        anomaly_map = smooth(anomaly_map, score.smooth)
+        anomaly_map = smooth(anomaly_map, score.smooth * min(size))
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), None)
+
+
+class MemoryDetector(FeatureDetector):
+    """Base class of those that compare features with a memory of good ones.
+
+    Args:
+        config: all settings.
+        default: the backbone that `backbone.name: auto` means.
+    """
+
+    def __init__(self, config: Config, default: str) -> None:
+        super().__init__(config, default)
+        self.memory = MemoryBank(sum(self.backbone.channels))
+
+    def leaving_out(self, folds: Folds) -> Iterator[int]:
+        """Be in turn without what each fold brought to the memory; see `Detector.leaving_out`."""
+        try:
+            for self.memory.left_out in range(len(folds)):
+                yield self.memory.left_out
+        finally:
+            self.memory.left_out = None

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from models.detector import StoredAtAnyLength
 from models.features.backbones import concatenated
-from models.features.coreset import greedy_coreset, random_projection
+from models.features.coreset import PROJECTION, greedy_coreset, random_projection
 from models.features.neighbours import nearest, nearest_few
 from models.features.reservoir import keep_random
 
@@ -40,48 +41,70 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
 
     Args:
         channels: C of the features.
-        memory_mib: distances that are held at a time, in MiB.
         whiten: compare whitened features.
+
+    Attributes:
+        left_out: number of a fold whose patches count for nothing at the moment, or None.
     """
 
-    def __init__(self, channels: int, memory_mib: float, whiten: bool = False) -> None:
+    def __init__(self, channels: int, whiten: bool = False) -> None:
         super().__init__()
-        self.memory_mib = memory_mib
         self.whiten = whiten
+        self.left_out: int | None = None
         self.register_buffer("whitening", torch.eye(channels) if whiten else torch.zeros(0, 0))
         # Until it is thinned out, the bank is a sample of all patches, with its keys.
         self.register_buffer("bank", torch.zeros(0, channels))
+        self.register_buffer("folds", torch.zeros(0, dtype=torch.int16))
         self.register_buffer("keys", torch.zeros(0))
         self.register_buffer("spacing", torch.zeros(0))
 
     def clear(self) -> None:
         """Forget all patches."""
-        self.bank, self.keys, self.spacing = self.bank[:0], self.keys[:0], self.spacing[:0]
+        for name in ("bank", "folds", "keys", "spacing"):
+            setattr(self, name, getattr(self, name)[:0])
 
     @torch.no_grad()
-    def collect(self, features: Tensor, candidates: int) -> None:
-        """Let the patches of features [B, C, h, w] compete for one of `candidates` places."""
-        self.bank, self.keys = keep_random(self.bank, self.keys, rows(features), candidates)
-
-    @torch.no_grad()
-    def thin_out(self, count: int, projection: int, density: int) -> None:
-        """Keep `count` patches, and measure how densely the others lie around them.
+    def collect(self, features: Tensor, capacity: int, fold: int) -> None:
+        """Let the patches of features [B, C, h, w], all of one fold, compete for a place.
 
         Args:
-            count: entries that stay, at least 1.
-            projection: dimensions that the coreset is chosen in.
+            features: of good images.
+            capacity: places that there are.
+            fold: number of their fold.
+        """
+        arriving = rows(features)
+        folds = self.folds.new_full((len(arriving),), fold)
+        kept = (self.bank, self.folds)
+        (self.bank, self.folds), self.keys = keep_random(
+            kept, self.keys, (arriving, folds), capacity
+        )
+
+    @torch.no_grad()
+    def thin_out(self, count: int, density: int) -> None:
+        """Keep `count` patches, and measure how densely the others lie around them.
+
+        Each fold chooses its own coreset, so that what remains without a fold is what would have
+        been chosen without it: the others' choices do not hang on its patches.
+
+        Args:
+            count: entries that stay, at least one of each fold.
             density: neighbours that tell how densely patches lie; 0 leaves distances as they are.
         """
         if self.whiten:
             self.whitening = whitening(self.bank)
         candidates = self._compared(self.bank)
-        projected = random_projection(candidates, projection)
-        self.bank = candidates[greedy_coreset(projected, min(max(1, count), len(candidates)))]
-        self.keys = self.keys[:0]
+        projected, share = random_projection(candidates, PROJECTION), count / len(candidates)
+        chosen = []
+        for fold in tqdm(self.folds.unique(), "coreset", unit="fold", disable=None):
+            own = (self.folds == fold).nonzero()[:, 0]
+            wanted = min(max(1, round(share * len(own))), len(own))
+            chosen.append(own[greedy_coreset(projected[own], wanted, quiet=True)])
+        places = torch.cat(chosen)
+        self.bank, self.folds, self.keys = candidates[places], self.folds[places], self.keys[:0]
         if density:
             sample = candidates[torch.randperm(len(candidates))[:DENSITY_SAMPLE]]
             around = min(density, len(sample))
-            distances, _ = nearest_few(self.bank, sample, around, self.memory_mib)
+            distances, _ = nearest_few(self.bank, sample, around)
             spacing = distances.mean(dim=1)
             # Not below the median: flat areas, all alike, would turn their noise into defects.
             self.spacing = spacing.clamp_min(spacing.median()).clamp_min(1e-6)
@@ -90,9 +113,16 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         """How far the patches of features [B, C, h, w] lie from the bank.
 
         Returns:
-            Distances [B, 1, h, w], and the places [B * h * w] of the nearest entries.
+            Distances [B, 1, h, w], and the places [B * h * w] of the nearest entries among those
+            that are not left out.
         """
-        distances, places = nearest(self._compared(rows(features)), self.bank, self.memory_mib)
+        bank = self.bank
+        others = None
+        if self.left_out is not None and (self.folds != self.left_out).any():
+            others = (self.folds != self.left_out).nonzero()[:, 0]
+            bank = bank[others]
+        distances, places = nearest(self._compared(rows(features)), bank)
+        places = places if others is None else others[places]
         if len(self.spacing):
             distances = distances / self.spacing[places]
         return distances.view(features.shape[0], 1, *features.shape[-2:]), places

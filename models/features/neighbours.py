@@ -8,6 +8,9 @@ differences: an entry of the bank is at distance 0 from itself.
 import torch
 from torch import Tensor
 
+MEMORY_MIB = 8.0
+"""Distances that are held at a time, in MiB."""
+
 GRAPH_TILE = 2048
 """The same in an exported graph, where each block is some nodes more."""
 
@@ -15,7 +18,7 @@ TILE = 512
 """Entries of the bank in a block: few enough that the block's minimum is taken in the cache."""
 
 
-def nearest(queries: Tensor, bank: Tensor, memory_mib: float) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, bank: Tensor, memory_mib: float = MEMORY_MIB) -> tuple[Tensor, Tensor]:
     """The nearest entry of a bank for each query.
 
     Every block of the matrix of distances is reduced to its row minima at once, which is faster
@@ -50,7 +53,7 @@ def nearest(queries: Tensor, bank: Tensor, memory_mib: float) -> tuple[Tensor, T
 
 
 def nearest_few(
-    queries: Tensor, bank: Tensor, count: int, memory_mib: float
+    queries: Tensor, bank: Tensor, count: int, memory_mib: float = MEMORY_MIB
 ) -> tuple[Tensor, Tensor]:
     """The `count` nearest entries of a bank for each query, nearest first.
 

@@ -4,12 +4,12 @@ Defard et al., "PaDiM: a patch distribution modeling framework for anomaly detec
 localization", ICPR 2020 workshops.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from models.detector import Prediction
+from models.detector import Folds, Prediction
 from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
 from utils.config import Config
@@ -19,6 +19,9 @@ from utils.errors import UserError
 PENDING = 16
 """Images whose features are added to the statistics at a time: a product of matrices instead of
 a pass over all covariances for every image."""
+
+SHRINKAGE = 0.01
+"""Share of the overall variance that is mixed into each covariance."""
 
 POSITIONS = 256
 """Positions whose covariances are factorised at a time, in float64."""
@@ -43,28 +46,11 @@ class Padim(FeatureDetector):
         self.register_buffer("pending", torch.zeros(0, 0, channels))
         # What `finish` makes of it: whitening[p] @ (x - mean[p]) has the Mahalanobis length of x.
         self.register_buffer("whitening", torch.zeros(0, channels, channels))
+        self.left_out: LeftOut | None = None
 
     def features(self, images: Tensor) -> Tensor:
         """All features of images [B, 3, H, W]: [B, C, h, w]."""
         return concatenated(self.backbone(images))
-
-    @torch.no_grad()
-    def prepare(self, images: Tensor) -> tuple[Tensor]:
-        """The images; the first time, they also decide which channels are kept."""
-        if not len(self.chosen):
-            self.allocate(images[:1])
-            self.chosen = self.choose_channels(images)
-        return (images,)
-
-    def choose_channels(self, images: Tensor) -> Tensor:
-        """Numbers of the channels to keep, ascending: at random, or those that vary most."""
-        keep = self.mean.shape[1]
-        if self.config.padim.choose == "random":
-            order = torch.randperm(sum(self.backbone.channels))
-        else:
-            variance = torch.stack([self.features(image[None])[0] for image in images])
-            order = variance.var(dim=(0, 2, 3)).argsort(descending=True)
-        return order[:keep].sort().values.to(images.device)
 
     def allocate(self, image: Tensor) -> None:
         """Make room for the statistics; raises `UserError` where there is none."""
@@ -84,8 +70,15 @@ class Padim(FeatureDetector):
         self.pending = image.new_zeros(0, positions, channels)
 
     @torch.no_grad()
-    def learn(self, images: Tensor) -> None:
-        """Add the features of the images to the statistics, some images at a time."""
+    def collect(self, images: Tensor, fold: int) -> None:
+        """Add the features of the images to the statistics, some images at a time.
+
+        The first ones also decide which channels are kept.
+        """
+        if not len(self.chosen):
+            self.allocate(images[:1])
+            order = torch.randperm(sum(self.backbone.channels))
+            self.chosen = order[: self.mean.shape[1]].sort().values.to(images.device)
         self.pending = torch.cat([self.pending, self.rows(self.features(images))])
         if len(self.pending) >= PENDING:
             self.add_pending()
@@ -111,10 +104,9 @@ class Padim(FeatureDetector):
         self.pending = self.pending[:0]
 
     @torch.no_grad()
-    def finish(self, images: Iterable[Tensor]) -> None:
+    def finish(self) -> None:
         """Turn each covariance into its whitening matrix, in float64 on the CPU, in place."""
         self.add_pending()
-        share = self.config.padim.shrinkage
         freedom = max(1, int(self.count) - 1)
         within = self.scatter.diagonal(dim1=1, dim2=2).mean(dim=0) / freedom
         # Channels that are zero everywhere, as those behind a ReLU can be, say nothing.
@@ -123,7 +115,7 @@ class Padim(FeatureDetector):
         identity = torch.eye(len(overall), dtype=torch.float64)
         for start in range(0, len(self.scatter), POSITIONS):
             part = self.scatter[start : start + POSITIONS]
-            covariance = (1 - share) * part.double().cpu() / freedom + share * overall
+            covariance = (1 - SHRINKAGE) * part.double().cpu() / freedom + SHRINKAGE * overall
             factor = torch.linalg.cholesky(covariance)
             part.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
         self.whitening, self.scatter = self.scatter, self.scatter[:0]
@@ -131,7 +123,60 @@ class Padim(FeatureDetector):
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the Mahalanobis distance at every position; see `Detector.forward`."""
         features = self.features(images)
-        deviations = (self.rows(features) - self.mean).permute(1, 2, 0)
-        distances = torch.bmm(self.whitening, deviations).square().sum(dim=1).sqrt().T
-        maps = distances.reshape(images.shape[0], 1, *features.shape[-2:])
+        whitened = self.whitened(features)
+        if self.left_out is None:
+            distances = whitened.square().sum(dim=1).sqrt()
+        else:
+            distances = self.left_out.distances(whitened)
+        maps = distances.T.reshape(images.shape[0], 1, *features.shape[-2:])
         return self.predict(maps, images.shape[-2:])
+
+    def whitened(self, features: Tensor) -> Tensor:
+        """What features [B, C, h, w] deviate from the means, whitened: [P, d, B]."""
+        deviations = (self.rows(features) - self.mean).permute(1, 2, 0)
+        return torch.bmm(self.whitening, deviations)
+
+    def leaving_out(self, folds: Folds) -> Iterator[int]:
+        """Be in turn what it would be without each fold; see `Detector.leaving_out`."""
+        try:
+            for number, fold in enumerate(folds):
+                own = torch.cat([self.whitened(self.features(batch)) for batch in fold], dim=2)
+                self.left_out = LeftOut(own, int(self.count))
+                yield number
+        finally:
+            self.left_out = None
+
+
+class LeftOut:
+    """Mahalanobis distances as they would be without some of the images, from those with them.
+
+    Taking g of n images out of a covariance subtracts a matrix of rank g, so its inverse follows
+    from the one that is there (Woodbury's identity), without fitting anew. That the others then
+    weigh n / (n - g) times as much is left out: distances come out too large by half of that at
+    most.
+
+    Args:
+        own: whitened deviations [P, d, g] of the images to leave out.
+        count: n, of all images.
+    """
+
+    def __init__(self, own: Tensor, count: int) -> None:
+        images = own.shape[2]
+        others = max(2, count - images)
+        self.own = own
+        self.shift = own.sum(dim=2, keepdim=True) / others  # of the mean, towards those left out
+        share = (1 - SHRINKAGE) / (count - 1)
+        # In float64, which MPS has not.
+        products = torch.bmm(own.transpose(1, 2), own).cpu().double()
+        ones = torch.ones(images, images).to(products)
+        identity = torch.eye(images).to(products)
+        # The inverse of I + 11' / m is I - 11' / (m + g).
+        inner = (identity - ones / (others + images)) / share - products
+        self.inverse = torch.linalg.inv(inner).to(own)
+
+    def distances(self, whitened: Tensor) -> Tensor:
+        """Distances [P, B] of images from their whitened deviations [P, d, B]."""
+        deviations = whitened + self.shift
+        along = torch.bmm(self.own.transpose(1, 2), deviations)
+        gained = (along * torch.bmm(self.inverse, along)).sum(dim=1)
+        return (deviations.square().sum(dim=1) + gained).clamp_min(0).sqrt()

@@ -12,14 +12,11 @@ from torch.nn import functional as F
 from data.tensors import turned
 from models.detector import Prediction
 from models.features.backbones import concatenated
-from models.features.feature_detector import FeatureDetector
-from models.features.memory_bank import rows
-from models.features.neighbours import nearest
-from models.features.reservoir import keep_random
+from models.features.feature_detector import MemoryDetector
 from utils.config import Config
 
 
-class PatchMemory(FeatureDetector):
+class PatchMemory(MemoryDetector):
     """A bank of patch tokens of good parts, all of them or a random sample.
 
     It differs from the paper in that several middle layers are compared instead of the last one,
@@ -28,8 +25,6 @@ class PatchMemory(FeatureDetector):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default="vit_small_patch14_dinov2")
-        self.register_buffer("bank", torch.zeros(0, sum(self.backbone.channels)))
-        self.register_buffer("keys", torch.zeros(0))
 
     def tokens(self, images: Tensor) -> Tensor:
         """Features [B, C, h, w] of images [B, 3, H, W]: of unit length in each layer.
@@ -39,17 +34,14 @@ class PatchMemory(FeatureDetector):
         return concatenated([F.normalize(maps, dim=1) for maps in self.backbone(images)])
 
     @torch.no_grad()
-    def learn(self, images: Tensor) -> None:
+    def collect(self, images: Tensor, fold: int) -> None:
         """Let the tokens of the images, and of rotated copies, compete for a place in the bank."""
         settings = self.config.patch_memory
         for turn in range(settings.rotations):
             copies = turned(images, 2 * math.pi * turn / settings.rotations)
-            tokens = rows(self.tokens(copies))
-            self.bank, self.keys = keep_random(self.bank, self.keys, tokens, settings.patches)
+            self.memory.collect(self.tokens(copies), settings.patches, fold)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their tokens to the bank; see `Detector.forward`."""
-        tokens = self.tokens(images)
-        distances, _ = nearest(rows(tokens), self.bank, self.config.search.memory_mib)
-        maps = distances.view(images.shape[0], 1, *tokens.shape[-2:])
-        return self.predict(maps, images.shape[-2:])
+        distances, _ = self.memory.distances(self.tokens(images))
+        return self.predict(distances, images.shape[-2:])

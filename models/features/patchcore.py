@@ -3,20 +3,18 @@
 Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from models.detector import Prediction
 from models.features.backbones import LITE
-from models.features.feature_detector import FeatureDetector
-from models.features.memory_bank import MemoryBank, patch_features, rows
+from models.features.feature_detector import MemoryDetector
+from models.features.memory_bank import patch_features, rows
 from models.features.neighbours import nearest_few
 from utils.config import Config
 
 
-class PatchCore(FeatureDetector):
+class PatchCore(MemoryDetector):
     """A memory of good patches, and the distance of others to it.
 
     It differs from the paper in what `MemoryBank` says; `patchcore.density=0` and a number of
@@ -25,21 +23,20 @@ class PatchCore(FeatureDetector):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
-        self.memory = MemoryBank(sum(self.backbone.channels), config.search.memory_mib)
 
     def patches(self, images: Tensor) -> Tensor:
         """Features [B, C, h, w] of images [B, 3, H, W], each averaged over 3x3 neighbours."""
         return patch_features(self.backbone(images))
 
-    def learn(self, images: Tensor) -> None:
+    def collect(self, images: Tensor, fold: int) -> None:
         """Let the patches of the images compete for a place in the memory."""
-        self.memory.collect(self.patches(images), self.config.patchcore.candidates)
+        self.memory.collect(self.patches(images), self.config.patchcore.candidates, fold)
 
-    def finish(self, images: Iterable[Tensor]) -> None:
+    def finish(self) -> None:
         """Thin the memory out to the coreset."""
         settings = self.config.patchcore
         count = round(settings.coreset * len(self.memory.bank))
-        self.memory.thin_out(count, settings.projection, settings.density)
+        self.memory.thin_out(count, settings.density)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their patches to the memory; see `Detector.forward`."""
@@ -61,6 +58,6 @@ class PatchCore(FeatureDetector):
         """
         bank = self.memory.bank
         count = min(self.config.patchcore.reweight, len(bank))
-        _, around = nearest_few(bank[places], bank, count, self.config.search.memory_mib)  # itself
+        _, around = nearest_few(bank[places], bank, count)  # itself
         apart = (bank[around] - patches[:, None]).square().sum(dim=2).sqrt()
         return 1 - apart.softmax(dim=1)[:, 0]

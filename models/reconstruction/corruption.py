@@ -179,17 +179,17 @@ KINDS: dict[str, Callable[[Tensor, Tensor, Tensor, Textures], Drawn]] = {
 
 
 def corrupt(images: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
-    """Corrupt a batch, each image in ways drawn by the weights of the settings.
+    """Corrupt a batch, each image in ways drawn from those of the settings.
 
     Args:
         images: [B, 3, H, W] float in [0, 1].
-        config: how often each kind is drawn, `clean` (left as it is) among them, and how many more
-            may follow on the same image.
+        config: the kinds to draw, `clean` (left as it is) among them, and how many more may follow
+            on the same image.
 
     Returns:
         The images, corrupted, and where they are: bool [B, 1, H, W].
     """
-    weights = torch.tensor([config.clean, *(getattr(config, kind) for kind in KINDS)])
+    weights = torch.tensor([float(kind in config.kinds) for kind in ("clean", *KINDS)])
     masks = torch.zeros_like(images[:, :1], dtype=torch.bool)
     if not weights[1:].any():
         return images, masks

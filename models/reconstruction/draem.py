@@ -9,18 +9,18 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 from models.anomaly_map import image_score, smooth
-from models.detector import Detector, Prediction
+from models.detector import Prediction, TrainedDetector
 from models.reconstruction.corruption import corrupt
 from models.reconstruction.losses import focal_loss
 from models.reconstruction.unet import ScratchEncoder, UNet, check_corruption, check_size
 from utils.config import Config
 
 
-class Draem(Detector):
+class Draem(TrainedDetector):
     """A reconstructive and a discriminative U-Net, trained together on corrupted good images.
 
     It differs from the paper in that both networks are the U-Net of this project, with the width
-    and depth of `unet`, and that the corruption is that of `corruption`: no textures from elsewhere
+    of `unet`, and that the corruption is that of `corruption`: no textures from elsewhere
     are needed. `draem.focal` and `draem.balance` above their defaults make the first network show
     the second one where a defect is, and thin and small defects count as much as large ones; its
     reconstruction is then no picture of a good part any more.
@@ -29,10 +29,10 @@ class Draem(Detector):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         check_corruption(config, "draem")
-        width, depth = config.unet.width, config.unet.depth
-        check_size(config, 2 * 2**depth)
+        width = config.unet.width
+        check_size(config)
         self.reconstructive, self.discriminative = (
-            UNet(ScratchEncoder(inputs, width, depth), inputs, outputs, width)
+            UNet(ScratchEncoder(inputs, width), inputs, outputs, width)
             for inputs, outputs in ((3, 3), (6, 1))
         )
 
@@ -42,7 +42,7 @@ class Draem(Detector):
         corrupted, mask = corrupt(images, self.config.corruption)
         return corrupted, images, mask
 
-    def learn(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
+    def loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
         """L2 + SSIM of the reconstruction and focal loss of the segmentation."""
         restored, logits = self.restore_and_segment(corrupted)
         weights = self.config.draem
@@ -64,6 +64,6 @@ class Draem(Detector):
         Logits rank pixels as probabilities do, but do not run into 1 where both are sure.
         """
         restored, logits = self.restore_and_segment(images)
-        anomaly_map = smooth(logits, self.config.score.smooth)
+        anomaly_map = smooth(logits, self.config.score.smooth * min(images.shape[-2:]))
         score = image_score(anomaly_map, self.config.score.reduce)
         return Prediction(anomaly_map, score, restored)

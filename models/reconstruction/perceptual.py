@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.tensors import IMAGENET_MEAN, IMAGENET_STD
-from models.features.weights import read_weights
 from utils.errors import UserError
+from utils.weights import read_weights
 
 TAPS = (3, 8, 15, 22)
 """Layers of torchvision's `vgg16().features` that are compared: relu1_2, 2_2, 3_3 and 4_3."""

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.images import list_images, read_resized
+from data.images import read_image
+from data.listing import list_images
+from data.resize import resize
 from data.tensors import to_batch
 from models.reconstruction.draws import coins, log_uniform, uniform
 from models.reconstruction.fields import grain, resampled, spread
@@ -50,7 +52,7 @@ class Textures:
 
 @lru_cache(maxsize=256)  # a large folder must not fill the memory
 def _read(file: Path, size: tuple[int, int]) -> np.ndarray:
-    return read_resized(file, size)
+    return resize(read_image(file), size)
 
 
 def _rearranged(images: Tensor) -> Tensor:

@@ -4,14 +4,15 @@ Three witnesses look at an image: what the network would change in it, what it c
 how far the features of its encoder lie from those of good parts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.anomaly_map import colour_map, image_score, smooth, ssim_map
-from models.detector import Detector, Prediction
+from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import Backbone, build_encoder
 from models.features.memory_bank import MemoryBank, patch_features
 from models.reconstruction.corruption import KINDS, corrupt
@@ -24,6 +25,9 @@ from utils.errors import UserError
 CANDIDATES = 100_000
 """Patches that the memory is chosen from: bounds what filling it takes."""
 
+SCALED = 200
+"""Good images, about, that the scale of the map is set on: what they show is held in memory."""
+
 STEM = 16
 """Channels that carry the finest detail of the image past the encoder."""
 
@@ -31,8 +35,14 @@ VEILED = 2
 """Levels of the decoder, the finest ones, that may be denied the detail of a defect."""
 
 
-def check_size(config: Config, least: int) -> None:
-    """Raise `UserError` if images, or crops, have fewer than `least` pixels a side."""
+LEVELS = 5
+"""Times that an encoder halves the resolution: fewer see too little of a large defect."""
+
+
+def check_size(config: Config) -> None:
+    """Raise `UserError` if images, or crops, are too small for `LEVELS`."""
+    # Two pixels a side at the coarsest level: batch normalisation wants more than one.
+    least = 2 * 2**LEVELS
     for key, side in {"data.size": min(config.data.size), "train.crop": config.train.crop}.items():
         if 0 < side < least:
             raise UserError(
@@ -42,10 +52,10 @@ def check_size(config: Config, least: int) -> None:
 
 def check_corruption(config: Config, learner: str) -> None:
     """Raise `UserError` if no image is ever corrupted, which is what `learner` learns to tell."""
-    if not any(getattr(config.corruption, kind) for kind in KINDS):
+    if not set(KINDS) & set(config.corruption.kinds):
         raise UserError(
-            f"{learner} learns to tell what was corrupted, but corruption is none; raise one of "
-            f"{', '.join(f'corruption.{kind}' for kind in KINDS)} above 0"
+            f"{learner} learns to tell what was corrupted, but corruption.kinds names nothing but "
+            f"clean; add some of {', '.join(KINDS)}"
         )
 
 
@@ -68,12 +78,11 @@ class ScratchEncoder(nn.Module):
     Args:
         inputs: channels of the image.
         width: channels at stride 2; each level below has twice as many, up to eight times.
-        depth: number of levels.
     """
 
-    def __init__(self, inputs: int, width: int, depth: int) -> None:
+    def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.channels = [width * min(2**level, 8) for level in range(depth)]
+        self.channels = [width * min(2**level, 8) for level in range(LEVELS)]
         self.first = nn.Conv2d(inputs, width, 4, stride=2, padding=1)
         above = [width, *self.channels[:-1]]
         self.levels = nn.ModuleList(map(DoubleConv, above, self.channels))
@@ -188,7 +197,7 @@ class RestoringUNet(UNet):
         return torch.sigmoid(output[:, :3]), output[:, 3:], maps
 
 
-class UNetAutoencoder(Detector):
+class UNetAutoencoder(TrainedDetector):
     """A U-Net that restores corrupted images, on a pretrained encoder that stays as it is.
 
     A network with skip connections that is trained on clean images alone learns to copy, defects
@@ -201,20 +210,17 @@ class UNetAutoencoder(Detector):
         super().__init__(config)
         check_corruption(config, "unet")
         unet = config.unet
-        # Two pixels a side at the coarsest level: batch normalisation wants more than one.
-        check_size(config, 64 if unet.encoder != "scratch" else 2 * 2**unet.depth)
+        check_size(config)
         if unet.encoder == "scratch":
-            encoder: nn.Module = ScratchEncoder(3, unet.width, unet.depth)
+            encoder: nn.Module = ScratchEncoder(3, unet.width)
         else:
             encoder = build_encoder(unet.encoder)
         self.network = RestoringUNet(encoder, unet.width)
         # Strides 8 and 16: finer maps see edges, coarser ones know what, but no longer where.
         self.remembered = slice(2, 4)
-        channels, memory_mib = sum(encoder.channels[self.remembered]), config.search.memory_mib
-        self.memories = nn.ModuleList(
-            MemoryBank(channels, memory_mib, whiten) for whiten in (False, True)
-        )
-        self.loss = ReconstructionLoss(config.loss)
+        channels = sum(encoder.channels[self.remembered])
+        self.memories = nn.ModuleList(MemoryBank(channels, whiten) for whiten in (False, True))
+        self.reconstruction_loss = ReconstructionLoss(config.loss)
         self.scale = Standardisation(5, tuple(-(-side // 2) for side in config.data.size))
 
     def load_pretrained(self) -> None:
@@ -224,30 +230,31 @@ class UNetAutoencoder(Detector):
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Good images corrupted, as they should be restored, and where: bool [B, 1, H, W]."""
-        clean = vary(images.contiguous(), self.config.corruption.variation)
+        clean = vary(images.contiguous(), self.config.unet.variation)
         corrupted, mask = corrupt(clean, self.config.corruption)
         return corrupted, clean, mask
 
-    def learn(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
+    def loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
         """Loss of the reconstruction, and focal loss of the verdict on each pixel."""
         restored, logits, _ = self.network(corrupted.contiguous(memory_format=torch.channels_last))
         weights = self.config.loss
         segmentation = focal_loss(logits, mask, balance=weights.balance)
-        return self.loss(restored, clean, mask) + weights.focal * segmentation
+        return self.reconstruction_loss(restored, clean, mask) + weights.focal * segmentation
 
     @torch.no_grad()
-    def finish(self, images: Iterable[Tensor]) -> None:
-        """Fill the memory with what the encoder sees in good images, batches [B, 3, H, W]."""
+    def finish(self, folds: Folds) -> None:
+        """Fill the memories with what the encoder sees in good images; see `TrainedDetector`."""
         for memory in self.memories:
             memory.clear()  # of a run that was finished before, and lengthened
-        for batch in images:
-            features = patch_features(self.network.encoder(batch)[self.remembered])
-            for memory in self.memories:
-                memory.collect(features, CANDIDATES)
+        for number, fold in enumerate(folds):
+            for batch in fold:
+                features = patch_features(self.network.encoder(batch)[self.remembered])
+                for memory in self.memories:
+                    memory.collect(features, CANDIDATES, number)
         for memory in self.memories:
             # Whitened patches say as much with fewer entries.
             count = self.config.unet.memory // (3 if memory.whiten else 1)
-            memory.thin_out(count, projection=128, density=50)
+            memory.thin_out(count, density=50)
 
     def witnesses(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the witnesses say, at half the resolution, and the reconstruction.
@@ -266,11 +273,39 @@ class UNetAutoencoder(Detector):
         size = logits.shape[-2:]
         distances = F.interpolate(distances, size, mode="bilinear", align_corners=False)
         found = [ssim_map(seen, expected), colour_map(seen, expected), logits, distances]
-        return smooth(torch.cat(found, dim=1), self.config.score.smooth / 2), restored
+        return smooth(torch.cat(found, dim=1), self.config.score.smooth * min(size)), restored
 
-    def standardise(self, images: Iterable[Tensor]) -> None:
-        """Put the witnesses on one scale; see `Detector.standardise`."""
-        self.scale.fit(self.witnesses(batch)[0] for batch in images)
+    @torch.no_grad()
+    def leaving_out(self, folds: Folds) -> Iterator[int]:
+        """Be in turn without what each fold brought to the memories and to the scale of the map.
+
+        At last the scale is that of all folds; see `Detector.leaving_out`.
+        """
+        found = []
+        for _, fold in zip(self.without(folds), folds, strict=True):
+            found.append([])
+            for batch in fold:
+                found[-1].append(self.witnesses(batch)[0].cpu())
+                if sum(map(len, found[-1])) >= SCALED / len(folds):
+                    break
+        for number in self.without(folds):
+            others = [
+                maps for other, maps in enumerate(found) if other != number or len(found) == 1
+            ]
+            self.scale.fit(chain.from_iterable(others))
+            yield number
+        self.scale.fit(chain.from_iterable(found))
+
+    def without(self, folds: Folds) -> Iterator[int]:
+        """Be in turn without what each fold brought to the memories."""
+        try:
+            for number in range(len(folds)):
+                for memory in self.memories:
+                    memory.left_out = number
+                yield number
+        finally:
+            for memory in self.memories:
+                memory.left_out = None
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by what the witnesses say together; see `Detector.forward`."""

@@ -1,11 +1,18 @@
+import os
+
 import numpy as np
 import pytest
 import torch
+from drawn_images import settings
 from PIL import Image
 
-from data.images import ImageError, expand, list_images, read_ahead, read_image
+from data import images
+from data.depth import find_depth, with_depth
+from data.images import ImageError, read_ahead, read_image
+from data.listing import list_images
 from data.resize import resize
 from data.tensors import to_batch, to_pixels
+from utils.config import load_config
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -68,8 +75,77 @@ def test_floats_are_unit_range(tmp_path):
     path = save(tmp_path / "a.tif", Image.fromarray((RAMP / 255).astype(np.float32)))
     assert np.array_equal(read_image(path), rgb(RAMP))
     path = save(tmp_path / "b.tif", Image.fromarray(np.full((4, 4), 7, np.float32)))
-    with pytest.raises(ImageError, match=r"\[0, 1\]"):
+    with pytest.raises(ImageError, match=r"from 7 to 7, .* \[0, 1\]"):
         read_image(path)
+
+
+def sixteen(path, *values):
+    return save(path, Image.fromarray(np.array([values], np.uint16)))
+
+
+def test_a_camera_of_twelve_bits_is_scaled_by_them(tmp_path, capsys):
+    paths = [sixteen(tmp_path / f"{number}.png", 0, 3000 + number) for number in range(3)]
+    (tmp_path / "bad.png").write_text("damaged")
+    config = with_depth(load_config(), [*paths, tmp_path / "bad.png"])
+    assert config.data.depth == 12
+    assert with_depth(config, []) == config  # known once and for all
+    path = sixteen(tmp_path / "a.tif", 0, 2048, 4095)
+    assert read_image(path, config.data)[0, :, 0].tolist() == [0, 128, 255]
+    assert capsys.readouterr().err == ""
+    path = sixteen(tmp_path / "b.png", 0, 4095, 5000)
+    assert read_image(path, config.data)[0, :, 0].tolist() == [0, 255, 255]
+    assert "b.png holds values up to 5000" in capsys.readouterr().err
+    eight = save(tmp_path / "c.png", Image.fromarray(RAMP))
+    assert np.array_equal(read_image(eight, config.data), rgb(RAMP))
+    assert find_depth([eight], config.data) == 16
+
+
+@pytest.mark.parametrize(("highest", "depth"), [(255, 8), (256, 10), (16383, 14), (16384, 16)])
+def test_the_depth_is_the_smallest_that_holds_the_values(tmp_path, highest, depth):
+    assert find_depth([sixteen(tmp_path / "a.png", 7, highest)], settings()) == depth
+
+
+def test_colours_of_twelve_bits_are_refused_for_their_upper_half_is_all_that_is_read(tmp_path):
+    import cv2  # Pillow writes no such files
+
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 4000, np.uint16))
+    depth = find_depth([tmp_path / "a.png"], settings())
+    assert depth == 12
+    with pytest.raises(ImageError, match="16-bit colours need data.depth=16, not 12"):
+        read_image(tmp_path / "a.png", settings(depth=depth))
+    assert (read_image(tmp_path / "a.png") == 15).all()
+
+
+def test_files_of_several_pages_are_refused_by_their_number(tmp_path):
+    pages = [Image.new("L", (8, 8), value) for value in (10, 20, 30)]
+    for name in ("a.tif", "b.gif", "c.webp", "d.png"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        with pytest.raises(ImageError, match=f"{name}: it holds 3 pages"):
+            read_image(tmp_path / name)
+    # Phones put a preview behind the photograph.
+    pages[0].save(tmp_path / "e.jpg", format="MPO", save_all=True, append_images=pages[1:])
+    assert np.abs(read_image(tmp_path / "e.jpg").astype(int) - 10).max() < 3
+
+
+def test_large_images_need_a_setting(tmp_path):
+    path = save(tmp_path / "line_scan.png", Image.new("1", (20_000, 10_000)))
+    with pytest.raises(ImageError, match="20000x10000 are 200 megapixels.*data.max_megapixels"):
+        read_image(path)
+    assert read_image(path, settings(max_megapixels=201)).shape == (10_000, 20_000, 3)
+
+
+def test_tall_images_are_whole(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (images.BAND * 2 + 3, 5, 3), np.uint8)
+    path = save(tmp_path / "a.png", Image.fromarray(colours))
+    assert np.array_equal(read_image(path), colours)
+
+
+def test_pipes_are_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="no regular file"):
+        read_image(tmp_path / "a.png")
+    ((_, found),) = read_ahead([tmp_path / "a.png"], read_image)
+    assert isinstance(found, ImageError)
 
 
 def test_cmyk_becomes_rgb(tmp_path):
@@ -92,7 +168,7 @@ def test_exif_orientation_is_honoured(tmp_path):
 
 
 def test_all_formats_are_listed_and_read(tmp_path):
-    names = ["a.png", "b.jpg", "c.jpeg", "d.bmp", "e.tif", "f.webp", "g.PNG"]
+    names = ["a.png", "b.jpg", "c.jpeg", "d.bmp", "e.tif", "f.webp", "g.PNG", "h.gif", "i.pgm"]
     for name in names:
         save(tmp_path / name, Image.fromarray(rgb(RAMP)))
     (tmp_path / "notes.txt").write_text("no image")
@@ -131,16 +207,22 @@ def test_read_ahead_keeps_the_order_and_the_errors(tmp_path):
             assert (image == index).all()
 
 
-def test_expand_takes_files_folders_and_patterns_once(tmp_path):
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    for name in ("a.png", "b.jpg", "deep/c.png", "deep/er/d.bmp", "deep/e.txt"):
-        (tmp_path / name).touch()
-    assert expand([str(tmp_path / "deep")]) == [tmp_path / "deep/c.png", tmp_path / "deep/er/d.bmp"]
-    assert expand([str(tmp_path / "*.*"), str(tmp_path / "a.png")]) == [
-        tmp_path / "a.png",
-        tmp_path / "b.jpg",
-    ]
-    assert expand([str(tmp_path / "gone.png")]) == [tmp_path / "gone.png"]
+def test_read_ahead_holds_few_bytes_of_large_images(tmp_path, monkeypatch):
+    paths = [save(tmp_path / f"{n}.png", Image.new("L", (100, 100))) for n in range(12)]
+    begun = []
+
+    def read(path):
+        begun.append(path)
+        return read_image(path)
+
+    def most_ahead():
+        begun.clear()
+        return max(len(begun) - seen for seen, _ in enumerate(read_ahead(paths, read), start=1))
+
+    for room, ahead in ((1, 0), (70_000, 2), (2**30, 8)):  # an image takes 30000 bytes
+        monkeypatch.setattr(images, "AHEAD", room)
+        assert most_ahead() <= ahead
+    assert len(begun) == len(paths)
 
 
 def test_pixels_survive_the_round_trip():

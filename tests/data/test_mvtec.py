@@ -1,13 +1,13 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_images import settings
 from PIL import Image
 
 from data.cache import decode_all
 from data.images import ImageError
-from data.mvtec import Category, read_mask, split_holdout
+from data.mvtec import Category, list_categories
 from utils.errors import UserError
 
 
@@ -30,13 +30,61 @@ def test_test_split_lists_good_first_and_finds_masks(category):
     assert masks["oil", "001"] is None
 
 
-def test_masks_must_fit_their_image(category):
+def test_subfolders_are_used_everywhere(category):
+    for part in ("train/good", "test/good", "test/oil", "ground_truth/oil"):
+        (category / part / "monday").mkdir()
+        for path in sorted((category / part).glob("001*")):
+            path.rename(category / part / "monday" / path.name)
+    whole = Category(category.parent, "tile")
+    assert len(whole.train_images()) == 11
+    tests = whole.test_images()
+    assert len(tests) == 3 + 5 * 2
+    (moved,) = (test for test in tests if test.path.parent == category / "test/oil/monday")
+    assert moved.defect == "oil"
+    assert moved.mask == category / "ground_truth/oil/monday/001_mask.png"
+    assert moved.read()[1].any()
+
+
+def test_clutter_is_no_kind_of_defect(category):
+    for folder in (".ipynb_checkpoints", "__MACOSX/tile"):
+        shutil.copytree(category / "test/oil", category / "test" / folder)
+    tests = Category(category.parent, "tile").test_images()
+    assert len({test.defect for test in tests}) == 1 + 5
+
+
+def test_good_parts_are_found_in_any_case_and_hinted_at_by_other_names(category, capsys):
+    (category / "train/good").rename(category / "train/Good")
+    (category / "test/good").rename(category / "test/GOOD")
+    tile = Category(category.parent, "tile")
+    assert len(tile.train_images()) == 11
+    assert sum(not test.is_defect for test in tile.test_images()) == 3
+    assert list_categories(category.parent) == ["tile"]
+    (category / "test/GOOD").rename(category / "test/OK")
+    with pytest.raises(UserError, match="OK seems to hold good parts; rename it to .*test/good"):
+        tile.test_images()
+    (category / "train/Good").rename(category / "train/normal")
+    with pytest.raises(UserError, match="no images in .*train/good; .* there is: normal"):
+        tile.train_images()
+    (category / "test/OK").rename(category / "test/good")
+    Image.new("L", (8, 8)).save(category / "test/astray.png")
+    assert len(tile.test_images()) == 3 + 5 * 2
+    assert "left out: 1 images" in capsys.readouterr().err
+
+
+def test_empty_masks_are_told(category):
     path = category / "ground_truth/oil/000_mask.png"
-    mask = read_mask(path, (80, 80))
-    assert mask.dtype == bool
-    assert np.array_equal(mask, np.asarray(Image.open(path)) > 0)
-    with pytest.raises(ImageError, match="80x80"):
-        read_mask(path, (80, 81))
+    Image.new("L", (80, 80)).save(path)
+    tests = Category(category.parent, "tile").test_images()
+    (test,) = (test for test in tests if test.mask == path)
+    image, mask = test.read()
+    assert image.shape == (80, 80, 3)
+    assert isinstance(mask, ImageError) and "is empty" in str(mask)
+
+
+def test_settings_of_the_run_reach_the_test_images(category):
+    Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(category / "test/good/000.png")
+    tile = Category.chosen(settings(depth=12), str(category.parent), None)
+    assert (tile.test_images()[0].read()[0] == 255).all()
 
 
 def test_missing_data_says_the_way_out(tmp_path, dataset):
@@ -58,21 +106,11 @@ def test_too_few_images_are_refused(category):
         Category(category.parent, "tile").train_images()
 
 
-def test_split_is_seeded_disjoint_and_complete(tmp_path):
-    paths = [tmp_path / f"{index:03d}.png" for index in range(50)]
-    train, held_out = split_holdout(paths, 0.1, seed=3)
-    assert len(held_out) == 5
-    assert sorted(train + held_out) == paths
-    assert split_holdout(paths, 0.1, seed=3) == (train, held_out)
-    assert split_holdout(paths, 0.1, seed=4) != (train, held_out)
-    for share in (0.01, 0.99):
-        assert all(split_holdout(paths[:2], share, seed=0))
-
-
 def test_cache_on_disk_equals_cache_in_memory(category):
     paths = Category(category.parent, "tile").train_images()
-    in_memory = decode_all(paths, (32, 48), memory_gib=1)
-    on_disk = decode_all(paths, (32, 48), memory_gib=0)
+    in_memory, readable = decode_all(paths, settings(size=(32, 48)))
+    on_disk, _ = decode_all(paths, settings(size=(32, 48)), memory_gib=0)
+    assert readable == paths
     assert isinstance(on_disk, np.memmap)
     for path in paths:  # nothing is read again
         path.unlink()
@@ -82,10 +120,11 @@ def test_cache_on_disk_equals_cache_in_memory(category):
 
 def test_damaged_images_are_left_out_aloud(category, capsys):
     paths = Category(category.parent, "tile").train_images()
-    whole = decode_all(paths, (32, 32), memory_gib=1)
+    whole, _ = decode_all(paths, settings(size=32))
     paths[2].write_bytes(paths[2].read_bytes()[:100])
     Image.new("L", (301, 17), 9).save(paths[4])  # another size and mode is fine
-    left = decode_all(paths, (32, 32), memory_gib=1)
+    left, readable = decode_all(paths, settings(size=32))
+    assert readable == [path for path in paths if path != paths[2]]
     assert paths[2].name in capsys.readouterr().err
     assert len(left) == len(whole) - 1
     assert np.array_equal(left[:2], whole[:2])
@@ -93,17 +132,4 @@ def test_damaged_images_are_left_out_aloud(category, capsys):
     for path in paths:
         path.write_text("damaged")
     with pytest.raises(UserError, match="none of the"):
-        decode_all(paths, (32, 32), memory_gib=1)
-
-
-def test_limits_are_nested_and_leave_the_held_out_images_alone():
-    paths = [Path(f"{number:03}.png") for number in range(50)]
-    everything, held_out = split_holdout(paths, 0.1, seed=0)
-    previous: set[Path] = set()
-    for limit in (1, 4, 16, 100):
-        train, held_out_now = split_holdout(paths, 0.1, seed=0, limit=limit)
-        assert held_out_now == held_out
-        assert train == sorted(train)
-        assert len(train) == min(limit, 45)
-        assert previous <= set(train) <= set(everything)
-        previous = set(train)
+        decode_all(paths, settings(size=32))

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import run_script
+from drawn_images import settings
 from PIL import Image
 
 from data.pseudo_defects import KINDS, SMALLEST, VISIBLE, pseudo_split, spoil
@@ -39,7 +40,7 @@ def test_split_holds_each_image_good_and_spoilt(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(2)]
     for path in paths:
         Image.fromarray(photograph()).save(path)
-    tests = pseudo_split(paths, (64, 48))
+    tests = pseudo_split(paths, settings(size=(64, 48)))
     assert [test.defect for test in tests] == ["good"] * 2 + [k for k in KINDS for _ in range(2)]
     image, mask = tests[0].read()
     assert (image.shape, mask) == ((64, 48, 3), None)
@@ -52,7 +53,7 @@ def test_settings_can_be_chosen_without_test_images(trained, dataset, tmp_path):
     folder, run, _ = trained
     shutil.copytree(dataset / "tile/train", tmp_path / "tile/train")
     shutil.copytree(run, tmp_path / "checkpoints" / run.name)
-    result = run_script("train.py", "--resume", "--data-root", tmp_path,
+    result = run_script("calibrate.py", "--data-root", tmp_path,
                         "--set", "score.reduce=max", cwd=tmp_path)  # fmt: skip
     assert result.returncode == 0, result.stderr
     result = run_script("eval.py", "--synthetic", "--data-root", tmp_path, cwd=tmp_path)

@@ -8,17 +8,18 @@ from brightness import Brightness
 from conftest import run_script
 from fitted import fitted
 
-import eval as evaluation
+import eval
 import infer
-import train
 from data.images import ImageError
-from data.mvtec import Category
-from data.pseudo_defects import pseudo_split, read_cross_fitted
+from evaluation.measure import score_split
+from evaluation.pseudo_split import pseudo_readers
+from inspection import calibrating
 from inspection.torch_inspector import TorchInspector
 from models import load_detector
-from utils import micro_batch
-from utils.calibration import Calibration
-from utils.checkpoint import Checkpoint, Progress, save_checkpoint
+from runs import micro_batch
+from runs.checkpoint import Checkpoint, Progress, save_checkpoint
+from runs.good_images import GoodImages
+from utils.calibration import calibrate
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -28,9 +29,12 @@ def patchcore(folder):
     """A file with a PatchCore that has learned from a few images of noise."""
     images = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     model = fitted("patchcore", images, **{"patchcore.reweight": 3})
-    calibration = Calibration(0.5, 0.5, 0.0, 1.0, [0.4])
+    calibration = calibrate([0.5], [0.5], 0.0, 0.02)
     save_checkpoint(
-        folder, Checkpoint(model.config, model.state_dict(), None, Progress(), [], calibration)
+        folder,
+        Checkpoint(
+            model.config, GoodImages(), model.state_dict(), None, Progress(), [], calibration
+        ),
     )
     return folder / "last.pt"
 
@@ -95,26 +99,25 @@ def test_a_diverged_score_does_not_take_its_batch_along():
         next(inspections)
 
 
-def test_no_batch_is_scored_on_the_scale_of_the_next_part(trained, dataset):
-    # Images that are in no memory: distances of 0 leave a witness without a scale.
-    held_out = [test.path for test in Category(str(dataset), "tile").test_images()[:3]]
+def test_no_batch_is_scored_without_the_fold_of_the_next(trained, dataset):
     scores = []
-    for batch in (1, 5):  # parts have 16 and 8 images
+    for batch in (1, 3):
         inspector = TorchInspector(trained[1] / "last.pt", "cpu", batch)
-        tests = pseudo_split(held_out, inspector.config.data.size)
-        readers = read_cross_fitted(tests, inspector.standardise)
-        rows, _, _ = evaluation.score_split(inspector, readers, len(tests))
+        tests, readers = pseudo_readers(inspector, dataset / "tile/train")
+        rows, _ = score_split(inspector, readers, len(tests))
         scores.append({row.test: row.score for row in rows})
+        assert len(rows) == len(tests)
     assert scores[1] == pytest.approx(scores[0], rel=1e-5)
 
 
 def test_calibration_does_not_depend_on_the_batch(trained, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
+    good = GoodImages([""] * 9, list(range(9)), [0, 1, 2] * 3, [True] * 9)
     found = []
     for batch in (1, 2):
         detector, _ = load_detector(trained[1] / "last.pt", CPU)
-        monkeypatch.setattr(train, "pick_inference_batch", lambda *_, n=batch: n)
-        found.append(vars(train.calibrate_on(detector, images, CPU)))
+        monkeypatch.setattr(calibrating, "pick_inference_batch", lambda *_, n=batch: n)
+        found.append(vars(calibrating.calibrate_detector(detector, images, good, CPU)))
     for name, value in found[0].items():
         assert found[1][name] == pytest.approx(value, rel=1e-5, abs=1e-5)
 
@@ -130,7 +133,7 @@ def test_auto_is_one_on_a_cpu_and_what_fits_on_a_gpu(trained, monkeypatch):
         assert micro_batch.pick_inference_batch("auto", detector, device) == expected
 
 
-@pytest.mark.parametrize("script", [evaluation, infer])
+@pytest.mark.parametrize("script", [eval, infer])
 def test_a_wrong_batch_is_one_line(script, monkeypatch):
     for value in ("0", "-2", "1.5", "many"):
         monkeypatch.setattr(sys, "argv", ["script.py", "--batch", value])
@@ -145,6 +148,10 @@ def test_what_is_a_stream_is_sent_to_stream(what, monkeypatch):
         infer.main()
 
 
+def paths_in(results):
+    return [json.loads(line)["path"] for line in results.read_text().splitlines()]
+
+
 def test_scripts_write_in_order_whatever_the_batch(trained, dataset, tmp_path, monkeypatch):
     folder, run, _ = trained
     images = sorted((dataset / "tile/test/oil").glob("*.png"))
@@ -154,8 +161,7 @@ def test_scripts_write_in_order_whatever_the_batch(trained, dataset, tmp_path, m
     flags = ["--checkpoint", str(run), "--batch", "2", "--output", "out"]
     monkeypatch.setattr(sys, "argv", ["infer.py", *flags, *map(str, [*images, images[0]])])
     assert infer.main() == 1
-    results = json.loads((tmp_path / "out/results.json").read_text())
-    assert [result["path"] for result in results] == [str(images[0]), str(images[2])]
+    assert paths_in(tmp_path / "out/results.jsonl") == [str(images[0]), str(images[2])]
 
     def panel_or_stop(inspection, calibration, name):
         if name == images[2].name:
@@ -164,10 +170,10 @@ def test_scripts_write_in_order_whatever_the_batch(trained, dataset, tmp_path, m
 
     panel = infer.panel
     monkeypatch.setattr(infer, "panel", panel_or_stop)
+    sys.argv[sys.argv.index("out")] = "stopped"
     with pytest.raises(KeyboardInterrupt):
         infer.main()
-    results = json.loads((tmp_path / "out/results.json").read_text())
-    assert [result["path"] for result in results] == [str(images[0])]
+    assert paths_in(tmp_path / "stopped/results.jsonl") == [str(images[0])]
 
     result = run_script("eval.py", "--batch", 4, "--output", "e", cwd=folder)
     assert result.returncode == 0, result.stderr

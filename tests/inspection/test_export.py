@@ -47,9 +47,10 @@ def network(model, **overrides):
     detector.load_pretrained()
     with torch.no_grad():
         for _ in range(20):
-            detector.train().learn(*detector.prepare(clouds(4, seed=2)))
-        detector.eval().finish(clouds(4, seed=2).split(1))
-        detector.standardise(clouds(4, seed=1).split(1))
+            detector.train().loss(*detector.prepare(clouds(4, seed=2)))
+        folds = [clouds(4, seed=2).split(1), clouds(4, seed=1).split(1)]
+        detector.eval().finish(folds)
+        assert list(detector.leaving_out(folds)) == [0, 1]
     return detector
 
 
@@ -98,7 +99,8 @@ def test_the_file_alone_gives_the_same_verdicts_and_files(exported, dataset):
             cwd=folder,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
-        results = json.loads((folder / f"by_{checkpoint.suffix}/results.json").read_text())
+        lines = (folder / f"by_{checkpoint.suffix}/results.jsonl").read_text().splitlines()
+        results = [json.loads(line) for line in lines]
         panels = sorted(
             path.relative_to(folder / f"by_{checkpoint.suffix}")
             for path in (folder / f"by_{checkpoint.suffix}").rglob("*.png")
@@ -213,6 +215,43 @@ def test_foreign_files_are_one_line(tmp_path, dataset):
     for name, words in {"broken.onnx": "cannot be run", "other.onnx": "export.py"}.items():
         result = run_script("infer.py", "--checkpoint", name, image, cwd=tmp_path)
         assert_one_line(result, name, words)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("version", None),
+        ("version", "x"),
+        ("config", "[]"),
+        ("calibration", '{"threshold": "x"}'),
+        ("calibration", "{"),
+        ("size", None),
+    ],
+)
+def test_metadata_that_are_not_ours_end_in_one_line(exported, tmp_path, key, value):
+    model = onnx.load(str(exported[2]))
+    about = {prop.key: prop.value for prop in model.metadata_props}
+    if key == "size":
+        config = json.loads(about["config"])
+        config["data"]["size"] = [96, 64]
+        about["config"] = json.dumps(config)
+    else:
+        about[key] = value
+    onnx.helper.set_model_props(model, {k: v for k, v in about.items() if v is not None})
+    onnx.save(model, str(tmp_path / "tampered.onnx"))
+    with pytest.raises(UserError, match="tampered.onnx is damaged") as caught:
+        OnnxInspector(tmp_path / "tampered.onnx", "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_export_does_not_run_on_the_cpu_where_a_gpu_was_asked_for(exported, monkeypatch):
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    with pytest.raises(UserError, match="no device cuda:1 here"):
+        OnnxInspector(exported[2], "cuda:1")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    assert OnnxInspector(exported[2], "auto").session.get_providers() == names[1:]
+    with pytest.raises(UserError, match="cannot start CUDA"):
+        OnnxInspector(exported[2], "cuda")
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):

@@ -8,34 +8,35 @@ import eval as evaluation
 import models
 import train
 from models.anomaly_map import image_score
-from models.detector import Detector, Prediction
+from models.detector import FittedDetector, Prediction
 
 
-class MeanImage(Detector):
+class MeanImage(FittedDetector):
     """A detector that fits in one sweep: the mean of the good images."""
-
-    sweeps = 1
 
     def __init__(self, config):
         super().__init__(config)
         self.register_buffer("mean", torch.zeros(3, *config.data.size))
         self.register_buffer("seen", torch.zeros(0, 3, *config.data.size))
 
-    def learn(self, images):
+    def collect(self, images, fold):
         self.seen = torch.cat([self.seen, images])
 
-    def finish(self, images):
+    def finish(self):
+        assert len(self.seen) == 11
         self.mean, self.seen = self.seen.mean(dim=0), self.seen[:0]
-        assert sum(len(batch) for batch in images) == 10
 
     def forward(self, images):
         anomaly_map = (images - self.mean).abs().mean(dim=1, keepdim=True)
-        return Prediction(anomaly_map, image_score(anomaly_map, "mean"), None)
+        return Prediction(anomaly_map, image_score(anomaly_map, "top1"), None)
+
+
+MEAN_IMAGE = models.Entry(f"{__name__}:MeanImage", ())
 
 
 def test_scripts_run_a_detector_that_they_have_never_heard_of(tmp_path, dataset, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(models.DETECTORS, "mean_image", MeanImage)
+    monkeypatch.setitem(models.DETECTORS, "mean_image", MEAN_IMAGE)
     arguments = ["--data-root", str(dataset), "--size", "48", "--batch", "4"]
     monkeypatch.setattr(sys, "argv", ["train.py", "--model", "mean_image", *arguments])
     assert train.main() == 0
@@ -51,7 +52,7 @@ def test_scripts_run_a_detector_that_they_have_never_heard_of(tmp_path, dataset,
 def test_a_sweep_that_was_interrupted_goes_on_with_what_it_had_collected(
     tmp_path, dataset, monkeypatch
 ):
-    monkeypatch.setitem(models.DETECTORS, "mean_image", MeanImage)
+    monkeypatch.setitem(models.DETECTORS, "mean_image", MEAN_IMAGE)
     flags = ["--data-root", str(dataset), "--size", "48", "--batch", "4", "--model", "mean_image"]
     means = []
     for name in ("whole", "interrupted"):
@@ -59,15 +60,16 @@ def test_a_sweep_that_was_interrupted_goes_on_with_what_it_had_collected(
         monkeypatch.chdir(tmp_path / name)
         monkeypatch.setattr(sys, "argv", ["train.py", *flags])
         if name == "interrupted":
-            step = train.train_step
+            seed_step = train.seed_step
 
-            def interrupted_step(*arguments):
-                signal.raise_signal(signal.SIGINT)
-                return step(*arguments)  # noqa: B023
+            def interrupted(seed, epoch, step):
+                if step == 3:
+                    signal.raise_signal(signal.SIGINT)
+                seed_step(seed, epoch, step)  # noqa: B023
 
-            monkeypatch.setattr(train, "train_step", interrupted_step)
+            monkeypatch.setattr(train, "seed_step", interrupted)
             assert train.main() == 130
-            monkeypatch.setattr(train, "train_step", step)
+            monkeypatch.setattr(train, "seed_step", seed_step)
             monkeypatch.setattr(sys, "argv", ["train.py", "--resume"])
         assert train.main() == 0
         (file,) = (tmp_path / name).glob("checkpoints/*/last.pt")

@@ -9,18 +9,20 @@ from conftest import TINY, assert_one_line, run_script
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from infer import panel_names
-
 
 def read_csv(path):
     with path.open() as stream:
         return list(csv.DictReader(stream))
 
 
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def test_train_writes_a_run(trained):
     _, run, output = trained
-    files = {"last.pt", "config.yaml", "history.csv", "fit.json"}
-    assert {path.name for path in run.iterdir()} == files
+    names = {"last.pt", "config.yaml", "history.csv", "calibration.yaml", "fit.json"}
+    assert {path.name for path in run.iterdir()} == names
     assert [row["epoch"] for row in read_csv(run / "history.csv")] == ["1", "2"]
     assert "threshold" in output
     assert run.name in output
@@ -53,6 +55,9 @@ def test_eval_measures_and_draws(trained):
     assert 0 <= metrics["aupro_0.3"] <= 1
     (table,) = read_csv(output / "metrics.csv")
     assert float(table["pixel_auroc"]) == pytest.approx(metrics["pixel_auroc"])
+    alarms = sum(row["verdict"] == "defect" for row in rows if row["defect"] == "good")
+    assert metrics["good_called_defective"] == alarms
+    assert f"({alarms} of 3 good parts; promised" in result.stdout
     first_metric = result.stdout.split("\n\n")[1]
     assert first_metric.startswith(f"IMAGE AUROC  {metrics['image_auroc']:.4f}")
     for row in rows:
@@ -62,32 +67,29 @@ def test_eval_measures_and_draws(trained):
 
 def test_infer_runs_on_the_test_folder_by_itself(trained, dataset):
     folder, run, _ = trained
-    result = run_script("infer.py", "--output", "all", cwd=folder)
+    result = run_script("infer.py", cwd=folder)
     assert result.returncode == 0, result.stderr
-    results = json.loads((folder / "all/results.json").read_text())
+    output = folder / "outputs" / run.name / "infer"
+    results = read_lines(output / "results.jsonl")
     assert len(results) == 13
     assert len(result.stdout.splitlines()) == 14
-    for entry, row in zip(results, read_csv(folder / "all/results.csv"), strict=True):
+    for entry, row in zip(results, read_csv(output / "results.csv"), strict=True):
         assert Image.open(folder / entry["panel"]).size[0] > 1000
         above = entry["score"] > entry["threshold"]
         assert entry["verdict"] == row["verdict"] == ("defect" if above else "good")
         assert float(row["score"]) == entry["score"]
-        box = entry["box"]
-        assert (box is None) == (row["width"] == "")
-        if box:
-            assert box[0] + box[2] <= 80
-            assert box[1] + box[3] <= 80
+        assert (float(row["severity"]) > 1) == above
+        assert int(row["regions"]) == len(entry["regions"])
+        assert bool(entry["regions"]) == above
+        assert (row["x"], row["peak"]) == ("", "") or above
+        for region in entry["regions"]:
+            x, y, width, height = region["box"]
+            assert x + width <= 80
+            assert y + height <= 80
+        if above:
+            box = [int(row[name]) for name in ("x", "y", "width", "height")]
+            assert box == entry["regions"][0]["box"]
     assert len({entry["panel"] for entry in results}) == 13
-
-
-def test_panels_never_share_a_name(tmp_path):
-    names = ["a_png.png", "a.jpg", "a.png", "a.bmp", "b/a.png"]
-    (tmp_path / "b").mkdir()
-    for name in names:
-        (tmp_path / name).touch()
-    panels = panel_names([tmp_path / name for name in names])
-    assert len(set(panels.values())) == len(names)
-    assert panels[tmp_path / "b/a.png"].as_posix() == "b/a.png"
 
 
 def test_infer_does_the_rest_when_a_file_is_damaged(trained, dataset, tmp_path):
@@ -104,7 +106,7 @@ def test_infer_does_the_rest_when_a_file_is_damaged(trained, dataset, tmp_path):
     assert "0_damaged.png" in result.stderr
     assert "gone.png" in result.stderr
     assert "Traceback" not in result.stderr
-    results = json.loads((tmp_path / "out/results.json").read_text())
+    results = read_lines(tmp_path / "out/results.jsonl")
     assert len(results) == len({entry["panel"] for entry in results}) == 4
     assert_one_line(run_script("infer.py", tmp_path / "none*", cwd=folder), "none*")
 
@@ -112,28 +114,56 @@ def test_infer_does_the_rest_when_a_file_is_damaged(trained, dataset, tmp_path):
 def test_eval_reports_what_it_had_to_leave_out(trained, dataset, tmp_path):
     folder, run, _ = trained
     shutil.copytree(dataset / "tile", tmp_path / "tile")
-    (tmp_path / "tile/ground_truth/oil/000_mask.png").unlink()
+    masks = tmp_path / "tile/ground_truth"
+    (masks / "oil/000_mask.png").unlink()
+    (masks / "oil/001_mask.png").unlink()
     (tmp_path / "tile/test/crack/001.png").write_text("damaged")
-    Image.new("L", (7, 7), 255).save(tmp_path / "tile/ground_truth/rough/000_mask.png")
+    Image.new("L", (7, 7), 255).save(masks / "rough/000_mask.png")
+    Image.new("L", (80, 80), 0).save(masks / "rough/001_mask.png")
     result = run_script("eval.py", "--data-root", tmp_path, "--output", "part", cwd=folder)
     assert result.returncode == 1
     assert "IMAGE AUROC" in result.stdout
-    for name in ("oil/000.png", "crack/001.png", "rough/000_mask.png"):
-        assert name.replace("/", "/") in result.stderr.replace("\\", "/")
-    assert "Traceback" not in result.stderr
-    assert json.loads((folder / "part/metrics.json").read_text())["defective_images"] == 9
+    said = result.stderr.replace("\\", "/")
+    for name in ("2 of 10", "crack/001.png", "rough/000_mask.png", "rough/001_mask.png"):
+        assert name in said
+    assert len(said.strip().splitlines()) == 4
+    metrics = json.loads((folder / "part/metrics.json").read_text())
+    assert metrics["defective_images"] == 9
+    assert 0 <= metrics["pixel_auroc"] <= 1
 
 
-def test_eval_without_good_test_images_says_so(trained, dataset, tmp_path):
+def test_eval_without_masks_measures_images(trained, dataset, tmp_path):
     folder, run, _ = trained
     shutil.copytree(dataset / "tile", tmp_path / "tile")
-    shutil.rmtree(tmp_path / "tile/test/good")
-    result = run_script("eval.py", "--data-root", tmp_path, "--output", "bad", cwd=folder)
-    assert "Traceback" not in result.stderr
-    assert json.loads((folder / "bad/metrics.json").read_text())["image_auroc"] is None
+    shutil.rmtree(tmp_path / "tile/ground_truth")
+    result = run_script("eval.py", "--data-root", tmp_path, "--output", "bare", cwd=folder)
+    assert_one_line(result, "no pixel metrics", "10 defective images", status=0)
+    metrics = json.loads((folder / "bare/metrics.json").read_text())
+    assert 0 <= metrics["image_auroc"] <= 1
+    assert metrics["pixel_auroc"] is None and metrics["aupro_0.3"] is None
+
+
+def test_eval_of_a_single_class_leaves_nothing_of_the_last_one(trained, dataset, tmp_path):
+    folder, run, _ = trained
+    shutil.copytree(dataset / "tile", tmp_path / "tile")
+    (tmp_path / "tile/test/good").rename(tmp_path / "good")
+    flags = ["--data-root", tmp_path, "--output", "one"]
+    result = run_script("eval.py", *flags, "--html", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((folder / "one/metrics.json").read_text())["image_auroc"] is None
     shutil.rmtree(tmp_path / "tile/test")
-    result = run_script("eval.py", "--data-root", tmp_path, cwd=folder)
-    assert_one_line(result, "no images in", "test/good")
+    assert_one_line(run_script("eval.py", *flags, cwd=folder), "no images in", "test/good")
+    assert (folder / "one/report.html").exists()  # of the last one that came to an end
+    (tmp_path / "tile/test").mkdir()
+    (tmp_path / "good").rename(tmp_path / "tile/test/good")
+    result = run_script("eval.py", *flags, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "false alarms" in result.stdout and "nan" not in result.stdout
+    assert json.loads((folder / "one/metrics.json").read_text())["good_images"] == 3
+    assert {path.name for path in (folder / "one").iterdir()} == {
+        "metrics.json", "metrics.csv", "scores.csv", "histogram.png", "highest_good.png",
+        "eval_files.txt",
+    }  # fmt: skip
 
 
 def test_what_a_user_can_mend_is_one_line(trained, dataset, tmp_path):

@@ -4,12 +4,17 @@ from torch import nn
 
 from models.features import backbones
 from models.features.backbones import LITE, build_backbone
-from utils.config import BackboneConfig
+from utils.config import load_config
 from utils.errors import UserError
 
 
+def settings(**changes):
+    """The section of the backbone with some settings changed."""
+    return load_config(overrides={f"backbone.{k}": v for k, v in changes.items()}).backbone
+
+
 def lite(layers=("2", "4")):
-    return build_backbone(BackboneConfig(layers=layers), LITE)
+    return build_backbone(settings(layers=layers), LITE)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +27,7 @@ def lite(layers=("2", "4")):
 )
 def test_taps_of_each_library(name, layers, shapes):
     torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig(name=name, layers=layers), LITE)
+    backbone = build_backbone(settings(name=name, layers=layers), LITE)
     assert backbone.channels == [channels for channels, _, _ in shapes]
     images = torch.rand(2, 3, 64, 96)
     maps = backbone.train()(images)
@@ -36,7 +41,7 @@ def test_taps_of_each_library(name, layers, shapes):
 
 def test_layers_come_in_the_order_asked_for():
     torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig(name="vit_tiny_patch16_224", layers=[3, 1]), LITE)
+    backbone = build_backbone(settings(name="vit_tiny_patch16_224", layers=[3, 1]), LITE)
     images = torch.rand(1, 3, 64, 64)
     late, early = backbone(images)
     backbone.layers = ("1", "3")
@@ -45,7 +50,7 @@ def test_layers_come_in_the_order_asked_for():
 
 
 def test_images_of_any_size_fit_the_patches():
-    backbone = build_backbone(BackboneConfig(name="vit_tiny_patch16_224", layers=[0]), LITE)
+    backbone = build_backbone(settings(name="vit_tiny_patch16_224", layers=[0]), LITE)
     assert backbone(torch.rand(1, 3, 70, 33))[0].shape == (1, 192, 4, 2)
 
 
@@ -64,12 +69,12 @@ def test_weights_come_from_a_file(tmp_path, suffix):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    whole = build_backbone(BackboneConfig(name="resnet18", layers=["layer4"]), LITE)
+    whole = build_backbone(settings(name="resnet18", layers=["layer4"]), LITE)
     file = tmp_path / f"weights.{suffix}"
     state = {key: value.clone() for key, value in whole.network.state_dict().items()}
     state["fc.weight"] = torch.zeros(3)  # a layer that is not needed may have any shape
     save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
-    part = build_backbone(BackboneConfig(name="resnet18", layers=["layer1"]), LITE)
+    part = build_backbone(settings(name="resnet18", layers=["layer1"]), LITE)
     assert not torch.equal(part.network.state_dict()["conv1.weight"], state["conv1.weight"])
     part.load(str(file))
     for key, value in part.network.state_dict().items():
@@ -99,7 +104,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 
 
 def test_without_a_network_there_are_three_ways_out(monkeypatch):
-    backbone = build_backbone(BackboneConfig(name="resnet18"), LITE)
+    backbone = build_backbone(settings(name="resnet18"), LITE)
 
     def offline():
         raise OSError("no such host")
@@ -112,16 +117,16 @@ def test_without_a_network_there_are_three_ways_out(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("wrong", "words"),
     [
         ({"name": "resnet81"}, ["resnet81", "did you mean resnet"]),
         ({"name": "resnet18", "layers": ["layer5"]}, ["layer5", "did you mean layer"]),
         ({"layers": [16]}, ["'16'", LITE]),
     ],
 )
-def test_unknown_networks_and_layers_are_named(settings, words):
+def test_unknown_networks_and_layers_are_named(wrong, words):
     with pytest.raises(UserError) as caught:
-        build_backbone(BackboneConfig(**settings), LITE)
+        build_backbone(settings(**wrong), LITE)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 

@@ -14,9 +14,10 @@ from models import build_model, load_detector
 from models.features import padim
 from models.features.backbones import EfficientNetLite
 from models.features.memory_bank import rows
-from utils import distributed
-from utils.calibration import Calibration
-from utils.checkpoint import Checkpoint, Progress, save_checkpoint
+from runs import distributed
+from runs.checkpoint import Checkpoint, Progress, save_checkpoint
+from runs.good_images import GoodImages
+from utils.calibration import calibrate
 from utils.config import load_config
 from utils.device import place
 from utils.errors import UserError
@@ -46,7 +47,7 @@ def defective(good):
 
 @pytest.mark.parametrize("name", ["patchcore", "padim", "patch_memory"])
 def test_detectors_find_the_spot(name, good, defective):
-    model = fitted(name, good[1:], pieces=(3, 8), **{"score.smooth": 2})
+    model = fitted(name, good[1:], pieces=(3, 8), **{"score.smooth": 0.03})
     anomaly_map, score, reconstruction = model(torch.cat([good[:1], defective]))
     assert anomaly_map.shape == (2, 1, 64, 64)
     assert score[1] > score[0]
@@ -60,9 +61,12 @@ def test_detectors_find_the_spot(name, good, defective):
 @pytest.mark.parametrize("name", ["patchcore", "padim", "patch_memory"])
 def test_checkpoint_alone_gives_the_same_answer(name, good, tmp_path, monkeypatch):
     model = place(fitted(name, good, **{"patchcore.reweight": 3}), CPU)
-    calibration = Calibration(0.5, 0.5, 0.0, 1.0, [0.4])
+    calibration = calibrate([0.5], [0.5], 0.0, 0.02)
     save_checkpoint(
-        tmp_path, Checkpoint(model.config, model.state_dict(), None, Progress(), [], calibration)
+        tmp_path,
+        Checkpoint(
+            model.config, GoodImages(), model.state_dict(), None, Progress(), [], calibration
+        ),
     )
     monkeypatch.setattr(EfficientNetLite, "load", None)  # nothing is fetched at inference
     torch.manual_seed(9)
@@ -78,14 +82,14 @@ def test_sweep_goes_on_where_it_was_saved(name, good):
     for model, pieces in ((whole, good.split(4)), (first, good.split(4)[:2])):
         torch.manual_seed(1)
         for piece in pieces:
-            model.learn(*model.prepare(piece))
+            model.collect(piece, 0)
     second.load_state_dict(first.state_dict())  # torch's generator is where `first` left it
     torch.manual_seed(1)
     for _ in range(2 if name != "padim" else 0):
         torch.rand(4 * 16 * 16)
     if name == "padim":
         torch.randperm(CHANNELS)
-    second.learn(*second.prepare(good.split(4)[2]))
+    second.collect(good.split(4)[2], 0)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[key]), key
 
@@ -99,10 +103,10 @@ def test_a_single_good_image_is_enough(name, good, defective):
 def test_patchcore_bank_is_bounded_and_a_share_of_the_candidates(good):
     model = detector("patchcore", **{"patchcore.candidates": 500, "patchcore.coreset": 0.1})
     for image in good.split(1):
-        model.learn(image)
+        model.collect(image, 0)
         assert len(model.memory.bank) <= 500
     assert len(model.memory.bank) == 500
-    model.finish([])
+    model.finish()
     memory = model.memory
     assert (len(memory.bank), len(memory.spacing), len(memory.keys)) == (50, 50, 0)
 
@@ -153,7 +157,8 @@ def test_density_divides_distances_by_the_spacing_of_good_patches(good, defectiv
 def test_padim_in_one_pass_is_numpys_covariance(pending, good, monkeypatch):
     monkeypatch.setattr(padim, "PENDING", pending)
     share = 0.2
-    overrides = {"padim.channels": 7, "padim.shrinkage": share, "score.smooth": 0, "data.size": 64}
+    monkeypatch.setattr(padim, "SHRINKAGE", share)
+    overrides = {"padim.channels": 7, "score.smooth": 0, "data.size": 64}
     model = fitted("padim", good, **overrides)
     features = model.rows(model.features(good)).double().numpy()  # [12, 256, 7]
     within = np.mean([np.cov(features[:, p].T).diagonal() for p in range(256)], axis=0)
@@ -175,18 +180,15 @@ def test_padim_keeps_no_images(good):
     largest = 0
     for _ in range(10):
         for piece in good.split(4):
-            model.learn(*model.prepare(piece))
+            model.collect(piece, 0)
             largest = max(largest, len(model.pending))
     assert int(model.count) + len(model.pending) == 120
     assert largest < padim.PENDING
-    model.finish([])
+    model.finish()
     assert len(model.pending) == len(model.scatter) == 0
 
 
-def test_padim_chooses_the_channels_that_vary_most(good):
-    model = fitted("padim", good, **{"padim.channels": 10, "padim.choose": "variance"})
-    variance = model.features(good[:3]).var(dim=(0, 2, 3))
-    assert model.chosen.tolist() == sorted(variance.argsort(descending=True)[:10].tolist())
+def test_padim_keeps_no_more_channels_than_there_are(good):
     assert len(fitted("padim", good, **{"padim.channels": 999}).chosen) == CHANNELS
 
 
@@ -194,11 +196,11 @@ def test_padim_says_what_it_needs_before_it_fits(good, monkeypatch, capsys):
     model = detector("padim")
     monkeypatch.setattr(padim, "free_memory", lambda device: 2**20)
     with pytest.raises(UserError, match=r"padim.channels=\d+") as caught:
-        model.prepare(good)
+        model.collect(good, 0)
     monkeypatch.undo()
     fewer = int(str(caught.value).rpartition("=")[2])
     assert 0 < 4 * 256 * fewer * (fewer + padim.PENDING + 1) <= 1.5 * 2**20
-    model.prepare(good)
+    model.collect(good, 0)
     assert "GiB" in capsys.readouterr().out
 
 
@@ -207,7 +209,7 @@ def test_rotations_are_quarter_turns_of_the_image(good):
         copies = turned(good, turns * math.pi / 2)
         assert torch.allclose(copies, torch.rot90(good, -turns, (2, 3)), atol=1e-4)
     model = fitted("patch_memory", good, **{"patch_memory.rotations": 4})
-    assert len(model.bank) == 4 * 12 * 16 * 16
+    assert len(model.memory.bank) == 4 * 12 * 16 * 16
 
 
 def test_patch_memory_tokens_have_unit_length_in_each_layer(good):
@@ -239,7 +241,7 @@ def test_scripts_with_the_packaged_weights(name, good, defective, tmp_path):
     flags = ["--data-root", tmp_path, "--category", "stripes", "--model", name, "--size", 96]
     result = run_script("train.py", *flags, "--set", "data.limit=6", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "6 good images, 1 more" in result.stdout
+    assert "6 good images, 0 held out" in result.stdout
     result = run_script("eval.py", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "IMAGE AUROC  1.0000" in result.stdout
@@ -256,7 +258,7 @@ def test_interrupted_sweep_says_how_to_go_on(dataset, tmp_path):
     run = tmp_path / "checkpoints/tile-patchcore"
     run.mkdir(parents=True)
     state = build_model(config).state_dict()
-    save_checkpoint(run, Checkpoint(config, state, None, Progress(step=1, images=10)))
+    save_checkpoint(run, Checkpoint(config, GoodImages(), state, None, Progress(step=1)))
     result = run_script("eval.py", "--data-root", dataset, cwd=tmp_path)
-    assert_one_line(result, "epoch 1 of 1", "--resume")
+    assert_one_line(result, "not finished", "--resume")
     assert "--epochs" not in result.stderr

@@ -6,22 +6,22 @@ from models.features.memory_bank import RIDGE, MemoryBank, patch_features, rows
 
 def filled(count=5, density=3, whiten=False):
     """A bank of some entries from random features [4, 6, 8, 8]."""
-    bank = MemoryBank(6, 1, whiten)
+    bank = MemoryBank(6, whiten)
     torch.manual_seed(0)
     for features in torch.rand(4, 6, 8, 8).split(1):
-        bank.collect(features, candidates=200)
-    bank.thin_out(count, projection=128, density=density)
+        bank.collect(features, capacity=200, fold=0)
+    bank.thin_out(count, density=density)
     return bank
 
 
 def test_patches_are_bounded_and_then_thinned_out():
-    bank = MemoryBank(6, memory_mib=1)
+    bank = MemoryBank(6)
     for _ in range(5):
-        bank.collect(torch.rand(1, 6, 8, 8), candidates=100)
+        bank.collect(torch.rand(1, 6, 8, 8), capacity=100, fold=0)
         assert len(bank.bank) == len(bank.keys) <= 100
-    bank.thin_out(30, projection=4, density=0)
+    bank.thin_out(30, density=0)
     assert (len(bank.bank), len(bank.keys), len(bank.spacing)) == (30, 0, 0)
-    bank.thin_out(1000, projection=4, density=7)  # no more than there are
+    bank.thin_out(1000, density=7)  # no more than there are
     assert (len(bank.bank), len(bank.spacing)) == (30, 30)
     assert (bank.spacing > 0).all()
 
@@ -40,12 +40,12 @@ def test_distances_are_those_to_the_nearest_entry(density):
 
 def test_it_loads_at_any_length():
     stored = filled(count=17)
-    for other in (MemoryBank(6, 1), filled(count=3, density=0), filled(count=40)):
+    for other in (MemoryBank(6), filled(count=3, density=0), filled(count=40)):
         other.load_state_dict(stored.state_dict())
         for key, value in stored.state_dict().items():
             assert torch.equal(value, other.state_dict()[key])
-    collecting = MemoryBank(6, 1)
-    collecting.collect(torch.rand(1, 6, 8, 8), candidates=100)
+    collecting = MemoryBank(6)
+    collecting.collect(torch.rand(1, 6, 8, 8), capacity=100, fold=0)
     other = filled()
     other.load_state_dict(collecting.state_dict())
     assert (len(other.bank), len(other.keys), len(other.spacing)) == (64, 64, 0)
@@ -55,9 +55,9 @@ def test_whitened_distances_are_mahalanobis():
     torch.manual_seed(0)
     mixing = torch.diag(torch.tensor([10.0, 1.0, 1.0, 1.0, 1.0, 1.0])) + torch.rand(6, 6)
     features = (torch.randn(4, 8, 8, 6) @ mixing).permute(0, 3, 1, 2)
-    bank = MemoryBank(6, 1, whiten=True)
-    bank.collect(features, candidates=1000)
-    bank.thin_out(1000, projection=6, density=0)
+    bank = MemoryBank(6, whiten=True)
+    bank.collect(features, capacity=1000, fold=0)
+    bank.thin_out(1000, density=0)
     patches = rows(features).double()
     assert torch.cov(bank.bank.T).diagonal().max() < 1.01
     assert bank.distances(features)[0].max() < 1e-2

@@ -5,13 +5,14 @@ from models.features.reservoir import keep_random
 
 def sample(stream, capacity):
     """Indices kept of a stream 0, 1, 2 ... that arrives in pieces of these lengths."""
-    kept, keys, first = torch.zeros(0, 1), torch.zeros(0), 0
+    kept, keys, first = [torch.zeros(0, 1), torch.zeros(0)], torch.zeros(0), 0
     for length in stream:
-        arriving = torch.arange(first, first + length).float()[:, None]
-        kept, keys = keep_random(kept, keys, arriving, capacity)
+        arriving = torch.arange(first, first + length).float()
+        kept, keys = keep_random(kept, keys, [arriving[:, None], -arriving], capacity)
         first += length
-        assert len(kept) == len(keys) == min(first, capacity)
-    return kept[:, 0].long()
+        assert len(kept[0]) == len(keys) == min(first, capacity)
+    assert torch.equal(kept[0][:, 0], -kept[1])
+    return kept[1].neg().long()
 
 
 def test_never_more_than_the_capacity_and_none_twice():

@@ -5,15 +5,14 @@ from PIL import Image
 
 from models.reconstruction.corruption import KINDS, VISIBLE, corrupt
 from models.reconstruction.textures import Textures
-from utils.config import CorruptionConfig, load_config
+from utils.config import load_config
 from utils.errors import UserError
-
-NONE = {"clean": 0.0} | dict.fromkeys(KINDS, 0.0)
 
 
 def only(*kinds, **changes):
     """Settings that draw these kinds, or clean images, each as often as another."""
-    return CorruptionConfig(**(NONE | dict.fromkeys(kinds, 1.0) | changes))
+    changed = {f"corruption.{key}": value for key, value in changes.items()}
+    return load_config(overrides={"corruption.kinds": kinds} | changed).corruption
 
 
 @pytest.mark.parametrize("draw", [texture, object_on_ground])
@@ -37,20 +36,20 @@ def test_each_kind_marks_exactly_what_it_changed(kind, draw):
     assert len(shares.unique()) > 10  # they differ in size, and are to be seen
 
 
-def test_weights_decide_what_is_drawn():
+def test_settings_decide_what_is_drawn():
     torch.manual_seed(0)
     images = texture(40, (32, 32))
-    corrupted, masks = corrupt(images, load_config(overrides={"corruption": "none"}).corruption)
+    corrupted, masks = corrupt(images, only("clean"))
     assert torch.equal(corrupted, images)
     assert not masks.any()
-    config = load_config(overrides={"corruption": "stain+crack"}).corruption
-    assert config == only("clean", "stain", "crack")
+    config = load_config(overrides={"corruption.kinds": "clean+stain"}).corruption
+    assert config == only("clean", "stain")
     nearly_all = corrupt(images, only("cut_paste"))[1].flatten(1).any(dim=1)
     assert nearly_all.sum() > 32  # now and then there is nothing to be seen
     half = corrupt(images, only("clean", "cut_paste"))[1].flatten(1).any(dim=1)
     assert 8 < half.sum() < 32
-    with pytest.raises(UserError, match=r"corruption\.stian"):
-        load_config(overrides={"corruption": "stian"})
+    with pytest.raises(UserError, match=r"corruption\.kinds .* did you mean stain"):
+        load_config(overrides={"corruption.kinds": "clean+stian"})
 
 
 def test_more_corruption_of_the_same_image_is_all_marked():
@@ -73,7 +72,7 @@ def test_equal_seeds_corrupt_alike_and_others_do_not():
     results = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        results.append(corrupt(images, CorruptionConfig()))
+        results.append(corrupt(images, load_config().corruption))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
     assert not torch.equal(results[0][0], results[2][0])
@@ -84,7 +83,7 @@ def test_grey_images_stay_grey():
     images = texture(60)
     grey = torch.arange(60) % 2 == 0
     images[grey] = images[grey].mean(dim=1, keepdim=True)
-    corrupted, masks = corrupt(images, CorruptionConfig(clean=0))
+    corrupted, masks = corrupt(images, only(*KINDS))
     assert masks[grey].any()
     assert torch.allclose(corrupted[grey, 0], corrupted[grey, 2], atol=1e-6)
     hue = (corrupted - images)[~grey]

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from data.cache import decode_all
-from data.mvtec import Category, split_holdout
+from data.mvtec import Category
 from data.tensors import to_batch
+from data.training_set import Fold
 from models import build_model
 from models.anomaly_map import image_score
 from train import train_step
-from utils.checkpoint import Progress
 from utils.config import load_config
 
 CPU = torch.device("cpu")
@@ -18,13 +18,12 @@ STEPS = {"unet": 60, "draem": 150}
 def learned(request, dataset):
     """A detector after a few steps on the sample category, and held-out good images."""
     paths = Category(dataset, "tile").train_images()
-    train_paths, held_out_paths = split_holdout(paths, 0.3, 0)
-    images, held_out = (decode_all(part, (64, 64), 1, quiet=True)
-                        for part in (train_paths, held_out_paths))  # fmt: skip
     config = load_config(overrides={
-        "model": request.param, "data.size": 64, "unet.width": 8, "unet.depth": 4,
-        "train.lr": 3e-3, "score.smooth": 2.0,
+        "model": request.param, "data.size": 64, "unet.width": 8,
+        "train.lr": 3e-3, "score.smooth": 0.03,
     })  # fmt: skip
+    images, held_out = (decode_all(part, config.data, quiet=True)[0]
+                        for part in (paths[3:], paths[:3]))  # fmt: skip
     torch.manual_seed(0)
     detector = build_model(config).train()
     detector.load_pretrained()
@@ -34,11 +33,12 @@ def learned(request, dataset):
         torch.manual_seed(step)
         for group in optimizer.param_groups:  # falls to zero, so that running statistics settle
             group["lr"] = config.train.lr * min(1, 2 * (1 - step / steps))
-        train_step(detector, optimizer, images, CPU, Progress(micro_batch=8))
+        train_step(detector, optimizer, images, CPU, micro_batch=8)
     detector.eval()
     with torch.inference_mode():
-        detector.finish(to_batch(images[i : i + 1], CPU) for i in range(len(images)))
-        detector.standardise(to_batch(held_out[i : i + 1], CPU) for i in range(len(held_out)))
+        folds = [Fold(images, [place], 1, CPU) for place in range(len(images))]
+        detector.finish(folds)
+        assert list(detector.leaving_out(folds)) == list(range(len(images)))
     return detector, held_out
 
 

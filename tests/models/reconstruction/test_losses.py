@@ -3,13 +3,13 @@ import torch
 from pytorch_msssim import ssim
 
 from models.reconstruction.losses import ReconstructionLoss, focal_loss
-from utils.config import LossConfig
+from utils.config import load_config
 
 
 def test_loss_is_l1_plus_ssim_in_float32():
     a, b = torch.rand(2, 3, 40, 40), torch.rand(2, 3, 40, 40)
     nowhere = torch.zeros(2, 1, 40, 40, dtype=torch.bool)
-    loss = ReconstructionLoss(LossConfig(l1=2.0, ssim=0.5))
+    loss = ReconstructionLoss(load_config(overrides={"loss.l1": 2.0, "loss.ssim": 0.5}).loss)
     expected = 2.0 * (a - b).abs().mean() + 0.5 * (1 - ssim(a, b, data_range=1.0))
     assert torch.allclose(loss(a, b, nowhere), expected)
     with torch.autocast("cpu", torch.bfloat16):
@@ -23,7 +23,7 @@ def test_what_was_corrupted_weighs_more_in_the_reconstruction():
     inside = torch.zeros(2, 1, 40, 40, dtype=torch.bool)
     inside[..., 10:14, 5:30] = True
     nowhere = torch.zeros_like(inside)
-    loss = ReconstructionLoss(LossConfig())
+    loss = ReconstructionLoss(load_config().loss)
     wrong_inside = torch.where(inside, 1 - target, target)
     wrong_outside = torch.where(inside, target, 1 - target)
     assert loss(wrong_inside, target, inside) > 1.5 * loss(wrong_inside, target, nowhere)

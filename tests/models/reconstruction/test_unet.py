@@ -7,10 +7,12 @@ import torch
 from data.tensors import to_batch
 from models import build_model, load_detector
 from models.features.backbones import STRIDES, EfficientNetLite, build_encoder
+from models.reconstruction.corruption import KINDS
+from runs.checkpoint import Checkpoint, Progress, save_checkpoint
+from runs.good_images import GoodImages
+from runs.micro_batch import pick_micro_batch
 from train import train_step
-from utils import micro_batch
-from utils.calibration import Calibration
-from utils.checkpoint import Checkpoint, Progress, save_checkpoint
+from utils.calibration import calibrate
 from utils.config import load_config
 from utils.errors import UserError
 
@@ -41,7 +43,7 @@ def assert_equal_states(first, second):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_any_size_comes_back(encoder):
     detector = tiny(encoder).eval()
-    detector.finish([torch.rand(1, 3, 64, 64)])
+    detector.finish([[torch.rand(1, 3, 64, 64)]])
     for size in ((64, 64), (37, 50), (64, 33), (33, 97)):
         prediction = detector(torch.rand(2, 3, *size))
         assert prediction.anomaly_map.shape == (2, 1, *size)
@@ -56,7 +58,7 @@ def test_the_encoder_stays_as_it_was_pretrained():
     before, decoder = encoder_state(detector), copy.deepcopy(detector.network.merge.state_dict())
     optimizer = detector.optimizer()
     for _ in range(3):
-        train_step(detector, optimizer, pixels(2), CPU, Progress(micro_batch=2))
+        train_step(detector, optimizer, pixels(2), CPU, 2)
     assert_equal_states(before, encoder_state(detector))  # its running statistics among it
     assert not any(p.requires_grad for p in detector.network.encoder.parameters())
     after = detector.network.merge.state_dict()
@@ -67,7 +69,7 @@ def test_the_encoder_stays_as_it_was_pretrained():
 def test_an_encoder_from_scratch_learns():
     detector = tiny("scratch").train()
     before = encoder_state(detector)
-    train_step(detector, detector.optimizer(), pixels(2), CPU, Progress(micro_batch=2))
+    train_step(detector, detector.optimizer(), pixels(2), CPU, 2)
     after = encoder_state(detector)
     assert not any(torch.equal(before[key], after[key]) for key in before if "weight" in key)
 
@@ -75,9 +77,12 @@ def test_an_encoder_from_scratch_learns():
 def test_a_run_opens_without_the_package_of_its_encoder(tmp_path, monkeypatch):
     detector = tiny("efficientnet_lite0").eval()
     detector.load_pretrained()
-    detector.finish(torch.rand(3, 3, 64, 64).split(1))
-    state, calibration = detector.state_dict(), Calibration(0.5, 0.5, 0.0, 1.0, [0.4])
-    save_checkpoint(tmp_path, Checkpoint(detector.config, state, None, Progress(), [], calibration))
+    detector.finish([torch.rand(3, 3, 64, 64).split(1)])
+    state, calibration = detector.state_dict(), calibrate([0.5], [0.5], 0.0, 0.02)
+    save_checkpoint(
+        tmp_path,
+        Checkpoint(detector.config, GoodImages(), state, None, Progress(), [], calibration),
+    )
 
     def missing(self):
         raise UserError("not installed")
@@ -104,7 +109,7 @@ def test_another_encoder_takes_its_weights_from_a_file(tmp_path):
     detector.load_pretrained()
     assert len(own) > 100
     assert all(torch.equal(value, state[key]) for key, value in own.items())
-    detector.finish([torch.rand(1, 3, 64, 64)])
+    detector.finish([[torch.rand(1, 3, 64, 64)]])
     assert detector(torch.rand(1, 3, 50, 70)).anomaly_map.shape == (1, 1, 50, 70)
 
 
@@ -135,13 +140,13 @@ def test_networks_that_are_no_encoder_are_named(name, words):
 
 @pytest.mark.parametrize("model", ["unet", "draem"])
 def test_what_tells_corruption_is_refused_without_any(model):
-    with pytest.raises(UserError, match=r"corruption is none; raise one of corruption.stain"):
-        build_model(load_config(overrides={"model": model, "corruption": "none"}))
+    with pytest.raises(UserError, match=r"corruption.kinds names nothing but clean; add some"):
+        build_model(load_config(overrides={"model": model, "corruption.kinds": "clean"}))
 
 
 @pytest.mark.parametrize("model", ["unet", "draem"])
 def test_the_target_is_the_image_without_what_corrupted_it(model):
-    strong = {"model": model, "corruption.clean": 0, "corruption.variation": 1}
+    strong = {"model": model, "corruption.kinds": list(KINDS)}
     detector = tiny(**strong)
     images = to_batch(pixels(6), CPU)
     corrupted, clean, mask = detector.prepare(images)
@@ -155,7 +160,7 @@ def test_the_target_is_the_image_without_what_corrupted_it(model):
 def test_the_memory_knows_what_it_has_seen():
     detector = tiny("efficientnet_lite0").eval()
     good = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    detector.finish(good.split(1))
+    detector.finish([good.split(1)])
     other = good.clone()
     other[..., 24:40, 24:40] = 0.1
     known, strange = (detector.witnesses(images)[0][:, 3:] for images in (good, other))
@@ -164,7 +169,7 @@ def test_the_memory_knows_what_it_has_seen():
 
 def test_a_run_that_is_finished_twice_remembers_the_good_images_once():
     once, twice = tiny().eval(), tiny().eval()
-    images = torch.rand(3, 3, 64, 64).split(1)
+    images = [torch.rand(3, 3, 64, 64).split(1)]
     twice.finish(images)
     for detector in (once, twice):
         torch.manual_seed(0)
@@ -175,13 +180,13 @@ def test_a_run_that_is_finished_twice_remembers_the_good_images_once():
 def gradients(detector, images, pieces):
     """Parameter changes of one train_step with plain gradient descent at rate 1."""
     detector = copy.deepcopy(detector).double()
-    learn = detector.learn
-    detector.learn = lambda corrupted, clean, mask: learn(corrupted.double(), clean.double(), mask)
+    loss = detector.loss
+    detector.loss = lambda corrupted, clean, mask: loss(corrupted.double(), clean.double(), mask)
     torch.manual_seed(0)  # the same corruption
     trainable = [p for p in detector.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trainable]
     optimizer = torch.optim.SGD(trainable, lr=1.0)
-    train_step(detector, optimizer, images, CPU, Progress(micro_batch=pieces))
+    train_step(detector, optimizer, images, CPU, pieces)
     return torch.cat([(b - p.detach()).flatten() for b, p in zip(before, trainable, strict=True)])
 
 
@@ -194,21 +199,19 @@ def test_split_batch_has_the_gradients_of_the_whole(encoder):
         assert gap < 1e-4 * whole.abs().max()
 
 
-def test_micro_batch_fits_the_memory(monkeypatch):
-    detector = tiny("efficientnet_lite0")
-    before = copy.deepcopy(detector.state_dict())
-    image = torch.zeros(1, 3, 64, 64)
-    assert micro_batch.pick_micro_batch(6, detector, image, 24) == 6
-    assert micro_batch.pick_micro_batch(60, detector, image, 24) == 24
-    torch.manual_seed(0)
-    bytes_an_image = micro_batch.saved_bytes(detector, image)
-    enough = 2 * 5.5 * micro_batch.PEAK_OVER_SAVED * bytes_an_image
-    monkeypatch.setattr(micro_batch, "free_memory", lambda device: int(enough))
-    torch.manual_seed(0)
-    assert micro_batch.pick_micro_batch("auto", detector, image, 24) == 5
-    monkeypatch.setattr(micro_batch, "free_memory", lambda device: 0)
-    assert micro_batch.pick_micro_batch("auto", detector, image, 24) == 1
-    assert_equal_states(before, detector.state_dict())
+def test_what_passes_at_once_follows_from_size_and_kind_of_device_alone():
+    gpu = torch.device("meta")  # any that is no CPU
+    for size, expected in {
+        (64, 64): (24, 24), (256, 256): (16, 24), (512, 512): (4, 24), (512, 1024): (2, 12),
+        (4096, 4096): (1, 1),
+    }.items():  # fmt: skip
+        config = load_config(overrides={"train.batch": 24, "data.size": list(size)})
+        assert tuple(pick_micro_batch(config, device) for device in (CPU, gpu)) == expected
+    config = load_config(overrides={"train.batch": 24, "train.crop": 64, "data.size": 4096})
+    assert pick_micro_batch(config, CPU) == 24
+    for number in (6, 60):
+        config = load_config(overrides={"train.batch": 24, "train.micro_batch": number})
+        assert pick_micro_batch(config, CPU) == min(number, 24)
 
 
 def test_where_it_doubts_the_network_restores_without_the_detail():
@@ -225,10 +228,12 @@ def test_where_it_doubts_the_network_restores_without_the_detail():
         network.stem.weight.data.copy_(weight)
 
 
-@pytest.mark.parametrize("settings", [{"data.size": 48}, {"train.crop": 32}, {"model": "draem"}])
+@pytest.mark.parametrize(
+    "settings", [{"data.size": 48}, {"train.crop": 32}, {"model": "draem", "data.size": 48}]
+)
 def test_images_too_small_for_the_coarsest_level_are_refused(settings):
     with pytest.raises(UserError, match=r"(data.size|train.crop) of \d+ pixels is too small"):
-        build_model(load_config(overrides={"unet.depth": 6} | {"data.size": 64} | settings))
+        build_model(load_config(overrides={"data.size": 64} | settings))
 
 
 def test_the_levels_of_a_torchvision_encoder_are_its_stages():

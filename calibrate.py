@@ -1,0 +1,145 @@
+"""Set a finished run's verdict anew, without training.
+
+    python calibrate.py                                    what the newest run promises
+    python calibrate.py RUN --false-alarms 0.005           call fewer good parts defective
+    python calibrate.py RUN --threshold 1.2                by hand
+    python calibrate.py RUN --good alarms/                 further good images, such as false alarms
+    python calibrate.py RUN --defects known/               how many known defects are found at what
+    python calibrate.py RUN --defects known/ --accept      the threshold that finds them all
+    python calibrate.py RUN --set score.reduce=max         how maps become scores
+
+RUN is a run folder or an .onnx file of export.py. What a run was calibrated to before stays in it.
+Each further good image counts as one of those that the run was calibrated on.
+"""
+
+if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
+    from utils.interrupt import quiet_start
+
+    quiet_start()
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+from tqdm import tqdm
+
+from data.images import ImageError, read_ahead
+from data.listing import expand
+from data.mvtec import Category
+from inspection.inspector import Inspector
+from inspection.open_run import add_threshold_flag, named_run, open_inspector, parse_checked
+from inspection.recalibrate import set_calibration
+from runs.folders import named_checkpoint
+from utils.calibration import Calibration
+from utils.config import Config, differences, rescored_config
+from utils.errors import UserError, run_script
+from utils.flags import add_setting_flags, overrides_from, script_parser
+
+RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
+"""Shares of false alarms that known defects are looked for at."""
+
+
+def parse_args() -> argparse.Namespace:
+    """Flags of the command line; raises `UserError` if they clash."""
+    parser = script_parser(__doc__)
+    parser.add_argument(
+        "checkpoint", nargs="?", type=named_checkpoint, metavar="RUN", help="default: the newest"
+    )
+    parser.add_argument("--false-alarms", type=float, metavar="SHARE", help="such as 0.005")
+    add_threshold_flag(parser)
+    parser.add_argument(
+        "--good", nargs="+", metavar="IMAGE", help="further good images, or folders"
+    )
+    parser.add_argument("--defects", nargs="+", metavar="IMAGE", help="a few known defects")
+    parser.add_argument("--accept", action="store_true", help="set what finds all of --defects")
+    add_setting_flags(parser, ["--model", "--category", "--data-root", "--device", "--set"])
+    args = parse_checked(parser)
+    if args.accept and not args.defects:
+        raise UserError("--accept goes with --defects")
+    if sum([args.threshold is not None, args.accept, args.false_alarms is not None]) > 1:
+        raise UserError("name one of --false-alarms, --threshold and --accept")
+    if args.false_alarms is not None and not 0 < args.false_alarms < 0.5:
+        raise UserError(f"--false-alarms is {args.false_alarms} but should be between 0 and 0.5")
+    return args
+
+
+def inspect(inspector: Inspector, names: list[str], what: str) -> tuple[list[float], list[float]]:
+    """Scores and highest pixels of the images that are named; one that is damaged is an error."""
+    paths, scores, peaks = expand(names), [], []
+    found = inspector.inspect_all(read_ahead(paths, inspector.read))
+    for _, inspection in tqdm(found, what, len(paths), unit="image", disable=None):
+        if isinstance(inspection, ImageError):
+            raise UserError(str(inspection))
+        scores.append(inspection.score)
+        peaks.append(float(inspection.anomaly_map.max()))
+    return scores, peaks
+
+
+def rescore(inspector: Inspector, config: Config, root: str | None) -> Calibration:
+    """The calibration of a run whose maps become scores in another way; all images are needed."""
+    from data.cache import decode_all
+    from inspection.calibrating import calibrate_detector
+    from inspection.torch_inspector import TorchInspector
+
+    if not isinstance(inspector, TorchInspector):
+        raise UserError("an export has its settings fixed; set those of its run and export it anew")
+    category = Category.chosen(config.data, root, None)
+    images, _ = decode_all(inspector.good.paths(category.train), config.data)
+    inspector.detector.config = config
+    return calibrate_detector(inspector.detector, images, inspector.good, inspector.device)
+
+
+def tell_found(calibration: Calibration, scores: list[float]) -> None:
+    """Print how many known defects are found at which rate of false alarms."""
+    for share in sorted({*RATES, calibration.false_alarms}):
+        at = calibration.anew(share)
+        found = sum(map(at.is_defect, scores))
+        print(
+            f"{100 * share:5.3g}% false alarms: threshold {at.threshold:.4g}, "
+            f"{found} of {len(scores)} known defects found"
+        )
+
+
+def finding_all(calibration: Calibration, scores: list[float]) -> Calibration:
+    """A threshold below the lowest of these scores, half-way to the highest good one below it."""
+    lowest = min(scores)
+    below = [score for score in calibration.scores if score < lowest]
+    return calibration.at((lowest + max(below)) / 2 if below else float(np.nextafter(lowest, -1e9)))
+
+
+def main() -> int:
+    """Set the verdict and print it before and after; returns the exit status."""
+    args = parse_args()
+    file = named_run(args)
+    inspector = open_inspector(file, vars(args)["device"] or "auto")
+    before = calibration = inspector.calibration
+    print(f"{file}\nbefore: {before.promise()}")
+
+    config = rescored_config(inspector.config, overrides_from(args))
+    if differences(inspector.config, config):
+        calibration = rescore(inspector, config, vars(args)["data.root"])
+    if args.good:
+        scores, peaks = inspect(inspector, args.good, "good images")
+        calibration = replace(
+            calibration,
+            scores=calibration.scores + scores,
+            peaks=calibration.peaks + peaks,
+            independent=calibration.independent + len(scores),
+        ).anew(calibration.false_alarms)
+    if args.false_alarms is not None:
+        calibration = calibration.anew(args.false_alarms)
+    if args.threshold is not None:
+        calibration = calibration.at(args.threshold)
+    if args.defects:
+        scores, _ = inspect(inspector, args.defects, "known defects")
+        tell_found(calibration, scores)
+        if args.accept:
+            calibration = finding_all(calibration, scores)
+    if calibration is not before:
+        set_calibration(file, calibration, config)
+        print(f"after:  {calibration.promise()}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

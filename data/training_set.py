@@ -1,0 +1,75 @@
+"""The good images of a run: decoded, and fold by fold."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.cache import decode_all
+from data.depth import with_depth
+from data.mvtec import Category
+from data.tensors import to_batch
+from data.twins import find_twins, groups, thumbnail, twins_warning
+from runs import distributed
+from runs.good_images import GoodImages
+from runs.run import Run
+from utils.batches import batches
+from utils.errors import UserError
+
+
+def load_images(run: Run, hold_out: bool) -> np.ndarray:
+    """The good images of a run, uint8 [N, H, W, 3]; a new run learns here which they are."""
+    settings = run.config
+    if not hold_out and distributed.world_size() > 1:
+        raise UserError(f"{settings.model} is fitted in one process; start it without torchrun")
+    category = Category(settings.data.root, settings.data.category)
+    paths = run.good.paths(category.train) if run.resumed else category.train_images()
+    if not run.resumed:
+        run.config = settings = with_depth(settings, paths)
+    images, readable = decode_all(paths, settings.data, quiet=not distributed.is_writer())
+    if run.resumed and len(readable) < len(paths):
+        raise UserError(f"{len(paths) - len(readable)} images of this run can no longer be read")
+    if not run.resumed:
+        names = [path.relative_to(category.train).as_posix() for path in readable]
+        share = settings.calibration.holdout if hold_out else 0
+        of_groups = groups(readable, settings.calibration.group)
+        if settings.calibration.group is None:
+            warning = twins_warning(readable, find_twins(np.stack(list(map(thumbnail, images)))))
+            run.warn(warning)
+        run.good = GoodImages.dealt(names, of_groups, share, settings.seed, settings.data.limit)
+        images = images[np.isin(names, run.good.names)]
+    return images
+
+
+class Fold:
+    """Images of one fold, a few at a time: [B, 3, H, W] in [0, 1] on the device, again and again.
+
+    Args:
+        images: all images, uint8 [N, H, W, 3].
+        places: those of the fold.
+        size: images at a time.
+        device: where to put them.
+    """
+
+    def __init__(
+        self, images: np.ndarray, places: Sequence[int], size: int, device: torch.device
+    ) -> None:
+        self.images, self.places, self.size, self.device = images, places, size, device
+
+    def __len__(self) -> int:
+        """Batches in it."""
+        return -(-len(self.places) // self.size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for group in batches(self.places, self.size):
+            yield to_batch(self.images[np.array(group)], self.device)
+
+
+def in_folds(images: np.ndarray, good: GoodImages, size: int, device: torch.device) -> list[Fold]:
+    """The good images, uint8 [N, H, W, 3], by fold, `size` at a time."""
+    folds = np.array(good.folds)
+    return [
+        Fold(images, np.flatnonzero(folds == number), size, device)
+        for number in range(folds.max() + 1)
+    ]

@@ -1,0 +1,1 @@
+"""Measuring a detector on a test split, and showing what came out."""

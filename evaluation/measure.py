@@ -1,0 +1,176 @@
+"""Scoring a test split, and measuring what the scores are worth."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from math import nan
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data.images import ImageError
+from data.mvtec import TestImage
+from data.pseudo_defects import PseudoImage
+from evaluation.metrics import (
+    BinnedPixelScores,
+    PixelScores,
+    auroc,
+    average_precision,
+    bootstrap_auroc,
+    count_above,
+    oracle_f1,
+    precision_recall_f1,
+)
+from inspection.inspector import Inspector
+from models.anomaly_map import full_size
+from utils.calibration import Calibration
+from utils.errors import UserError
+from utils.files import printable
+from utils.memory import peak_mib
+
+EXACT_PIXELS = 400_000_000
+"""Of so many pixels at most the metrics are exact, which takes 2 GiB; more are counted in bins."""
+
+PIXEL_BYTES = 5
+"""Memory that exact metrics take for a pixel."""
+
+Test = TestImage | PseudoImage
+Reader = Iterable[tuple[Test, Any]]
+
+
+@dataclass
+class Row:
+    """One test image and its score."""
+
+    test: Test
+    score: float
+    milliseconds: float
+
+    @property
+    def kind(self) -> str:
+        """The kind of defect, or "good"."""
+        return printable(self.test.defect)
+
+
+def collect_pixels(tests: Sequence[TestImage]) -> tuple[PixelScores | None, list[str]]:
+    """What collects the pixels of a test split, and notices of what the pixel metrics will lack.
+
+    Nothing (None) collects them where no image has a mask.
+    """
+    defective = [test for test in tests if test.is_defect]
+    lacking = sum(map(_lacks_mask, defective))
+    if lacking == len(defective):
+        notice = f"no pixel metrics: there is no mask for any of {lacking} defective images"
+        return None, [notice] if lacking else []
+    notices = []
+    if lacking:
+        of_all = f"{lacking} of {len(defective)} defective images"
+        notices.append(f"left out of the pixel metrics: {of_all}, which have no mask")
+    pixels = sum(_count_pixels(test) for test in tests if not _lacks_mask(test))
+    if pixels <= EXACT_PIXELS:
+        return PixelScores(), notices
+    need = f"{pixels / 1e6:.0f} million pixels would take {pixels * PIXEL_BYTES / 2**30:.1f} GiB"
+    notices.append(f"exact pixel metrics of {need} of memory; they are counted in bins instead")
+    return BinnedPixelScores(), notices
+
+
+def _lacks_mask(test: Test) -> bool:
+    return isinstance(test, TestImage) and test.is_defect and test.mask is None
+
+
+def _count_pixels(test: TestImage) -> int:
+    """Pixels of an image, from the head of its file; 0 if it is damaged."""
+    with suppress(Exception), Image.open(test.path) as image:  # decoders raise many kinds
+        return image.width * image.height
+    return 0
+
+
+def score_split(
+    inspector: Inspector, readers: Iterable[Reader], count: int, pixels: PixelScores | None = None
+) -> tuple[list[Row], list[str]]:
+    """Inspect test images and collect their pixels.
+
+    Args:
+        inspector: the detector.
+        readers: test images, each with what reading it gave. No batch has images of two readers:
+            between them the scale of the anomaly map may change.
+        count: how many images they have.
+        pixels: gets the anomaly maps at the size of the original images; None collects none.
+
+    Returns:
+        The scored images, and what went wrong with the others and with masks.
+
+    Raises:
+        UserError: if no image can be read.
+    """
+    rows, problems = [], []
+    inspections = chain.from_iterable(
+        inspector.inspect_all(_with_masks(reader)) for reader in readers
+    )
+    for (test, mask), inspection in tqdm(inspections, "scoring", count, unit="image", disable=None):
+        if isinstance(inspection, ImageError):
+            problems.append(f"left out: {inspection}")
+            continue
+        rows.append(Row(test, inspection.score, inspection.milliseconds))
+        if pixels is None or _lacks_mask(test):
+            continue
+        if isinstance(mask, ImageError):
+            problems.append(f"left out of the pixel metrics: {mask}")
+            continue
+        pixels.add(full_size(inspection.anomaly_map, inspection.size), mask)
+    if not rows:
+        raise UserError(f"none of {count} test images can be read; the first is {problems[0]}")
+    return rows, problems
+
+
+def _with_masks(reader: Reader) -> Iterator[tuple[tuple[Test, Any], Any]]:
+    """Test images and their masks on the one side, images, or errors, on the other."""
+    for test, found in reader:
+        image, mask = (found, None) if isinstance(found, ImageError) else found
+        yield (test, mask), image
+
+
+def scores_by_class(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the good images [G] and of the defective ones [D]."""
+    good = [row.score for row in rows if not row.test.is_defect]
+    return np.array(good), np.array([row.score for row in rows if row.test.is_defect])
+
+
+def measure(
+    rows: Sequence[Row], pixels: PixelScores | None, calibration: Calibration, batch: int
+) -> dict[str, float]:
+    """All metrics by name; those that the test split does not allow are NaN."""
+    good, defect = scores_by_class(rows)
+    low, high = bootstrap_auroc(good, defect)
+    best_f1, best_threshold = oracle_f1(good, defect)
+    precision, recall, f1 = precision_recall_f1(good, defect, calibration.threshold)
+    alarms = count_above(good, calibration.threshold)
+    metrics = {
+        "image_auroc": auroc(good, defect),
+        "image_auroc_low": low,
+        "image_auroc_high": high,
+        "image_ap": average_precision(good, defect),
+        "threshold": calibration.threshold,
+        "false_alarms": alarms / len(good) if len(good) else nan,
+        "false_alarms_promised": calibration.false_alarms,
+        "good_called_defective": alarms,
+        "defects_found": count_above(defect, calibration.threshold),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "oracle_f1": best_f1,
+        "oracle_threshold": best_threshold,
+        **(pixels or PixelScores()).results(),
+        "ms_per_image": float(np.median([row.milliseconds for row in rows])),
+        "batch": batch,
+        "peak_mib": peak_mib() or nan,
+        "good_images": len(good),
+        "defective_images": len(defect),
+    }
+    for kind in sorted({row.kind for row in rows if row.test.is_defect}):
+        of_kind = [row.score for row in rows if row.kind == kind]
+        metrics[f"auroc_{kind}"] = auroc(good, of_kind)
+    return metrics

@@ -1,0 +1,428 @@
+"""Detection metrics: image level, and pixel level over a whole test set.
+
+Scores are anomaly scores: any finite number, larger meaning more anomalous. `good` always holds
+the scores of the normal class and `defect` those of the anomalous one; the same functions serve
+images and pixels. A NaN or infinite score raises instead of being ranked somewhere, since it means
+that the model is broken.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
+
+BIN_BITS = 22
+"""Bits of a float32 score that tell its bin: sign, exponent and 13 bits of the fraction, so a bin
+is 0.012% of its scores wide, wherever they lie."""
+
+
+class _Sweep(NamedTuple):
+    """Counts at each distinct defect score t, in ascending order; all arrays are [T] int64.
+
+    No metric here needs a threshold between two defect scores: recall does not change there.
+    """
+
+    first: NDArray  # index of the first t among the sorted defect scores
+    tied: NDArray  # defect scores == t
+    hits: NDArray  # defect scores >= t
+    false_above: NDArray  # good scores > t
+    false_from: NDArray  # good scores >= t
+
+
+def _finite(scores: ArrayLike) -> NDArray:
+    scores = np.asarray(scores).ravel()
+    if not np.isfinite(scores).all():
+        raise ValueError("scores contain NaN or infinity")
+    return scores
+
+
+def _sorted(good: ArrayLike, defect: ArrayLike) -> tuple[NDArray, NDArray]:
+    good, defect = _finite(good), _finite(defect)
+    # With one dtype on both sides np.searchsorted does not have to cast (and copy) either of them.
+    dtype = np.result_type(good, defect)
+    good, defect = good.astype(dtype), defect.astype(dtype)
+    good.sort()
+    defect.sort()
+    return good, defect
+
+
+def _sweep(good: NDArray, defect: NDArray) -> _Sweep:
+    """Both arguments sorted, of one dtype and not empty."""
+    first = np.flatnonzero(np.concatenate(([True], defect[1:] != defect[:-1])))
+    values = defect[first]
+    return _Sweep(
+        first=first,
+        tied=np.diff(first, append=defect.size),
+        hits=defect.size - first,
+        false_above=good.size - np.searchsorted(good, values, side="right"),
+        false_from=good.size - np.searchsorted(good, values, side="left"),
+    )
+
+
+def _auroc(sweep: _Sweep, n_good: int, n_defect: int) -> float:
+    # Twice the number of (defect, good) pairs in the wrong order, a tie being half wrong.
+    losses = np.sum(sweep.tied * (sweep.false_above + sweep.false_from))
+    return float(1 - losses / (2 * n_good * n_defect))
+
+
+def _average_precision(sweep: _Sweep, n_defect: int) -> float:
+    return float(np.sum(sweep.tied * (sweep.hits / (sweep.hits + sweep.false_from))) / n_defect)
+
+
+def auroc(good: ArrayLike, defect: ArrayLike) -> float:
+    """Area under the ROC curve: P(defect score > good score), a tie counting half.
+
+    Args:
+        good: scores of the normal class, any shape.
+        defect: scores of the anomalous class, any shape.
+
+    Returns:
+        A value in [0, 1], or NaN when either side is empty.
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+    """
+    good, defect = _sorted(good, defect)
+    if not good.size or not defect.size:
+        return float("nan")
+    return _auroc(_sweep(good, defect), good.size, defect.size)
+
+
+def average_precision(good: ArrayLike, defect: ArrayLike) -> float:
+    """Average precision: sum of (R_n - R_{n-1}) P_n over distinct thresholds, as in scikit-learn.
+
+    Args:
+        good: scores of the normal class, any shape.
+        defect: scores of the anomalous class, any shape.
+
+    Returns:
+        A value in (0, 1], or NaN when either side is empty.
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+    """
+    good, defect = _sorted(good, defect)
+    if not good.size or not defect.size:
+        return float("nan")
+    return _average_precision(_sweep(good, defect), defect.size)
+
+
+def oracle_f1(good: ArrayLike, defect: ArrayLike) -> tuple[float, float]:
+    """Best F1 over all thresholds, and that threshold: an upper bound, not an operating point.
+
+    The threshold is picked with the test labels, so no deployed detector can count on this F1;
+    `precision_recall_f1` judges a threshold fixed beforehand.
+
+    Args:
+        good: scores of the normal class, any shape.
+        defect: scores of the anomalous class, any shape.
+
+    Returns:
+        (F1 in [0, 1], threshold), where `score >= threshold` is positive and the threshold is an
+        observed score, the highest one if several reach the same F1. NaNs when either side is
+        empty.
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+    """
+    good, defect = _sorted(good, defect)
+    if not good.size or not defect.size:
+        return float("nan"), float("nan")
+    sweep = _sweep(good, defect)
+    f1 = 2 * sweep.hits / (defect.size + sweep.hits + sweep.false_from)
+    best = np.flatnonzero(f1 == f1.max())[-1]
+    return float(f1[best]), float(defect[sweep.first[best]])
+
+
+def count_above(scores: ArrayLike, threshold: float) -> int:
+    """How many scores lie above a threshold: of good ones the false alarms, of others the finds.
+
+    Args:
+        scores: of one class, any shape.
+        threshold: in the unit of the scores, fixed without looking at them.
+
+    Raises:
+        ValueError: a score is NaN or infinite, or the threshold is NaN.
+    """
+    # A Python float would be rounded to the dtype of float32 scores before the comparison.
+    threshold = np.float64(threshold)
+    if np.isnan(threshold):
+        raise ValueError("threshold is NaN")
+    return int(np.count_nonzero(_finite(scores) > threshold))
+
+
+def precision_recall_f1(
+    good: ArrayLike, defect: ArrayLike, threshold: float
+) -> tuple[float, float, float]:
+    """Precision, recall and F1 of the verdict `score > threshold`.
+
+    Args:
+        good: scores of the normal class, any shape.
+        defect: scores of the anomalous class, any shape.
+        threshold: in the unit of the scores, fixed without looking at them.
+
+    Returns:
+        (precision, recall, F1), each in [0, 1]; precision is 0.0 when nothing is flagged. Recall is
+        NaN when there are no defect scores, the other two when either side is empty.
+
+    Raises:
+        ValueError: a score is NaN or infinite, or the threshold is NaN.
+    """
+    hits = count_above(defect, threshold)
+    flagged = hits + count_above(good, threshold)
+    recall = hits / np.size(defect) if np.size(defect) else float("nan")
+    if not np.size(good) or not np.size(defect):
+        return float("nan"), recall, float("nan")
+    precision = hits / flagged if flagged else 0.0
+    return precision, recall, 2 * hits / (flagged + np.size(defect))
+
+
+def bootstrap_auroc(
+    good: ArrayLike, defect: ArrayLike, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the image AUROC, images resampled within each class.
+
+    It covers the choice of test images only, not the variation between training runs. Memory grows
+    with len(good) * len(defect) and is meant for image scores (hundreds), not for pixels.
+
+    Args:
+        good: [G] scores of the good images.
+        defect: [D] scores of the defective images.
+        seed: seed of the resampling.
+        resamples: number of resamples.
+        level: coverage of the interval, in (0, 1).
+
+    Returns:
+        (low, high), each in [0, 1]; NaNs when either side is empty.
+
+    Raises:
+        ValueError: a score is NaN or infinite, or the level is not in (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
+    good, defect = _finite(good), _finite(defect)
+    if not good.size or not defect.size:
+        return float("nan"), float("nan")
+    wins = (defect[:, None] > good) + 0.5 * (defect[:, None] == good)
+    # A resample is how often each image was drawn; its AUROC is bilinear in the two count vectors.
+    rng = np.random.default_rng(seed)
+    n_good, n_defect = good.size, defect.size
+    good_counts = rng.multinomial(n_good, np.full(n_good, 1 / n_good), size=resamples)
+    defect_counts = rng.multinomial(n_defect, np.full(n_defect, 1 / n_defect), size=resamples)
+    aurocs = np.sum((defect_counts @ wins) * good_counts, axis=1) / (n_good * n_defect)
+    low, high = np.quantile(aurocs, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class PixelScores:
+    """Pixel AUROC, AP and AUPRO of a whole test set, fed one image at a time: exact.
+
+    Keeps 4 bytes per defect-free pixel and 12 per defective pixel, not the maps themselves.
+    """
+
+    EXACT = True
+
+    def __init__(self) -> None:
+        """Start with no images."""
+        self._good: list[NDArray] = []  # float32 scores of defect-free pixels
+        self._defect: list[NDArray] = []  # float32 scores of defective pixels
+        self._weight: list[NDArray] = []  # float64, 1 / area of the region each of them lies in
+        self._regions = 0
+
+    def add(self, anomaly_map: NDArray, mask: NDArray | None = None) -> None:
+        """Add one test image.
+
+        Args:
+            anomaly_map: [H, W] scores, kept as float32.
+            mask: [H, W] bool, True where defective, at the resolution of the map; None for a good
+                image.
+
+        Raises:
+            ValueError: the map is not [H, W], holds NaN or infinity, or the mask differs in shape.
+        """
+        anomaly_map = np.asarray(anomaly_map, dtype=np.float32)
+        if anomaly_map.ndim != 2:
+            raise ValueError(f"anomaly map must be [H, W], got shape {anomaly_map.shape}")
+        scores = _finite(anomaly_map)
+        if mask is None:
+            self._keep_good(scores)
+            return
+        mask = np.asarray(mask, dtype=bool)
+        if mask.shape != anomaly_map.shape:
+            raise ValueError(f"map {anomaly_map.shape} and mask {mask.shape} differ in shape")
+        labels, regions = ndimage.label(mask, structure=EIGHT_CONNECTED)
+        inside = labels[mask]
+        self._keep_good(anomaly_map[~mask])
+        self._keep_defect(anomaly_map[mask], 1 / np.bincount(inside)[inside])
+        self._regions += regions
+
+    def results(self, limits: Sequence[float] = (0.3, 0.05)) -> dict[str, float]:
+        """Metrics over all images added so far.
+
+        AUPRO follows Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, and its
+        official evaluation code. Over all thresholds in descending order, PRO is the mean over the
+        8-connected defect regions of all images of the share of the region at or above the
+        threshold; FPR is taken over the defect-free pixels of all images, good images included.
+        The area under PRO over FPR in [0, limit], with PRO interpolated linearly at the limit, is
+        divided by the limit.
+
+        Args:
+            limits: FPR limits of AUPRO, each in (0, 1].
+
+        Returns:
+            `pixel_auroc`, `pixel_ap` and one `aupro_<limit>` per limit, each in [0, 1], and
+            `pixel_error`, which none of them is further than from its exact value; all NaN when
+            there are no defective or no defect-free pixels.
+
+        Raises:
+            ValueError: a limit is not in (0, 1].
+        """
+        if not all(0 < limit <= 1 for limit in limits):
+            raise ValueError(f"limits must lie in (0, 1], got {limits}")
+        swept = self._swept()
+        if swept is None:
+            keys = ["pixel_auroc", "pixel_ap", *(f"aupro_{limit:g}" for limit in limits)]
+            return dict.fromkeys([*keys, "pixel_error"], float("nan"))
+        sweep, weight, n_good = swept
+        n_defect = int(sweep.hits[0])
+        fpr, pro = _pro_curve(sweep, weight, n_good)
+        results = {
+            "pixel_auroc": _auroc(sweep, n_good, n_defect),
+            "pixel_ap": _average_precision(sweep, n_defect),
+            **{f"aupro_{limit:g}": _area_up_to(limit, fpr, pro) for limit in limits},
+        }
+        error = 0.0 if self.EXACT else _largest_error(results, limits, *swept)
+        return results | {"pixel_error": error}
+
+    def _keep_good(self, scores: NDArray) -> None:
+        self._good.append(scores.copy())  # the caller may reuse its buffer
+
+    def _keep_defect(self, scores: NDArray, weight: NDArray) -> None:
+        self._defect.append(scores)
+        self._weight.append(weight)
+
+    def _swept(self) -> tuple[_Sweep, NDArray, int] | None:
+        """The sweep, each step's share [T] of PRO and the number of good pixels."""
+        good = _join(self._good, np.float32)
+        good.sort()
+        defect, weight = _join(self._defect, np.float32), _join(self._weight, np.float64)
+        order = np.argsort(defect)
+        defect, weight = defect[order], weight[order]
+        self._good, self._defect, self._weight = [good], [defect], [weight]
+        if not good.size or not defect.size:
+            return None
+        sweep = _sweep(good, defect)
+        return sweep, np.add.reduceat(weight, sweep.first) / self._regions, good.size
+
+
+class BinnedPixelScores(PixelScores):
+    """The same of a test set of any size, in 100 MiB: pixels are counted in bins of their scores.
+
+    Scores of one bin count as equal.
+    """
+
+    EXACT = False
+
+    def __init__(self) -> None:
+        """Start with no images."""
+        self._good = np.zeros(2**BIN_BITS, np.int64)  # defect-free pixels in each bin
+        self._defect = np.zeros(2**BIN_BITS, np.int64)  # defective pixels
+        self._weight = np.zeros(2**BIN_BITS)  # sum of 1 / area of the region they lie in
+        self._regions = 0
+
+    def _keep_good(self, scores: NDArray) -> None:
+        self._good += np.bincount(_bins(scores), minlength=2**BIN_BITS)
+
+    def _keep_defect(self, scores: NDArray, weight: NDArray) -> None:
+        bins = _bins(scores)
+        self._defect += np.bincount(bins, minlength=2**BIN_BITS)
+        self._weight += np.bincount(bins, weight, minlength=2**BIN_BITS)
+
+    def _swept(self) -> tuple[_Sweep, NDArray, int] | None:
+        used = np.flatnonzero(self._defect)
+        from_here = np.cumsum(self._good[::-1])[::-1]
+        n_good = int(from_here[0])
+        if not n_good or not used.size:
+            return None
+        tied = self._defect[used]
+        hits = np.cumsum(tied[::-1])[::-1]
+        false_from = from_here[used]
+        sweep = _Sweep(hits[0] - hits, tied, hits, false_from - self._good[used], false_from)
+        return sweep, self._weight[used] / self._regions, n_good
+
+
+def _bins(scores: NDArray) -> NDArray:
+    """The bins of float32 scores: their upper bits, as whole numbers in the order of the scores."""
+    bits = (scores + np.float32(0)).view(np.int32)  # -0.0, which equals 0.0, becomes it
+    bits ^= (bits >> 31) & 0x7FFFFFFF  # a larger magnitude of a negative score is less
+    return (bits >> (32 - BIN_BITS)) + 2 ** (BIN_BITS - 1)
+
+
+def _largest_error(
+    results: dict[str, float],
+    limits: Sequence[float],
+    sweep: _Sweep,
+    weight: NDArray,
+    n_good: int,
+) -> float:
+    """How far metrics of bins can be from exact ones.
+
+    In the worst order within each bin all defective pixels lie below the others, in the best one
+    above them; the curves of every order lie between those two.
+    """
+    before, n_defect = sweep.hits - sweep.tied, sweep.hits[0]
+    worst, best = sweep.false_from, sweep.false_above
+    ends = {
+        "pixel_auroc": [1 - np.sum(sweep.tied * (n / n_good)) / n_defect for n in (worst, best)],
+        "pixel_ap": [
+            np.sum(sweep.tied * (hits / (hits + n))) / n_defect
+            for hits, n in ((before + 1, worst), (sweep.hits, best))
+        ],
+    }
+    for limit in limits:
+        ends[f"aupro_{limit:g}"] = [
+            np.sum(weight * np.maximum(0, limit - n / n_good)) / limit for n in (worst, best)
+        ]
+    return float(max(abs(results[name] - end) for name, pair in ends.items() for end in pair))
+
+
+def _join(pieces: list[NDArray], dtype: type) -> NDArray:
+    """Concatenate, emptying the list on the way so that the data is hardly ever held twice."""
+    joined = np.empty(sum(piece.size for piece in pieces), dtype=dtype)
+    start = joined.size
+    while pieces:
+        piece = pieces.pop()
+        start -= piece.size
+        joined[start : start + piece.size] = piece
+    return joined
+
+
+def _pro_curve(sweep: _Sweep, weight: NDArray, n_good: int) -> tuple[NDArray, NDArray]:
+    """FPR and PRO, [2T + 2] each, from (0, 0) to (1, 1); `weight` [T] is what each step adds."""
+    reached = np.cumsum(weight[::-1])
+    fpr = np.ones(2 * reached.size + 2)
+    pro = np.ones_like(fpr)
+    fpr[0] = pro[0] = 0
+    # Each defect score adds two points: before it (good scores above it passed, none of its own
+    # pixels) and after it. Good scores tied with it thus make the step a slope.
+    fpr[1:-1:2] = sweep.false_above[::-1] / n_good
+    fpr[2:-1:2] = sweep.false_from[::-1] / n_good
+    pro[1] = 0
+    pro[3:-1:2] = reached[:-1]
+    pro[2:-1:2] = reached
+    return fpr, pro
+
+
+def _area_up_to(limit: float, fpr: NDArray, pro: NDArray) -> float:
+    """Trapezoid area of the curve over [0, limit], divided by the limit."""
+    inside = np.searchsorted(fpr, limit, side="right")  # fpr[0] = 0, so at least one point
+    height = pro[inside - 1]
+    if inside < fpr.size:
+        part = (limit - fpr[inside - 1]) / (fpr[inside] - fpr[inside - 1])
+        height += part * (pro[inside] - height)
+    x, y = np.append(fpr[:inside], limit), np.append(pro[:inside], height)
+    return float(np.trapezoid(y, x) / limit)

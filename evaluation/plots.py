@@ -1,0 +1,78 @@
+"""Plots of evaluations."""
+
+import io
+from typing import BinaryIO
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+GOOD, DEFECT = "#2a9d5c", "#d1495b"
+
+
+def roc(good: np.ndarray, defect: np.ndarray, auroc: float) -> bytes:
+    """ROC curve of image scores, good [G] and defect [D], as PNG."""
+    labels = np.repeat([0, 1], [len(good), len(defect)])
+    false_rate, true_rate, _ = roc_curve(labels, np.concatenate([good, defect]))
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+    axes.plot(false_rate, true_rate, color=DEFECT)
+    axes.set(
+        xlabel="share of good parts called defective",
+        ylabel="share of defective parts found",
+        title=f"image AUROC {auroc:.3f}",
+        aspect="equal",
+    )
+    return _png(figure)
+
+
+def histogram(good: np.ndarray, defect: np.ndarray, threshold: float) -> bytes:
+    """Histogram of image scores, good [G] and defect [D], with the threshold, as PNG.
+
+    One of the two may be empty.
+    """
+    edges = np.histogram_bin_edges(np.concatenate([good, defect, [threshold]]), 40)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    if len(good):
+        axes.hist(good, edges, color=GOOD, alpha=0.7, label=f"good ({len(good)})")
+    if len(defect):
+        axes.hist(defect, edges, color=DEFECT, alpha=0.6, label=f"defective ({len(defect)})")
+    axes.axvline(threshold, color="0.2", linestyle="--", label=f"threshold {threshold:.4g}")
+    axes.set(xlabel="score", ylabel="images")
+    axes.legend()
+    return _png(figure)
+
+
+def save_auroc_bars(bars: dict[str, dict[str, tuple[float, float, float]]], file: BinaryIO) -> None:
+    """Bars of image AUROC for each category, a colour for each detector.
+
+    Args:
+        bars: detector -> category -> (AUROC, low and high end of its interval).
+        file: where the PNG goes.
+    """
+    categories = sorted({category for row in bars.values() for category in row})
+    count = max(1, len(bars))
+    width = 0.8 / count
+    figure = Figure(figsize=(3 + 0.4 * len(categories) * count, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (detector, row) in enumerate(bars.items()):
+        shift = (number - (count - 1) / 2) * width
+        places = [categories.index(category) + shift for category in row]
+        values, low, high = np.array(list(row.values()), float).reshape(-1, 3).T
+        reach = np.maximum([values - low, high - values], 0)
+        axes.bar(places, values, width, yerr=reach, label=detector, ecolor="0.2", capsize=2)
+    axes.axhline(0.5, color="0.5", linewidth=1, linestyle="--")  # as good as a coin
+    axes.set(ylabel="image AUROC, 95% interval", ylim=(0, 1.02))
+    axes.set_xticks(range(len(categories)), categories, rotation=30, ha="right")
+    if bars:
+        figure.legend(loc="outside right upper", frameon=False)
+    FigureCanvasAgg(figure).print_png(file)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

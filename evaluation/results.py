@@ -1,0 +1,171 @@
+"""What is said of an evaluation: printed, and in the files that it writes."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from math import isnan, nan
+from pathlib import Path
+
+from PIL import Image
+
+from evaluation.measure import Row, scores_by_class
+from evaluation.metrics import count_above
+from evaluation.plots import histogram, roc
+from inspection.inspector import Inspector
+from inspection.panel import panel, stack
+from utils.calibration import Calibration
+from utils.files import printable
+
+WORST = 4  # images in each picture of worst cases
+FILES = {
+    "metrics.json",
+    "metrics.csv",
+    "scores.csv",
+    "histogram.png",
+    "roc.png",
+    "lowest_defective.png",
+    "highest_good.png",
+    "report.html",
+}
+WRITTEN = "eval_files.txt"
+"""Says which of these an evaluation wrote: what else lies in its folder is the user's."""
+
+
+def summary(metrics: dict[str, float], synthetic: bool) -> str:
+    """The metrics as text, the image AUROC first; those that are NaN are left out."""
+    m = metrics
+    good, defective = m["good_images"], m["defective_images"]
+    if good and defective:
+        first = (
+            f"{m['image_auroc']:.4f}   (95% interval {m['image_auroc_low']:.3f} to "
+            f"{m['image_auroc_high']:.3f}; {good} good, {defective} defective images)"
+        )
+    else:
+        first = f"undefined: no {'defective' if good else 'good'} images were tested"
+    promised = f"promised {100 * m['false_alarms_promised']:.3g}%"
+    alarms = f"{m['good_called_defective']} of {good} good parts"
+    found = f"{m['defects_found']} of {defective} defective parts"
+    lines = [  # each with the value that it is about
+        (m["threshold"], f"at the threshold of {m['threshold']:.4g}:"),
+        (m["false_alarms"], f"false alarms       {m['false_alarms']:.1%}   ({alarms}; {promised})"),
+        (m["recall"], f"defects found      {m['recall']:.1%}   ({found})"),
+        (m["f1"], f"F1                 {m['f1']:.4f}   (precision {m['precision']:.3f})"),
+        (0, ""),
+        (m["image_ap"], f"image AP           {m['image_ap']:.4f}"),
+        (
+            m["oracle_f1"],
+            f"oracle F1-max      {m['oracle_f1']:.4f}   (threshold {m['oracle_threshold']:.4g} "
+            "picked with the test labels)",
+        ),
+        (m["pixel_auroc"], f"pixel AUROC        {m['pixel_auroc']:.4f}"),
+        (m["pixel_ap"], f"pixel AP           {m['pixel_ap']:.4f}"),
+        (m["aupro_0.3"], f"AUPRO at FPR 0.3   {m['aupro_0.3']:.4f}"),
+        (m["aupro_0.05"], f"AUPRO at FPR 0.05  {m['aupro_0.05']:.4f}"),
+        (
+            m["pixel_error"] or nan,
+            "pixel metrics are counted in bins: off by at most "
+            f"{m['pixel_error'] + 5e-6:.5f}",  # rounded up
+        ),
+        (0, f"speed              {m['ms_per_image']:.0f} ms an image, {m['batch']} at a time"),
+        (0, ""),
+    ]
+    lines += [
+        (value, f"AUROC of {name.removeprefix('auroc_'):<16} {value:.4f}")
+        for name, value in metrics.items()
+        if name.startswith("auroc_")
+    ]
+    title = f"{'PSEUDO ' if synthetic else ''}IMAGE AUROC  {first}\n"
+    return "\n".join([title, *(line for value, line in lines if not isnan(value))]).rstrip()
+
+
+def kinds_table(
+    rows: Sequence[Row], metrics: dict[str, float], calibration: Calibration
+) -> list[dict]:
+    """For each kind of defect, and for good parts, how many there are and how many are right."""
+    table = []
+    for kind in sorted({row.kind for row in rows}, key=lambda kind: (kind == "good", kind)):
+        scores = [row.score for row in rows if row.kind == kind]
+        value = metrics.get(f"auroc_{kind}", nan)
+        table.append(
+            {
+                "kind": kind,
+                "images": len(scores),
+                "called defective": count_above(scores, calibration.threshold),
+                "AUROC": "" if isnan(value) else f"{value:.3f}",
+                "lowest score": f"{min(scores):.4g}",
+                "highest score": f"{max(scores):.4g}",
+            }
+        )
+    return table
+
+
+def tables(
+    rows: Sequence[Row], metrics: dict[str, float], calibration: Calibration
+) -> dict[str, bytes]:
+    """metrics.json, where NaN is null, metrics.csv, and scores.csv with a line an image."""
+    defined = {name: None if isnan(value) else value for name, value in metrics.items()}
+    scores = [
+        [row.test.path, row.test.defect, row.score, calibration.verdict(row.score)] for row in rows
+    ]
+    return {
+        "metrics.json": json.dumps(defined, indent=2).encode(),
+        "metrics.csv": _csv([defined.keys(), defined.values()]),
+        "scores.csv": _csv([["path", "defect", "score", "verdict"], *scores]),
+    }
+
+
+def plots(
+    rows: Sequence[Row], metrics: dict[str, float], calibration: Calibration
+) -> dict[str, bytes]:
+    """histogram.png, and roc.png where there are both good and defective images."""
+    good, defect = scores_by_class(rows)
+    files = {"histogram.png": histogram(good, defect, calibration.threshold)}
+    if len(good) and len(defect):
+        files["roc.png"] = roc(good, defect, metrics["image_auroc"])
+    return files
+
+
+def worst_cases(rows: Sequence[Row], inspector: Inspector) -> dict[str, list[Image.Image]]:
+    """Panels of the lowest defective images and the highest good ones, by name, where there are."""
+    low = sorted((row for row in rows if row.test.is_defect), key=lambda row: row.score)
+    high = sorted((row for row in rows if not row.test.is_defect), key=lambda row: -row.score)
+    return {
+        name: [
+            panel(
+                inspector.inspect(row.test.read()[0]),
+                inspector.calibration,
+                f"{row.test.defect}/{row.test.path.name}",
+            )
+            for row in chosen[:WORST]
+        ]
+        for name, chosen in {"lowest_defective": low, "highest_good": high}.items()
+        if chosen
+    }
+
+
+def stacked(panels: Mapping[str, list[Image.Image]]) -> dict[str, bytes]:
+    """The panels of each name as one picture, <name>.png."""
+    files = {}
+    for name, pictures in panels.items():
+        buffer = io.BytesIO()
+        stack(pictures).save(buffer, "PNG")
+        files[f"{name}.png"] = buffer.getvalue()
+    return files
+
+
+def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write an evaluation's files, in place of all that the last one in this folder wrote."""
+    written = folder / WRITTEN
+    if written.exists():
+        for name in FILES.intersection(written.read_text(encoding="utf-8").split()):
+            (folder / name).unlink(missing_ok=True)
+    written.write_text("\n".join(files), encoding="utf-8")
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def _csv(lines: list) -> bytes:
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer).writerows(lines)
+    return printable(buffer.getvalue()).encode()

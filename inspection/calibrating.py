@@ -1,0 +1,72 @@
+"""Setting a detector's verdict on good images, each scored as if it had not been learned from."""
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.training_set import in_folds
+from models.detector import Detector
+from runs.good_images import GoodImages
+from runs.micro_batch import pick_inference_batch
+from utils.calibration import Calibration, calibrate
+
+DOUBT = 10
+"""Held-out images that must speak for another spread of the scores to be believed half."""
+
+
+@torch.inference_mode()
+def calibrate_detector(
+    model: Detector, images: np.ndarray, good: GoodImages, device: torch.device
+) -> Calibration:
+    """Thresholds and range of colours from all good images that a run knows.
+
+    Args:
+        model: finished, on the device; its scale is set too, if it has one.
+        images: the good images, uint8 [N, H, W, 3].
+        good: what each of them is for.
+        device: that of the model.
+    """
+    model.eval()
+    folds = in_folds(images, good, pick_inference_batch("auto", model, device), device)
+    scores, peaks, levels = np.empty((3, len(images)))
+    with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
+        for number in model.leaving_out(folds):
+            found: list[tuple[float, float, float]] = []
+            for batch in folds[number]:
+                prediction = model(batch)
+                pixels = prediction.anomaly_map.flatten(1)
+                of_batch = (prediction.score, pixels.amax(dim=1), pixels.median(dim=1).values)
+                found += zip(*(values.tolist() for values in of_batch), strict=True)
+                bar.update(len(batch))
+            places = folds[number].places
+            scores[places], peaks[places], levels[places] = np.array(found).T
+    held_out = np.array(good.held_out)
+    return calibrate(
+        as_unseen(scores, held_out).tolist(),
+        as_unseen(peaks, held_out).tolist(),
+        float(levels.mean()),
+        model.config.calibration.false_alarms,
+        independent=len(set(good.groups)),
+    )
+
+
+def as_unseen(values: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Scores of good images, those that a network was trained on moved to where unseen ones lie.
+
+    A network finds what it was trained on a little less strange than other good parts. Their
+    distribution has the same shape, which many images tell better than the few held-out ones; where
+    it lies and how wide it is, those tell. What a network was trained on is never the stranger.
+
+    Args:
+        values: [N] scores or peaks.
+        held_out: bool [N].
+    """
+    if not held_out.any() or held_out.all():
+        return values
+    seen, unseen = values[~held_out], values[held_out]
+    middle, unseen_middle = np.median(seen), np.median(unseen)
+    spread, unseen_spread = (np.abs(part - np.median(part)).mean() for part in (seen, unseen))
+    belief = len(unseen) / (len(unseen) + DOUBT)
+    stretch = max(1.0, unseen_spread / max(spread, 1e-12)) ** belief
+    moved = max(middle, unseen_middle) + (values - middle) * stretch
+    return np.where(held_out, values, moved)

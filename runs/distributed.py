@@ -1,0 +1,136 @@
+"""Training in several processes started by torchrun; in a plain run every function is a no-op."""
+
+import os
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+TORCHRUN = [
+    "RANK",
+    "LOCAL_RANK",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "ROLE_NAME",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+]
+"""What torchrun sets in the environment of its processes, apart from TORCHELASTIC_*."""
+
+
+def start(device: torch.device, patience: timedelta | None = None) -> None:
+    """Join the process group if torchrun started this process (NCCL on CUDA, else Gloo).
+
+    Args:
+        device: what this process computes on.
+        patience: how long a process waits for the others before it fails; None for torch's default.
+    """
+    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that prints and writes files."""
+    return rank() == 0
+
+
+def total(value: float, device: torch.device) -> float:
+    """Sum of a number over all processes."""
+    if not dist.is_initialized():
+        return value
+    tensor = torch.tensor(value, dtype=torch.float32, device=device)
+    dist.all_reduce(tensor)
+    return tensor.item()
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Add up the gradients of all processes, in one message."""
+    if not dist.is_initialized():
+        return
+    gradients = [
+        torch.zeros_like(p) if p.grad is None else p.grad
+        for p in model.parameters()
+        if p.requires_grad
+    ]
+    summed = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(summed)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    pieces: tuple[Tensor, ...] = summed.split([p.numel() for p in trainable])
+    for parameter, piece in zip(trainable, pieces, strict=True):
+        parameter.grad = piece.view(parameter.shape)
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Average running statistics over all processes, each of which saw other images.
+
+    Those of frozen parts, which stay in evaluation mode, are left as they are.
+    """
+    if not dist.is_initialized():
+        return
+    learning = [module for module in model.modules() if module.training]
+    for buffer in (b for module in learning for b in module.buffers(recurse=False)):
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= world_size()
+
+
+def gather(value: Any) -> list[Any]:
+    """What each process gives, any plain data; waits for the slowest, and can be interrupted."""
+    if not dist.is_initialized():
+        return [value]
+    all_here = dist.barrier(async_op=True)
+    while not all_here.is_completed():
+        time.sleep(0.2)
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for plain runs of other scripts, one at a time for each process.
+
+    They know nothing of torchrun. The cores and the free memory of the machine are divided among
+    them, and each gets the GPU of the process that starts it.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in TORCHRUN and not name.startswith("TORCHELASTIC_")
+    }
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes > 1:
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        environment["OMP_NUM_THREADS"] = str(max(1, cores // processes))
+        environment["LOCAL_WORLD_SIZE"] = str(processes)  # for free_memory of utils/device.py
+    if "LOCAL_RANK" in os.environ and (count := torch.cuda.device_count()):
+        default = ",".join(map(str, range(count)))
+        there = os.environ.get("CUDA_VISIBLE_DEVICES", default).split(",")[:count]
+        environment["CUDA_VISIBLE_DEVICES"] = there[int(os.environ["LOCAL_RANK"]) % count]
+    return environment

@@ -1,0 +1,147 @@
+"""Run folders under checkpoints/: a name for a new one, finding the one to use, and its format."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from utils.config import Config, config_from
+from utils.errors import UserError
+from utils.yaml_files import read_yaml
+
+Kind = TypeVar("Kind")
+ROOT = Path("checkpoints")
+FINISHED = "calibration.yaml"
+"""File of a run that is there once the run is finished."""
+FORMAT = "visual-defect-detection"
+"""What checkpoints and exports say that they are."""
+
+
+def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
+    """Raise `UserError` if a file has another version of its format than the one known here.
+
+    Args:
+        file: the file.
+        version: what it says.
+        known: what is read here.
+        remedy: what to do about an older file.
+    """
+    formats = f"format {version}, this one reads {known}"
+    if version > known:
+        raise UserError(f"{file} was written by a newer version ({formats}); update with git pull")
+    if version < known:
+        raise UserError(f"{file} was written by an older version ({formats}); {remedy}")
+
+
+def named_checkpoint(name: str | Path) -> Path:
+    """The checkpoint, or export, that a flag names by itself or by its run folder.
+
+    Raises:
+        UserError: if there is none.
+    """
+    file = Path(name) / "last.pt" if Path(name).is_dir() else Path(name)
+    if not file.is_file():
+        raise UserError(f"no checkpoint at {file}")
+    return file
+
+
+def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--checkpoint`, for scripts that take a run or an export of one."""
+    parser.add_argument(
+        "--checkpoint",
+        type=named_checkpoint,
+        metavar="RUN",
+        help="run folder, its last.pt, or an .onnx file of export.py",
+    )
+
+
+def new_run(config: Config) -> Path:
+    """A folder for a new run, named by category, detector and time; created."""
+    stem = f"{config.data.category}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ["", *(f"-{number}" for number in range(2, 100))]:
+        run = ROOT / (stem + suffix)
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot create {run}: {error.strerror}") from None
+        return run
+    raise UserError(f"too many runs named {stem} in {ROOT}")
+
+
+def run_name(file: Path) -> str:
+    """What a run is called, given its checkpoint; an export goes by its own name, with .onnx."""
+    return file.resolve().parent.name if file.name == "last.pt" else file.name
+
+
+def find_run(
+    named: Path | None,
+    category: str | None = None,
+    model: str | None = None,
+    finished: bool = True,
+) -> Path:
+    """The checkpoint that `named` gives, or else the newest one under checkpoints/.
+
+    Says on stderr which newer ones it passes over.
+
+    Args:
+        named: a run folder or a file; None for the newest run.
+        category: only runs of this category count.
+        model: only runs of this detector count.
+        finished: prefer a run that is finished to those that broke off.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if named is not None:
+        return named_checkpoint(named)
+    files = [file for file in ROOT.glob("*/last.pt") if file.is_file()]  # no dangling link
+    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    unfinished = []
+    for file in files:
+        settings = file.with_name("config.yaml")
+        try:
+            config = config_from(read_yaml(settings), source=str(settings))
+        except UserError as error:
+            print(f"passed over {file.parent}: {error}", file=sys.stderr)
+            continue
+        if category not in (None, config.data.category) or model not in (None, config.model):
+            continue
+        if finished and not (file.parent / FINISHED).exists():
+            unfinished.append(file)
+            continue
+        for newer in unfinished:
+            print(f"passed over {newer.parent}, which is not finished", file=sys.stderr)
+        return file
+    if unfinished:
+        return unfinished[0]
+    wanted = " ".join(word for word in (model, category) if word)
+    raise UserError(
+        f"no {wanted + ' ' if wanted else ''}run in {ROOT.resolve()}; "
+        "train one with python train.py, or name one with --checkpoint"
+    )
+
+
+def checked(kind: type[Kind], content: Any, file: Path, name: str) -> Kind:
+    """What a file holds under a name, as a type such as a dataclass, once it is known to fit.
+
+    Raises:
+        UserError: naming the place, if a type is another one or a number is not finite.
+    """
+    try:
+        adapter = TypeAdapter(kind)
+        found = adapter.validate_python(content)
+        json.dumps(adapter.dump_python(found), allow_nan=False)
+        return found
+    except ValidationError as error:
+        place = ".".join(map(str, (name, *error.errors()[0]["loc"])))
+        raise UserError(f"{file} is damaged: {place} is not of the right type") from None
+    except ValueError:
+        raise UserError(
+            f"{file} is damaged, or its training diverged: {name} holds what is no number"
+        ) from None

@@ -1,0 +1,109 @@
+"""Which good images a run knows, and what each of them is for."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+
+FOLDS = 20
+"""Folds at least, where there are as many groups: what is known without one is nearly all."""
+
+FOLD = 32
+"""Images of a fold at most."""
+
+
+@dataclass
+class GoodImages:
+    """The good images that a run knows, by name, and what each of them is for.
+
+    Attributes:
+        names: files relative to train, with forward slashes.
+        groups: a number for each; shots of one part share theirs.
+        folds: number of the fold of each.
+        held_out: whether training does not see it.
+    """
+
+    names: list[str] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+    folds: list[int] = field(default_factory=list)
+    held_out: list[bool] = field(default_factory=list)
+
+    @classmethod
+    def dealt(
+        cls, names: list[str], groups: list[int], share: float, seed: int, limit: int = 0
+    ) -> "GoodImages":
+        """Hold a share of the images out and deal all into folds; groups stay together.
+
+        Args:
+            names: files relative to train.
+            groups: a number for each.
+            share: of the images, to hold out: whole groups until it is reached.
+            seed: decides which.
+            limit: images at most that are not held out, at random; a higher limit adds to those of
+                a lower one. 0: all.
+
+        Raises:
+            UserError: if they are all of one group.
+        """
+        sizes = Counter(groups)
+        if len(sizes) < 2:
+            raise UserError(
+                f"all {len(names)} good images are of one group by calibration.group; at least two "
+                "groups are needed, one to judge by the other"
+            )
+        order = [int(group) for group in np.random.default_rng(seed).permutation(sorted(sizes))]
+        held_out: set[int] = set()
+        while share and sum(sizes[group] for group in held_out) < share * len(names):
+            if len(held_out) == len(order) - 1:
+                break
+            held_out.add(order[len(held_out)])
+        places = sorted(range(len(names)), key=lambda place: order.index(groups[place]))
+        learned = [place for place in places if groups[place] not in held_out]
+        dropped = set(learned[limit:] if limit else [])
+        kept = [place for place in range(len(names)) if place not in dropped]
+        groups = [groups[place] for place in kept]
+        return cls(
+            [names[place] for place in kept],
+            groups,
+            deal(groups),
+            [group in held_out for group in groups],
+        )
+
+    @property
+    def learned(self) -> np.ndarray:
+        """Places of the images that training sees."""
+        return np.flatnonzero(~np.array(self.held_out))
+
+    @property
+    def examined(self) -> np.ndarray:
+        """Places of the images to examine a detector with: those held out, or else a tenth."""
+        if any(self.held_out):
+            return np.flatnonzero(self.held_out)
+        return np.arange(len(self.names))[:: min(10, len(self.names))]
+
+    def paths(self, folder: Path) -> list[Path]:
+        """Their files in a folder; raises `UserError` if one of them is gone."""
+        paths = [folder / name for name in self.names]
+        gone = [path for path in paths if not path.is_file()]
+        if gone:
+            raise UserError(
+                f"the run knows {len(paths)} good images, but {gone[0]} "
+                + (f"and {len(gone) - 1} more are gone" if len(gone) > 1 else "is gone")
+                + "; restore what is missing, or train a new run"
+            )
+        return paths
+
+
+def deal(groups: list[int]) -> list[int]:
+    """Deal images into folds of about equal size that keep groups together: a number for each."""
+    sizes = Counter(groups)
+    totals = [0] * min(len(sizes), max(FOLDS, math.ceil(len(groups) / FOLD)))
+    fold_of = {}
+    for group, size in sizes.most_common():  # large ones first
+        fold_of[group] = int(np.argmin(totals))
+        totals[fold_of[group]] += size
+    return [fold_of[group] for group in groups]

@@ -1,0 +1,156 @@
+"""A training run: its folder, how far it has come, what is saved of it, and who writes that."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from runs import distributed
+from runs.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
+from runs.folders import find_run, new_run
+from runs.good_images import GoodImages
+from utils.calibration import Calibration
+from utils.config import Config, resumed_config
+from utils.device import pick_device
+from utils.errors import UserError
+from utils.files import write_whole
+from utils.flags import overrides_from
+from utils.memory import peak_mib
+
+
+class Run:
+    """One run of train.py, new or resumed.
+
+    Args:
+        config: its settings.
+        folder: of a run that is resumed.
+        checkpoint: what it was left as.
+
+    Attributes:
+        config: see above.
+        folder: see above; None until a new run is first saved.
+        good: the good images that it knows.
+        progress: how far it has come.
+        history: loss and seconds of each epoch.
+        device: what it runs on.
+        recipe: file of settings that a new run was started with.
+    """
+
+    def __init__(
+        self, config: Config, folder: Path | None = None, checkpoint: Checkpoint | None = None
+    ) -> None:
+        self.config, self.folder = config, folder
+        self.good = GoodImages() if checkpoint is None else checkpoint.good
+        self.progress = Progress() if checkpoint is None else checkpoint.progress
+        self.history = [] if checkpoint is None else checkpoint.history
+        self.recipe: Path | None = None
+        self.device = pick_device(config.device)
+        self._checkpoint = checkpoint
+        self._earlier = sum(row["seconds"] for row in self.history) + self.progress.seconds
+        self._started = time.perf_counter()
+
+    @classmethod
+    def named(cls, args: argparse.Namespace) -> "Run":
+        """The run that the flags of train.py ask for."""
+        if args.resume is None:
+            run = cls(args.settings)
+            run.recipe = args.config
+            return run
+        overrides = overrides_from(args)
+        named = None if args.resume == Path() else args.resume
+        category, model = overrides.get("data.category"), overrides.get("model")
+        file = find_run(named, category, model, finished=False)
+        checkpoint = load_checkpoint(file)
+        config, done = resumed_config(checkpoint.config, overrides), checkpoint.progress.epoch
+        if config.train.epochs < done and checkpoint.optimizer is not None:
+            raise UserError(
+                f"{file.parent} has {done} epochs behind it and cannot go back to "
+                f"{config.train.epochs}; take as many, or more, or leave out --resume"
+            )
+        return cls(config, file.parent, checkpoint)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether there was a checkpoint to go on from."""
+        return self._checkpoint is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do: all is learned, and the verdict is set."""
+        if self._checkpoint is None or self._checkpoint.calibration is None:
+            return False
+        fitted = self._checkpoint.optimizer is None
+        return fitted or self.progress.epoch >= self.config.train.epochs
+
+    @property
+    def may_be_slow(self) -> bool:
+        """Whether it runs on a CPU by settings that no recipe for one has set."""
+        return self.device.type == "cpu" and self.recipe is None
+
+    def warn(self, text: str | None) -> None:
+        """Print a line to stderr, once for all processes, if there is anything to say."""
+        if text is not None and distributed.is_writer():
+            print(text, file=sys.stderr)
+
+    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, how: str) -> None:
+        """Save a new run before anything is learned, and say what it learns from, and how."""
+        if not self.resumed:
+            self.save(model, optimizer)
+        data, learned = self.config.data, len(self.good.learned)
+        self.say(
+            f"{self.config.model} on {data.category}: {learned} good images, "
+            f"{len(self.good.names) - learned} held out, {data.size[0]}x{data.size[1]}, "
+            f"{self.device}, {how} -> {self.folder}"
+        )
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """Bring both to where the checkpoint left them, if there is one."""
+        if self._checkpoint is not None:
+            restore(self.folder / "last.pt", self._checkpoint, model, optimizer)
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """Write the checkpoint, with the calibration of a run that is finished."""
+        if not distributed.is_writer():
+            return
+        if self.folder is None:
+            self.folder = new_run(self.config)
+        if calibration is not None:
+            seconds = self._earlier + time.perf_counter() - self._started
+            took = {"seconds": seconds, "peak_mib": peak_mib()}
+            write_whole(self.folder / "fit.json", json.dumps(took))
+        state = None if optimizer is None else optimizer.state_dict()
+        save_checkpoint(
+            self.folder,
+            Checkpoint(
+                self.config,
+                self.good,
+                model.state_dict(),
+                state,
+                self.progress,
+                self.history,
+                calibration,
+            ),
+        )
+
+    def say(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if distributed.is_writer():
+            print(text)
+
+    def end_epoch(self, loss: float | None = None) -> str:
+        """Note that an epoch, of this mean loss, is over; returns a line to print of it."""
+        progress = self.progress
+        entry = {"epoch": progress.epoch + 1, "seconds": progress.seconds}
+        self.history.append(entry if loss is None else {"loss": loss, **entry})
+        self.progress = Progress(epoch=progress.epoch + 1, micro_batch=progress.micro_batch)
+        about = "" if loss is None else f"/{self.config.train.epochs}  loss {loss:.5f}"
+        return f"epoch {entry['epoch']}{about}  {progress.seconds:.1f} s"

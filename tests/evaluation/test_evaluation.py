@@ -1,0 +1,123 @@
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.mvtec import TestImage
+from evaluation import measure as evaluation
+from evaluation.measure import Row, collect_pixels, measure
+from evaluation.metrics import BinnedPixelScores, PixelScores
+from evaluation.results import kinds_table, replace_files, summary, tables
+from utils.calibration import Calibration
+from utils.files import printable
+
+CALIBRATION = Calibration(
+    threshold=2.0, middle=1.0, pixel_threshold=2.0, low=0.0, high=4.0, false_alarms=0.02,
+    scores=[1.0], peaks=[1.0], independent=1,
+)  # fmt: skip
+
+
+def rows_of(**scores):
+    """Rows of no file, by kind."""
+    return [
+        Row(TestImage(Path(f"{kind}/{number}.png"), kind, None), score, 5.0)
+        for kind, of_kind in scores.items()
+        for number, score in enumerate(of_kind)
+    ]
+
+
+def test_false_alarms_and_finds_are_counted_at_the_threshold():
+    rows = rows_of(good=[1, 2, 2.5, 1], oil=[3, 1.5], crack=[2.1])
+    metrics = measure(rows, None, CALIBRATION, 1)
+    assert (metrics["good_called_defective"], metrics["false_alarms"]) == (1, 1 / 4)
+    assert (metrics["defects_found"], metrics["recall"]) == (2, 2 / 3)
+    assert metrics["false_alarms_promised"] == 0.02
+    text = summary(metrics, synthetic=False)
+    assert "false alarms       25.0%   (1 of 4 good parts; promised 2%)" in text
+    assert "defects found      66.7%   (2 of 3 defective parts)" in text
+    assert "pixel" not in text and "nan" not in text
+    table = kinds_table(rows, metrics, CALIBRATION)
+    assert [(row["kind"], row["called defective"]) for row in table] == [
+        ("crack", 1), ("oil", 1), ("good", 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, missing", [("good", "defective"), ("oil", "good")])
+def test_one_class_alone_tells_what_it_can(kind, missing):
+    rows = rows_of(**{kind: [1, 3, 1, 1]})
+    metrics = measure(rows, None, CALIBRATION, 1)
+    share = metrics["false_alarms" if kind == "good" else "recall"]
+    other = metrics["recall" if kind == "good" else "false_alarms"]
+    assert share == 1 / 4 and np.isnan(other)
+    text = summary(metrics, synthetic=False)
+    assert f"no {missing} images" in text and "25.0%" in text and "nan" not in text
+    (row,) = kinds_table(rows, metrics, CALIBRATION)
+    assert (row["called defective"], row["AUROC"]) == (1, "")
+
+
+def test_tables_hold_any_name_and_leave_out_what_is_undefined():
+    name, defect = "\udcff.png", "\udcfe"  # as Python gives bytes that are not UTF-8
+    rows = [
+        Row(TestImage(Path("零件_ż.png"), "good", None), 1.0, 5.0),
+        Row(TestImage(Path(name), defect, None), 3.0, 5.0),
+    ]
+    files = tables(rows, measure(rows, None, CALIBRATION, 1), CALIBRATION)
+    metrics = json.loads(files["metrics.json"].decode())
+    assert metrics["pixel_auroc"] is None and metrics[f"auroc_{printable(defect)}"] == 1
+    named, line = csv.reader(io.StringIO(files["metrics.csv"].decode()))
+    assert line[named.index("pixel_auroc")] == ""
+    _, first, second = csv.reader(io.StringIO(files["scores.csv"].decode()))
+    assert first == ["零件_ż.png", "good", "1.0", "good"]
+    assert second == [printable(name), printable(defect), "3.0", "defect"]
+
+
+def test_files_of_an_earlier_evaluation_go_and_those_of_a_user_stay(tmp_path):
+    (tmp_path / "report.html").write_text("of a user")
+    replace_files(tmp_path, {"metrics.json": b"1", "roc.png": b"1"})
+    (tmp_path / "notes.txt").touch()
+    replace_files(tmp_path, {"metrics.json": b"2"})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "metrics.json", "report.html", "notes.txt", "eval_files.txt",
+    }  # fmt: skip
+    assert (tmp_path / "metrics.json").read_text() == "2"
+
+
+def test_a_list_of_files_that_no_evaluation_wrote_deletes_nothing(tmp_path):
+    (tmp_path / "photo.png").touch()
+    (tmp_path / "eval_files.txt").write_text("photo.png\n../photo.png\n")
+    replace_files(tmp_path, {})
+    assert (tmp_path / "photo.png").exists()
+
+
+def test_pixels_are_collected_as_masks_and_memory_allow(tmp_path, monkeypatch):
+    Image.new("L", (20, 10)).save(tmp_path / "a.png")
+    image = tmp_path / "a.png"
+    good = TestImage(image, "good", None)
+    masked, bare = TestImage(image, "oil", image), TestImage(image, "oil", None)
+    damaged = TestImage(tmp_path / "gone.png", "oil", image)
+    assert collect_pixels([good]) == (None, [])
+    pixels, (notice,) = collect_pixels([good, bare, bare])
+    assert pixels is None and "2 defective images" in notice
+    pixels, (notice,) = collect_pixels([good, masked, bare, damaged])
+    assert type(pixels) is PixelScores and "1 of 3 defective images" in notice
+    monkeypatch.setattr(evaluation, "EXACT_PIXELS", 400)
+    assert collect_pixels([good, masked, damaged])[1] == []
+    pixels, (notice,) = collect_pixels([good, masked, masked])
+    assert type(pixels) is BinnedPixelScores and "GiB" in notice
+
+
+def test_the_error_of_bins_is_printed():
+    rows = rows_of(good=[1], oil=[3])
+    pixels = BinnedPixelScores()
+    rng = np.random.default_rng(0)
+    mask = rng.random((200, 200)) < 0.2
+    pixels.add(rng.normal(mask, 1), mask)
+    metrics = measure(rows, pixels, CALIBRATION, 1)
+    assert 0 < metrics["pixel_error"] < 1e-3
+    said = re.search(r"off by at most (\S+)", summary(metrics, synthetic=False))[1]
+    assert metrics["pixel_error"] <= float(said) <= metrics["pixel_error"] + 1e-5

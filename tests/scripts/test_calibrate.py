@@ -1,0 +1,106 @@
+import json
+import shutil
+
+import pytest
+import yaml
+from conftest import assert_one_line, run_script
+
+from inspection.open_run import open_inspector
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the finished run, in a working folder of its own."""
+    run = tmp_path / "checkpoints/run"
+    shutil.copytree(trained[1], run)
+    return run
+
+
+def calibration_of(file):
+    return open_inspector(file / "last.pt" if file.is_dir() else file, "cpu").calibration
+
+
+def test_a_threshold_by_hand_is_kept_and_so_is_the_former_one(run, tmp_path):
+    before = calibration_of(run)
+    result = run_script("calibrate.py", run, "--threshold", "123.5", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "before: threshold" in result.stdout
+    assert "after:  threshold 123.5, set by hand" in result.stdout
+    assert calibration_of(run).threshold == 123.5
+    former = yaml.safe_load((run / "former-calibration.yaml").read_text())
+    assert former["threshold"] == before.threshold
+    result = run_script("calibrate.py", run, cwd=tmp_path)  # without a flag it only tells
+    assert "after" not in result.stdout
+    assert len(list(run.glob("former-calibration*"))) == 1
+
+
+def test_fewer_false_alarms_and_further_good_images(run, dataset, tmp_path):
+    before = calibration_of(run)
+    good = dataset / "tile/test/good"
+    result = run_script(
+        "calibrate.py", run, "--good", good, "--false-alarms", "0.005", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    after = calibration_of(run)
+    assert after.scores[: len(before.scores)] == before.scores
+    assert len(after.scores) - len(before.scores) == len(list(good.iterdir())) == 3
+    assert after.independent == before.independent + 3
+    assert after.false_alarms == 0.005
+
+
+def test_known_defects_are_found_by_the_threshold_that_is_accepted(run, dataset, tmp_path):
+    known = dataset / "tile/test/oil"
+    result = run_script("calibrate.py", run, "--defects", known, cwd=tmp_path)
+    assert "2% false alarms: threshold" in result.stdout
+    assert "after" not in result.stdout
+    result = run_script("calibrate.py", run, "--defects", known, "--accept", cwd=tmp_path)
+    assert "after:" in result.stdout, result.stderr
+    out = tmp_path / "out"
+    run_script("infer.py", "--checkpoint", run, "--output", out, known, cwd=tmp_path)
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [line["verdict"] for line in lines] == ["defect"] * 2
+
+
+def test_an_export_is_calibrated_as_its_run_is(run, dataset, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    result = run_script("export.py", "--checkpoint", run, "--data-root", dataset, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (export,) = run.glob("*.onnx")
+    before = calibration_of(export)
+    for file in (run, export):
+        result = run_script("calibrate.py", file, "--false-alarms", "0.1", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    after = calibration_of(export)
+    assert after == calibration_of(run)
+    assert after.threshold < before.threshold
+    result = run_script("calibrate.py", export, "--set", "score.reduce=max", cwd=tmp_path)
+    assert_one_line(result, "export", "fixed")
+
+
+def test_scores_can_be_made_in_another_way(run, dataset, tmp_path):
+    before = calibration_of(run)
+    flags = ["--data-root", dataset, "--set", "score.reduce=max"]
+    result = run_script("calibrate.py", run, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    after = calibration_of(run)
+    assert after.scores == pytest.approx(before.peaks, rel=1e-4)
+    shutil.copytree(dataset / "tile", tmp_path / "tile")
+    swapped = tmp_path / "tile/train/good"
+    (swapped / "000.png").rename(swapped / "zz.png")  # as many files as before
+    flags = ["--data-root", tmp_path, "--set", "score.reduce=top1"]
+    assert_one_line(run_script("calibrate.py", run, *flags, cwd=tmp_path), "000.png is gone")
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--accept"], "--defects"),
+        (["--threshold", "1", "--false-alarms", "0.1"], "name one of"),
+        (["--false-alarms", "2"], "--false-alarms"),
+        (["--set", "unet.width=3"], "unet.width is learned"),
+        (["--good", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_is_one_line(run, tmp_path, flags, word):
+    assert_one_line(run_script("calibrate.py", run, *flags, cwd=tmp_path), word)

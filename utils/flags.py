@@ -1,0 +1,73 @@
+"""Flags of the scripts that override settings."""
+
+import argparse
+from typing import Any
+
+from utils.config import category_name
+from utils.errors import UserError
+from utils.yaml_files import read_value
+
+FLAGS = {
+    "--model": ("model", "NAME", "detector to train"),
+    "--category": ("data.category", "NAME", "category of parts, a folder under --data-root"),
+    "--data-root": ("data.root", "DIR", "folder that holds the categories"),
+    "--size": ("data.size", "N", "side of the square that images are resized to, in pixels"),
+    "--epochs": ("train.epochs", "N", "passes over train/good"),
+    "--batch": ("train.batch", "N", "images per optimiser step"),
+    "--lr": ("train.lr", "X", "learning rate"),
+    "--seed": ("seed", "N", "seed of everything random"),
+    "--device": ("device", "NAME", "auto, cuda, cuda:1 and so on, mps or cpu"),
+}
+"""Flags that override a setting: flag -> (dotted key, placeholder, help)."""
+
+
+def script_parser(about: str | None) -> argparse.ArgumentParser:
+    """A parser whose --help shows the docstring of its script as it stands."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=about, formatter_class=formatter)
+
+
+def add_setting_flags(parser: argparse.ArgumentParser, flags: list[str] | None = None) -> None:
+    """Add the named flags, those of `FLAGS` and `--set KEY=VALUE`; by default all of them."""
+    for flag in [*FLAGS, "--set"] if flags is None else flags:
+        if flag == "--set":
+            parser.add_argument(
+                flag,
+                action="append",
+                default=[],
+                metavar="KEY=VALUE",
+                help="any setting of config.yaml by its dotted name, such as train.lr=3e-4",
+            )
+        else:
+            key, placeholder, text = FLAGS[flag]
+            kind = category_name if flag == "--category" else str
+            text = f"{text} ({key})"
+            parser.add_argument(flag, dest=key, type=kind, metavar=placeholder, help=text)
+
+
+def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the flags of `add_setting_flags` gave, by dotted key.
+
+    Raises:
+        UserError: if a `--set` is not of the form KEY=VALUE.
+    """
+    values = {}
+    for key, _, _ in FLAGS.values():
+        if getattr(arguments, key, None) is not None:
+            values[key] = getattr(arguments, key)
+    for text in getattr(arguments, "set", []):
+        key, value = assignment("--set", text)
+        values[key] = value
+    return values
+
+
+def assignment(flag: str, text: str) -> tuple[str, Any]:
+    """Dotted key and value of the text KEY=VALUE that a flag was given.
+
+    Raises:
+        UserError: if it is not of this form.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"{flag} {text}: write it as KEY=VALUE, such as train.lr=3e-4")
+    return key.strip(), read_value(value, f"{flag} {text}")
