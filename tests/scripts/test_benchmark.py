@@ -109,7 +109,7 @@ def test_failed_cell_is_tried_again_and_finished_ones_stay(start, two, tmp_path,
     assert again.stdout.count("| unet | **mean** |") == 1  # one process writes
     for name, evaluated in {"slate": 2, "tile": 1}.items():
         folder = output / "unet" / name
-        assert (folder / "train.log").read_text().count("done:") == 1
+        assert (folder / "train.log").read_text().count("next:") == 1
         lines = (folder / "eval.log").read_text()
         assert lines.count("plots and worst cases") + lines.count("no images in") == evaluated
 
