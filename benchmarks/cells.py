@@ -79,7 +79,7 @@ class Cell:
         """
         row: Row = {"model": self.config.model, "category": self.config.data.category}
         try:
-            row |= self.fit(environment) | self.evaluate("eval", environment=environment)
+            row |= self.fit(environment) | self.evaluate(environment)
             row["error"] = None
         except UserError as error:
             row["error"] = str(error)
@@ -100,10 +100,9 @@ class Cell:
             "checkpoint_mib": (self.run / "last.pt").stat().st_size / 2**20,
         }
 
-    def evaluate(self, output: str, *flags: str, environment: Environment = None) -> Row:
-        """Evaluate into a folder in the cell's; the metrics, peak memory by a name of its own."""
-        flags = ("--device", self.config.device, *flags)
-        flags = ("--checkpoint", self.run, "--output", output, *flags)
+    def evaluate(self, environment: Environment = None) -> Row:
+        """Evaluate; the metrics, peak memory by a name of its own."""
+        flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
         script("eval", *flags, cwd=self.folder, environment=environment)
-        metrics = json.loads((self.folder / output / "metrics.json").read_text())
+        metrics = json.loads((self.folder / "eval/metrics.json").read_text())
         return metrics | {"eval_peak_mib": metrics.pop("peak_mib")}
