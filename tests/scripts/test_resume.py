@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import REPO, TINY, assert_one_line, run_script
 
-EPOCHS = 25
+EPOCHS = 20
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def stop_after_some_epochs(dataset, folder, sign):
     process.wait(timeout=120)
     assert f"epoch {EPOCHS}/" not in output
     progress = torch.load(only_run(folder) / "last.pt")["progress"]
-    assert 3 <= progress["epoch"] < EPOCHS
+    assert 2 <= progress["epoch"] < EPOCHS  # an epoch is printed, then saved
     return process.returncode, output
 
 
