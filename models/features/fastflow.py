@@ -66,7 +66,8 @@ class Flow(nn.Module):
 
     def __init__(self, channels: int, steps: int, ratio: float) -> None:
         super().__init__()
-        self.scale = nn.BatchNorm2d(channels, affine=False)
+        # Of features that never change: the mean of all steps tells more than the last ones.
+        self.scale = nn.BatchNorm2d(channels, momentum=None, affine=False)
         kernels = [1 if step % 2 else 3 for step in range(steps)]
         self.steps = nn.ModuleList(Coupling(channels, kernel, ratio) for kernel in kernels)
 
@@ -81,23 +82,33 @@ class Flow(nn.Module):
 
 
 class FastFlow(FeatureDetector, TrainedDetector):
-    """A normalising flow a layer of a frozen backbone, trained by likelihood."""
+    """A normalising flow a layer of a frozen backbone, trained by likelihood.
+
+    It differs from the paper in its map. There a place is as strange as the mean of its likelihoods
+    in the layers is low; this is the logarithm of that mean, which ranks alike but does not run
+    into a bound, beyond which no threshold could lie. The log-determinant is part of it, place by
+    place, and features are scaled by what they vary by over all good images instead of within one.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
         steps, ratio = config.fastflow.steps, config.fastflow.ratio
         self.flows = nn.ModuleList(Flow(count, steps, ratio) for count in self.backbone.channels)
-
         self.kept: dict[int, list[Tensor]] = {}
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Features of good images, [B, C, h, w] of each layer."""
         if self.config.train.crop:  # no crop comes twice
             return tuple(self.backbone(images))
-        return tuple(map(torch.cat, zip(*map(self.once, images.split(1)), strict=True)))
+        found = [self.once(image) for image in images.split(1)]
+        return tuple(torch.cat(layer) for layer in zip(*found, strict=True))
 
     def once(self, image: Tensor) -> list[Tensor]:
-        """Features of an image [1, 3, H, W], kept for the next epoch if there is room."""
+        """Features of an image [1, 3, H, W], kept for the next epoch if there is room.
+
+        It passes alone, for other images beside it would change the last bits: a resumed run, which
+        starts with nothing kept, goes on with the same ones.
+        """
         key = hash(image.cpu().numpy().tobytes())
         features = self.kept.get(key) or self.backbone(image)
         if (len(self.kept) + 1) * sum(layer.nbytes for layer in features) <= ROOM:
@@ -126,5 +137,6 @@ class FastFlow(FeatureDetector, TrainedDetector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by how unlikely their features are; see `Detector.forward`."""
-        maps = concatenated(self.unlikely(self.backbone(images)))
-        return self.predict(maps.mean(dim=1, keepdim=True), images.shape[-2:])
+        layers = concatenated(self.unlikely(self.backbone(images)))
+        together = -torch.logsumexp(-layers, dim=1, keepdim=True)
+        return self.predict(together, images.shape[-2:])
