@@ -48,6 +48,7 @@ DETECTORS = {
     ),
     "patchcore": Entry("models.features.patchcore:PatchCore", ("backbone", "patchcore")),
     "padim": Entry("models.features.padim:Padim", ("backbone", "padim")),
+    "fastflow": Entry("models.features.fastflow:FastFlow", ("backbone", "fastflow", "train")),
     "patch_memory": Entry("models.features.patch_memory:PatchMemory", ("backbone", "patch_memory")),
 }
 

@@ -139,6 +139,13 @@ class PadimConfig(Section):
     channels: int = Field(ge=1)
 
 
+class FastFlowConfig(Section):
+    """FastFlow."""
+
+    steps: int = Field(ge=1)
+    ratio: float = Field(gt=0, le=4)
+
+
 class PatchMemoryConfig(Section):
     """The memory of a vision transformer's patches."""
 
@@ -203,6 +210,7 @@ class Config(Section):
     backbone: BackboneConfig
     patchcore: PatchCoreConfig
     padim: PadimConfig
+    fastflow: FastFlowConfig
     patch_memory: PatchMemoryConfig
     train: TrainConfig
     score: ScoreConfig

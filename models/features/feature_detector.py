@@ -6,14 +6,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.anomaly_map import image_score, smooth
-from models.detector import FittedDetector, Folds, Prediction
+from models.detector import Detector, FittedDetector, Folds, Prediction
 from models.features.backbones import build_backbone
 from models.features.memory_bank import MemoryBank
 from utils.config import Config
 
 
-class FeatureDetector(FittedDetector):
-    """Base class of detectors that fit to a backbone's features in one pass.
+class FeatureDetector(Detector):
+    """Base class of detectors that learn from a backbone's features.
 
     Args:
         config: all settings.
@@ -41,7 +41,7 @@ class FeatureDetector(FittedDetector):
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), None)
 
 
-class MemoryDetector(FeatureDetector):
+class MemoryDetector(FeatureDetector, FittedDetector):
     """Base class of those that compare features with a memory of good ones.
 
     Args:

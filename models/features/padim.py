@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from models.detector import Folds, Prediction
+from models.detector import FittedDetector, Folds, Prediction
 from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
 from utils.config import Config
@@ -27,7 +27,7 @@ POSITIONS = 256
 """Positions whose covariances are factorised at a time, in float64."""
 
 
-class Padim(FeatureDetector):
+class Padim(FeatureDetector, FittedDetector):
     """Means and covariances of P = h * w positions, d channels each, from one pass over the images.
 
     The statistics are Welford's, for batches (Chan, Golub and LeVeque, 1979): a running mean, and

@@ -64,6 +64,7 @@ DETECTORS = {
     ),
     "padim": lambda: fitted("padim", clouds(12)),
     "patch_memory": lambda: fitted("patch_memory", clouds(12)),
+    "fastflow": lambda: network("fastflow"),
 }
 
 

@@ -1,0 +1,142 @@
+"""FastFlow: good features, made to look like noise; a part is strange where its noise is unlikely.
+
+Yu et al., "FastFlow: unsupervised anomaly detection and localization via 2D normalizing flows",
+arXiv 2111.07677, 2021.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.detector import Folds, Prediction, TrainedDetector
+from models.features.backbones import LITE, concatenated
+from models.features.feature_detector import FeatureDetector
+from utils.config import Config
+
+CLAMP = 2.0
+"""What a step scales by lies between exp(-CLAMP) and exp(CLAMP), so that no step can explode."""
+
+ROOM = 2 * 2**30
+"""Bytes of features that are kept from epoch to epoch; those of further images are made anew."""
+
+
+class Coupling(nn.Module):
+    """One step of a flow: half of the channels says how the other half is scaled and shifted.
+
+    An affine coupling (RealNVP: Dinh et al., ICLR 2017) behind a shuffle of the channels that is
+    drawn once. Whatever the subnet is, the step can be undone, and its determinant is known.
+
+    Args:
+        channels: of the features; two at least.
+        kernel: side of the subnet's two convolutions, odd.
+        ratio: channels between these, as a share of those that they see.
+    """
+
+    def __init__(self, channels: int, kernel: int, ratio: float) -> None:
+        super().__init__()
+        self.halves = [channels // 2, channels - channels // 2]
+        hidden = max(1, round(ratio * self.halves[0]))
+        last = nn.Conv2d(hidden, 2 * self.halves[1], kernel, padding=kernel // 2)
+        nn.init.zeros_(last.weight)  # a flow starts as a mere shuffle
+        nn.init.zeros_(last.bias)
+        first = nn.Conv2d(self.halves[0], hidden, kernel, padding=kernel // 2)
+        self.subnet = nn.Sequential(first, nn.ReLU(), last)
+        self.register_buffer("order", torch.randperm(channels))
+
+    def scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithm of the scale, within `CLAMP`, and shift of the half that changes."""
+        log_scale, shift = self.subnet(kept).to(kept.dtype).chunk(2, dim=1)
+        return CLAMP * torch.tanh(log_scale / CLAMP), shift
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, C, h, w] after the step, and what each place adds to its log-determinant."""
+        kept, changed = x[:, self.order].split(self.halves, dim=1)
+        log_scale, shift = self.scale_and_shift(kept)
+        changed = changed * log_scale.exp() + shift
+        return torch.cat([kept, changed], dim=1), log_scale.sum(dim=1, keepdim=True)
+
+
+class Flow(nn.Module):
+    """Steps that turn the features of one layer into standard normal noise of the same shape.
+
+    Args:
+        channels: of the features.
+        steps: number of couplings, 3x3 and 1x1 in turn: context, and what belongs together.
+        ratio: as of `Coupling`.
+    """
+
+    def __init__(self, channels: int, steps: int, ratio: float) -> None:
+        super().__init__()
+        # Of features that never change: the mean of all steps tells more than the last ones.
+        self.scale = nn.BatchNorm2d(channels, momentum=None, affine=False)
+        kernels = [1 if step % 2 else 3 for step in range(steps)]
+        self.steps = nn.ModuleList(Coupling(channels, kernel, ratio) for kernel in kernels)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise [B, C, h, w], and the log-determinant [B, 1, h, w] by the place it comes from."""
+        x = self.scale(features)
+        log_determinant = x.new_zeros(())
+        for step in self.steps:
+            x, added = step(x)
+            log_determinant = log_determinant + added
+        return x, log_determinant
+
+
+class FastFlow(FeatureDetector, TrainedDetector):
+    """A normalising flow a layer of a frozen backbone, trained by likelihood.
+
+    It differs from the paper in its map. There a place is as strange as the mean of its likelihoods
+    in the layers is low; this is the logarithm of that mean, which ranks alike but does not run
+    into a bound, beyond which no threshold could lie. The log-determinant is part of it, place by
+    place, and features are scaled by what they vary by over all good images instead of within one.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, default=LITE)
+        steps, ratio = config.fastflow.steps, config.fastflow.ratio
+        self.flows = nn.ModuleList(Flow(count, steps, ratio) for count in self.backbone.channels)
+        self.kept: dict[int, list[Tensor]] = {}
+
+    def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Features of good images, [B, C, h, w] of each layer."""
+        if self.config.train.crop:  # no crop comes twice
+            return tuple(self.backbone(images))
+        found = [self.once(image) for image in images.split(1)]
+        return tuple(torch.cat(layer) for layer in zip(*found, strict=True))
+
+    def once(self, image: Tensor) -> list[Tensor]:
+        """Features of an image [1, 3, H, W], kept for the next epoch if there is room.
+
+        It passes alone, for other images beside it would change the last bits: a resumed run, which
+        starts with nothing kept, goes on with the same ones.
+        """
+        key = hash(image.cpu().numpy().tobytes())
+        features = self.kept.get(key) or self.backbone(image)
+        if (len(self.kept) + 1) * sum(layer.nbytes for layer in features) <= ROOM:
+            self.kept[key] = features
+        return features
+
+    def finish(self, folds: Folds) -> None:
+        """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
+        self.kept.clear()
+
+    def unlikely(self, features: list[Tensor]) -> list[Tensor]:
+        """Negative log-likelihood of each place, [B, 1, h, w] a layer, in nats a channel.
+
+        Without the constant of the normal distribution.
+        """
+        maps = []
+        for flow, layer in zip(self.flows, features, strict=True):
+            noise, log_determinant = flow(layer)
+            energy = 0.5 * noise.square().sum(dim=1, keepdim=True)
+            maps.append((energy - log_determinant) / noise.shape[1])
+        return maps
+
+    def loss(self, *features: Tensor) -> Tensor:
+        """Negative log-likelihood of what the layers show."""
+        return torch.stack([layer.mean() for layer in self.unlikely(features)]).sum()
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images by how unlikely their features are; see `Detector.forward`."""
+        layers = concatenated(self.unlikely(self.backbone(images)))
+        together = -torch.logsumexp(-layers, dim=1, keepdim=True)
+        return self.predict(together, images.shape[-2:])
