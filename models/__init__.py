@@ -46,6 +46,7 @@ DETECTORS = {
     "draem": Entry(
         "models.reconstruction.draem:Draem", ("unet.width", "corruption", "draem", "train")
     ),
+    "dinomaly": Entry("models.reconstruction.dinomaly:Dinomaly", ("dinomaly", "backbone", "train")),
     "patchcore": Entry("models.features.patchcore:PatchCore", ("backbone", "patchcore")),
     "padim": Entry("models.features.padim:Padim", ("backbone", "padim")),
     "patch_memory": Entry("models.features.patch_memory:PatchMemory", ("backbone", "patch_memory")),
