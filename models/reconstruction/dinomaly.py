@@ -32,8 +32,9 @@ class Dinomaly(TrainedDetector):
     cannot merely pass each token on.
 
     It differs from the paper in that class and register tokens do not reach the decoder, that the
-    share of tokens that teach fully is the same from the first step on, and that plain Adam at
-    `train.lr` stands for StableAdamW. The paper's figures are those of a DINOv2 ViT-B with
+    bottleneck normalises its input (small tokens, as those of the smaller transformers, would teach
+    it little but a constant for long), that the share of tokens that teach fully is the same from
+    the first step on, and that plain Adam at `train.lr` stands for StableAdamW. The paper's figures are those of a DINOv2 ViT-B with
     registers (`backbone.name=vit_base_patch14_reg4_dinov2`) at 392 pixels.
 
     Raises:
@@ -55,7 +56,7 @@ class Dinomaly(TrainedDetector):
         self.decoder = nn.ModuleList(Block(channels) for _ in range(settings.blocks))
         for layer in [*self.bottleneck.modules(), *self.decoder.modules()]:
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.03, b=0.03)
+                nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
     def load_pretrained(self) -> None:
@@ -107,6 +108,7 @@ class Bottleneck(nn.Sequential):
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__(
+            nn.LayerNorm(channels),  # of one scale, whatever that of the transformer's tokens
             nn.Dropout(dropout),
             nn.Linear(channels, 4 * channels),
             nn.GELU(),
