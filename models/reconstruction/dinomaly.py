@@ -32,10 +32,11 @@ class Dinomaly(TrainedDetector):
     cannot merely pass each token on.
 
     It differs from the paper in that class and register tokens do not reach the decoder, that the
-    bottleneck normalises its input (small tokens, as those of the smaller transformers, would teach
-    it little but a constant for long), that the share of tokens that teach fully is the same from
-    the first step on, and that plain Adam at `train.lr` stands for StableAdamW. The paper's figures are those of a DINOv2 ViT-B with
-    registers (`backbone.name=vit_base_patch14_reg4_dinov2`) at 392 pixels.
+    bottleneck normalises its input (from small tokens, as those of small transformers, it would
+    long learn no more than a constant), that the share of tokens that teach fully is the same from
+    the first step on, and that plain Adam at `train.lr` stands for StableAdamW at 2e-3. The paper's
+    figures are those of a DINOv2 ViT-B with registers (`vit_base_patch14_reg4_dinov2`), layers 2 to
+    9, at 392 pixels.
 
     Raises:
         UserError: if the backbone is no vision transformer, or has fewer than two layers tapped.
