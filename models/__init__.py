@@ -46,6 +46,7 @@ DETECTORS = {
     "draem": Entry(
         "models.reconstruction.draem:Draem", ("unet.width", "corruption", "draem", "train")
     ),
+    "dinomaly": Entry("models.reconstruction.dinomaly:Dinomaly", ("dinomaly", "backbone", "train")),
     "patchcore": Entry("models.features.patchcore:PatchCore", ("backbone", "patchcore")),
     "padim": Entry("models.features.padim:Padim", ("backbone", "padim")),
     "fastflow": Entry("models.features.fastflow:FastFlow", ("backbone", "fastflow", "train")),

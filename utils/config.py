@@ -116,6 +116,14 @@ class DraemConfig(Section):
     balance: float = Field(ge=0, le=100)
 
 
+class DinomalyConfig(Section):
+    """Dinomaly."""
+
+    dropout: float = Field(ge=0, lt=1)
+    blocks: int = Field(ge=2, le=64)
+    hard: float = Field(gt=0, le=1)
+
+
 class BackboneConfig(Section):
     """The pretrained network of the detectors that learn from features."""
 
@@ -207,6 +215,7 @@ class Config(Section):
     corruption: CorruptionConfig
     loss: LossConfig
     draem: DraemConfig
+    dinomaly: DinomalyConfig
     backbone: BackboneConfig
     patchcore: PatchCoreConfig
     padim: PadimConfig

@@ -44,7 +44,8 @@ def network(model, **overrides):
     torch.manual_seed(0)
     settings = {"model": model, "data.size": 64, "unet.width": 4, "unet.memory": 200}
     detector = build_model(load_config(overrides=settings | overrides))
-    detector.load_pretrained()
+    if model == "unet":  # whose weights are installed; others are as good at random here
+        detector.load_pretrained()
     with torch.no_grad():
         for _ in range(20):
             detector.train().loss(*detector.prepare(clouds(4, seed=2)))
@@ -58,6 +59,14 @@ DETECTORS = {
     "unet": lambda: network("unet"),
     "unet from scratch": lambda: network("unet", **{"unet.encoder": "scratch"}),
     "draem": lambda: network("draem"),
+    "dinomaly": lambda: network(
+        "dinomaly",
+        **{
+            "backbone.name": "vit_tiny_patch16_224",
+            "backbone.layers": [0, 1],
+            "dinomaly.blocks": 2,
+        },
+    ),
     "patchcore": lambda: fitted("patchcore", clouds(12)),
     "patchcore as in the paper": lambda: fitted(
         "patchcore", clouds(12), **{"patchcore.density": 0, "patchcore.reweight": 3}
