@@ -25,7 +25,6 @@ from evaluation.metrics import (
     precision_recall_f1,
 )
 from inspection.inspector import Inspector
-from models.anomaly_map import full_size
 from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.files import printable
@@ -119,7 +118,7 @@ def score_split(
         if isinstance(mask, ImageError):
             problems.append(f"left out of the pixel metrics: {mask}")
             continue
-        pixels.add(full_size(inspection.anomaly_map, inspection.size), mask)
+        pixels.add(inspection.at_original_size(inspection.anomaly_map), mask)
     if not rows:
         raise UserError(f"none of {count} test images can be read; the first is {problems[0]}")
     return rows, problems
