@@ -56,18 +56,19 @@ class Inspection(NamedTuple):
         )
         return top, left, bottom - top, right - left
 
-    def at_original_size(self, values: np.ndarray) -> np.ndarray:
+    def at_original_size(self, values: np.ndarray, unseen: float) -> np.ndarray:
         """Values of the map's pixels, bilinearly at those of the original image.
 
         Args:
-            values: float [h, w].
+            values: float or bool [h, w].
+            unseen: what to say where a crop left the image unseen.
 
         Returns:
-            float32 [H, W]. Where a crop left the image unseen they are the lowest of the values.
+            float32 [H, W].
         """
         _, _, height, width = self.part
         picture = Image.fromarray(values.astype(np.float32))
-        whole = np.full(self.size, values.min(), np.float32)
+        whole = np.full(self.size, unseen, np.float32)
         whole[self.shown] = picture.resize((width, height), Image.Resampling.BILINEAR)
         return whole
 

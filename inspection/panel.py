@@ -17,6 +17,7 @@ MARGIN = 12
 HEADER = 40
 CAPTION = 26
 BAR = 16  # width of the colour bar
+COMPRESSION = 1  # of PNG files: zlib's usual 6 takes 3 times as long, for a tenth fewer bytes
 BACKGROUND, INK = (24, 24, 27), (235, 235, 235)
 GOOD, DEFECT = (74, 222, 128), (248, 113, 113)
 
