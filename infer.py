@@ -3,6 +3,7 @@
     python infer.py                            the test folder of the newest run's category
     python infer.py part.png photos/ '*.jpg'   files, folders, patterns
     python infer.py --checkpoint checkpoints/<run> --threshold 1.2 photos/
+    python infer.py --save map,mask,overlay photos/   other pictures than panels; none: no pictures
 
 Writes a panel for each image, and as it goes a line for it in results.csv and results.jsonl, to
 outputs/<run>/infer/, or to infer-2/, infer-3/ and so on: nothing is overwritten. The exit status is
@@ -19,6 +20,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePath
 
 from data.images import ImageError, read_ahead
@@ -26,17 +28,18 @@ from data.listing import expand
 from data.mvtec import Category
 from inspection.inspector import Inspector
 from inspection.open_run import add_run_flags, add_threshold_flag, open_run, parse_checked
-from inspection.panel import panel
+from inspection.pictures import KINDS, save_pictures
 from inspection.results import ResultFiles, entry, say
 from runs.folders import run_name
 from streams.source import is_video
 from utils.batches import add_batch_flag
+from utils.config import nearest
 from utils.errors import UserError, run_script
-from utils.files import empty_folder, new_file, new_folder, printable
+from utils.files import empty_folder, new_folder, printable
 from utils.flags import script_parser
 
-LONGEST = 240
-"""Bytes in the name of a panel or of its folder: disks take 255, and a number may follow."""
+LONGEST = 230
+"""Bytes in the name of a panel or of its folder: disks take 255; `_overlay` or a number follow."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,6 +51,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="a new folder; default: outputs/<run>/infer"
     )
+    parser.add_argument(
+        "--save",
+        type=named_kinds,
+        default=("panel",),
+        metavar="KINDS",
+        help=f"what to write of each image: {', '.join(KINDS)}, joined by commas, or none; "
+        "default: panel",
+    )
     add_batch_flag(parser)
     parser.add_argument("--camera", "--watch", dest="stream", help=argparse.SUPPRESS)
     args = parse_checked(parser)
@@ -55,6 +66,18 @@ def parse_args() -> argparse.Namespace:
     if args.stream or streams:
         raise UserError("videos, cameras and watched folders are inspected by python stream.py")
     return args
+
+
+def named_kinds(text: str) -> tuple[str, ...]:
+    """The kinds of pictures that `--save` names; raises `UserError` for one there is not."""
+    kinds = () if text == "none" else tuple(text.split(","))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(
+                f"--save is {text!r} but should be none, or some of {','.join(KINDS)}"
+                + nearest(kind, list(KINDS))
+            )
+    return kinds
 
 
 def named_images(arguments: list[str]) -> list[Path]:
@@ -90,8 +113,16 @@ def panel_names(paths: Sequence[PurePath]) -> list[Path]:
     ]
 
 
-def inspect(inspector: Inspector, paths: list[Path], output: Path) -> tuple[int, int, int]:
+def inspect(
+    inspector: Inspector, paths: list[Path], output: Path, kinds: Sequence[str]
+) -> tuple[int, int, int]:
     """Inspect images, and print and write what is found of each before the next.
+
+    Args:
+        inspector: the detector.
+        paths: the images.
+        output: an empty folder.
+        kinds: of pictures that are written of each image.
 
     Returns:
         How many are good, defective, and could not be read.
@@ -108,14 +139,20 @@ def inspect(inspector: Inspector, paths: list[Path], output: Path) -> tuple[int,
                 counts["failed"] += 1
                 continue
             counts[say(inspection, calibration, path)] += 1
-            picture = new_file(output / names[path])
-            panel(inspection, calibration, path.name).save(picture)
-            results.add(path, entry(inspection, calibration), picture)
+            files = save_pictures(
+                kinds,
+                output / names[path],
+                inspection,
+                calibration,
+                path.name,
+                partial(inspector.read, path),
+            )
+            results.add(path, entry(inspection, calibration), files)
     return counts["good"], counts["defect"], counts["failed"]
 
 
 def main() -> int:
-    """Inspect files and write a panel each and the results; returns the exit status."""
+    """Inspect files and write pictures of each and the results; returns the exit status."""
     args = parse_args()
     settings = vars(args)
     paths = named_images(args.images)
@@ -128,10 +165,10 @@ def main() -> int:
         )
         paths = [test.path for test in category.test_images()]
     output = args.output or new_folder(Path("outputs") / run_name(file) / "infer")
-    good, defective, failed = inspect(inspector, paths, output)
+    good, defective, failed = inspect(inspector, paths, output, args.save)
     print(
         f"{defective} defective, {good} good, {failed} failed; "
-        f"threshold {inspector.calibration.threshold:.5f}; panels and results in {output}"
+        f"threshold {inspector.calibration.threshold:.5f}; results in {output}"
     )
     return 1 if failed else 0
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from data.images import ImageError
 from inspection.open_run import add_run_flags, finite_threshold, open_run, parse_checked
-from inspection.panel import panel
+from inspection.panel import COMPRESSION, panel
 from inspection.results import entry, say
 from runs.folders import run_name
 from streams.alerts import Mqtt, Webhook
@@ -169,7 +169,8 @@ def main() -> int:
             if defect and args.panels:
                 picture = log.path.with_suffix("") / f"{heart.total('frames'):06d}.png"
                 picture.parent.mkdir(exist_ok=True)
-                panel(inspection, calibration, title).save(picture)
+                drawn = panel(inspection, calibration, title)
+                drawn.save(picture, compress_level=COMPRESSION)
                 line["panel"] = str(picture)
             text = log.write(line)
             if defect:

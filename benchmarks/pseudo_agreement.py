@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
 from data.pseudo_defects import PseudoImage
-from data.resize import resize
+from data.resize import fit
 from data.tensors import to_batch
 from evaluation.metrics import auroc
 from evaluation.pseudo_split import pseudo_readers
@@ -54,7 +54,7 @@ def scores(
         if isinstance(read, ImageError):
             tqdm.write(f"left out: {read}", file=sys.stderr)
             continue
-        image = resize(read[0], detector.config.data.size)
+        image = fit(read[0], detector.config.data)
         maps = detector.scale(detector.witnesses(to_batch(image[None], device))[0])
         by_name = dict(zip(WITNESSES, maps.split(1, dim=1), strict=True))
         reconstruction, others = maps[:, :2].mean(1, keepdim=True), maps[:, 2:]

@@ -64,6 +64,7 @@ def learned(
     share = config.calibration.holdout if isinstance(model, TrainedDetector) else 0
     names = [str(number) for number in range(len(images))]
     good = GoodImages.dealt(names, list(range(len(images))), share, config.seed)
+    good.sizes = [images.shape[1:3]] * len(images)
     folds = in_folds(images, good, config.train.batch, device)
     if isinstance(model, TrainedDetector):
         train(model.train(), images[good.learned], device)

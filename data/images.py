@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from data.resize import resize
+from data.resize import fit
 from utils.config import DataConfig, default_config
 from utils.errors import UserError, say_once
 
@@ -61,8 +61,15 @@ def read_image(path: Path, data: DataConfig = DEFAULTS) -> np.ndarray:
 
 
 def read_resized(path: Path, data: DataConfig) -> np.ndarray:
-    """Read an image, as `read_image` does, and resize it to `data.size`: uint8 [h, w, 3]."""
-    return resize(read_image(path, data), data.size)
+    """Read an image, as `read_image` does, and fit it into `data.size`: uint8 [h, w, 3]."""
+    return fit(read_image(path, data), data)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(height, width) that `read_image` gives an image, as the header of its file tells."""
+    with Image.open(path) as image:
+        on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size if on_its_side else image.size[::-1]
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from data.images import read_resized
+from data.images import read_resized, upright_size
+from data.resize import placement
 from utils.config import DataConfig
 
 VISIBLE = 0.03
@@ -187,7 +188,9 @@ class PseudoImage:
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Image uint8 [H, W, 3] and mask bool [H, W]; raises `ImageError`."""
+        # Without padding, on which there are no defects: whoever inspects it pads it again.
         image = read_resized(self.path, self.data)
+        image = image[placement(upright_size(self.path), self.data).inside]
         if not self.is_defect:
             return image, None
         return spoil(image, self.defect, np.random.default_rng(self.seed))

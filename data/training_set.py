@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data.cache import decode_all
 from data.depth import with_depth
+from data.images import upright_size
 from data.mvtec import Category
 from data.tensors import to_batch
 from data.twins import find_twins, groups, thumbnail, twins_warning
@@ -38,6 +39,7 @@ def load_images(run: Run, hold_out: bool) -> np.ndarray:
             warning = twins_warning(readable, find_twins(np.stack(list(map(thumbnail, images)))))
             run.warn(warning)
         run.good = GoodImages.dealt(names, of_groups, share, settings.seed, settings.data.limit)
+        run.good.sizes = [upright_size(path) for path in run.good.paths(category.train)]
         images = images[np.isin(names, run.good.names)]
     return images
 

@@ -25,7 +25,6 @@ from evaluation.metrics import (
     precision_recall_f1,
 )
 from inspection.inspector import Inspector
-from models.anomaly_map import full_size
 from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.files import printable
@@ -120,7 +119,9 @@ def score_split(
         if isinstance(mask, ImageError):
             problems.append(f"left out of the pixel metrics: {mask}")
             continue
-        pixels.add(full_size(inspection.anomaly_map, inspection.size), mask)
+        anomaly_map = inspection.anomaly_map
+        # Unseen pixels cannot be found: none is called defective before all that were seen.
+        pixels.add(inspection.at_original_size(anomaly_map, anomaly_map.min()), mask)
     if not rows:
         raise UserError(f"none of {count} test images can be read; the first is {problems[0]}")
     return rows, problems

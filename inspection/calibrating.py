@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.resize import placement
 from data.training_set import in_folds
+from inspection.shown_score import shown_score
 from models.detector import Detector
 from runs.good_images import GoodImages
 from runs.micro_batch import pick_inference_batch
@@ -28,24 +30,27 @@ def calibrate_detector(
     """
     model.eval()
     folds = in_folds(images, good, pick_inference_batch("auto", model, device), device)
+    config = model.config
+    insides = [placement(size, config.data).inside for size in good.sizes]
     scores, peaks, levels = np.empty((3, len(images)))
     with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
         for number in model.leaving_out(folds):
-            found: list[tuple[float, float, float]] = []
+            places = iter(folds[number].places)
             for batch in folds[number]:
-                prediction = model(batch)
-                pixels = prediction.anomaly_map.flatten(1)
-                of_batch = (prediction.score, pixels.amax(dim=1), pixels.median(dim=1).values)
-                found += zip(*(values.tolist() for values in of_batch), strict=True)
+                anomaly_maps, of_frames, _ = model(batch)
+                maps = anomaly_maps[:, 0].float().cpu().numpy()
+                for whole, of_frame in zip(maps, of_frames.tolist(), strict=True):
+                    place = next(places)
+                    own = whole[insides[place]]
+                    scores[place] = shown_score(own, of_frame, config)
+                    peaks[place], levels[place] = own.max(), np.median(own)
                 bar.update(len(batch))
-            places = folds[number].places
-            scores[places], peaks[places], levels[places] = np.array(found).T
     held_out = np.array(good.held_out)
     return calibrate(
         as_unseen(scores, held_out).tolist(),
         as_unseen(peaks, held_out).tolist(),
         float(levels.mean()),
-        model.config.calibration.false_alarms,
+        config.calibration.false_alarms,
         independent=len(set(good.groups)),
     )
 

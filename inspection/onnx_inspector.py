@@ -13,7 +13,7 @@ from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.extras import need
 
-VERSION = 3
+VERSION = 4
 
 
 def _providers(device: str, there: list[str]) -> list[Any]:

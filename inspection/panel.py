@@ -17,6 +17,7 @@ MARGIN = 12
 HEADER = 40
 CAPTION = 26
 BAR = 16  # width of the colour bar
+COMPRESSION = 1  # of PNG files: zlib's usual 6 takes 3 times as long, for a tenth fewer bytes
 BACKGROUND, INK = (24, 24, 27), (235, 235, 235)
 GOOD, DEFECT = (74, 222, 128), (248, 113, 113)
 
@@ -34,7 +35,8 @@ def overlay(image: np.ndarray, inspection: Inspection, calibration: Calibration)
     """The image tinted by its heatmap; contours ring its regions, of which a good part has none.
 
     Args:
-        image: uint8 [H, W, 3], of any size; heatmap and contours are scaled to it.
+        image: uint8 [H, W, 3], what the map shows of it, at any size; heatmap and contours are
+            scaled to it.
         inspection: of this image.
         calibration: gives the colours and the regions.
     """
@@ -59,12 +61,29 @@ def overlay(image: np.ndarray, inspection: Inspection, calibration: Calibration)
     return blended
 
 
+def whole_overlay(
+    image: np.ndarray, inspection: Inspection, calibration: Calibration
+) -> np.ndarray:
+    """`overlay` of a whole original image, uint8 [H, W, 3] at any size; what a crop left out stays.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    scale = np.divide(image.shape[:2], inspection.size)
+    start, length = np.split(np.array(inspection.part), 2)
+    (top, left), (bottom, right) = np.rint([start * scale, (start + length) * scale]).astype(int)
+    drawn = image.copy()
+    drawn[top:bottom, left:right] = overlay(image[top:bottom, left:right], inspection, calibration)
+    return drawn
+
+
 def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[str, Image.Image]:
     """Pictures of an inspected image by caption: input, reconstruction (if any), heatmap, overlay.
 
-    All have the ratio of the original image; their longer side is `side` pixels.
+    All have the ratio of the original image, or of what a crop shows of it; their longer side is
+    `side` pixels.
     """
-    height, width = inspection.size
+    _, _, height, width = inspection.part
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     pictures = {

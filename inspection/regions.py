@@ -63,7 +63,8 @@ def regions(inspection: Inspection, calibration: Calibration) -> list[Region]:
         return []
     from scipy import ndimage  # late: the first verdict need not wait for it
 
-    y_scale, x_scale = np.divide(inspection.size, labels.shape)
+    upper, before, *shown = inspection.part
+    y_scale, x_scale = np.divide(shown, labels.shape)
     found = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         values = inspection.anomaly_map[rows, columns][labels[rows, columns] == number]
@@ -71,7 +72,7 @@ def regions(inspection: Inspection, calibration: Calibration) -> list[Region]:
         width = max(1, round(columns.stop * x_scale) - left)
         height = max(1, round(rows.stop * y_scale) - top)
         area = max(1, round(values.size * _pixel_area(inspection)))
-        found.append(Region((left, top, width, height), area, float(values.max())))
+        found.append(Region((before + left, upper + top, width, height), area, float(values.max())))
     return found
 
 
@@ -101,5 +102,5 @@ def _component(
 
 def _pixel_area(inspection: Inspection) -> float:
     """Area of a pixel of the anomaly map in pixels of the original image."""
-    height, width = inspection.size
+    _, _, height, width = inspection.part
     return height * width / inspection.anomaly_map.size

@@ -2,16 +2,18 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from inspection.inspector import Inspection
+from inspection.pictures import FILES
 from inspection.regions import regions
 from utils.calibration import Calibration
 
 COLUMNS = ["path", "verdict", "score", "severity", "threshold", "regions"]
-COLUMNS += ["x", "y", "width", "height", "area", "peak", "panel"]  # x to peak: strongest region
+COLUMNS += ["x", "y", "width", "height", "area", "peak", *FILES]  # x to peak: strongest region
 
 
 def say(inspection: Inspection, calibration: Calibration, name: object) -> str:
@@ -64,9 +66,9 @@ class ResultFiles:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
-    def add(self, path: Path, said: dict[str, Any], panel: Path) -> None:
-        """Add an image: its path, what `entry` says of it, and its panel."""
-        row = {"path": str(path), **said, "panel": str(panel)}
+    def add(self, path: Path, said: dict[str, Any], files: Mapping[str, Path]) -> None:
+        """Add an image: its path, what `entry` says of it, and its `FILES`, those there are."""
+        row = {"path": str(path), **said, **{name: str(file) for name, file in files.items()}}
         print(json.dumps(row), file=self._json)
         row["regions"] = len(said["regions"])
         if said["regions"]:

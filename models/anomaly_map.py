@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -79,12 +78,6 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     padded = F.pad(maps, (radius, radius, radius, radius), mode="reflect")
     blurred = F.conv2d(padded, kernel[:, :, None, :], groups=channels)
     return F.conv2d(blurred, kernel[:, :, :, None], groups=channels)
-
-
-def full_size(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An anomaly map float32 [h, w] at the size of the original image, bilinearly: [H, W]."""
-    small = torch.from_numpy(anomaly_map)[None, None]
-    return F.interpolate(small, size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
 def image_score(maps: Tensor, reduce: str) -> Tensor:

@@ -15,7 +15,8 @@ class Prediction(NamedTuple):
     Attributes:
         anomaly_map: [B, 1, H, W] float, at the size of the input; higher is stranger. Raw: no
             clamping and no per-image normalisation, so that values compare from image to image.
-        score: [B] float, one number an image; higher is stranger.
+        score: [B] float, one number an image; higher is stranger. Of padded images (`data.fit`)
+            it says nothing: their score is that of the map's part that shows the image.
         reconstruction: [B, 3, H, W] float in [0, 1], or None for detectors that do not reconstruct.
     """
 

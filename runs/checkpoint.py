@@ -29,7 +29,7 @@ from utils.errors import UserError
 from utils.files import replacing, write_whole
 from utils.weights import read_plain
 
-VERSION = 5
+VERSION = 6
 
 Count = Annotated[int, Field(ge=0)]
 

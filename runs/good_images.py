@@ -25,12 +25,14 @@ class GoodImages:
         groups: a number for each; shots of one part share theirs.
         folds: number of the fold of each.
         held_out: whether training does not see it.
+        sizes: (height, width) of each file's image.
     """
 
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     folds: list[int] = field(default_factory=list)
     held_out: list[bool] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
     def dealt(

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from inspection.inspector import Inspection
-from inspection.panel import BACKGROUND, HEADER, draw_verdict, overlay
+from inspection.panel import BACKGROUND, HEADER, draw_verdict, whole_overlay
 from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.extras import opencv
@@ -81,7 +81,7 @@ def annotate(
     scale = min(max(longer, SIDES[0]), SIDES[1]) / longer
     size = max(1, round(width * scale)), max(1, round(height * scale))
     picture = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-    tinted = overlay(np.asarray(picture), inspection, calibration)
+    tinted = whole_overlay(np.asarray(picture), inspection, calibration)
 
     def even(side: int) -> int:  # codecs halve the resolution of colours
         return (side + 1) // 2 * 2

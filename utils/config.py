@@ -67,6 +67,7 @@ class DataConfig(Section):
     root: str
     category: Annotated[Name, BeforeValidator(category_name)]
     size: Annotated[tuple[Side, Side], BeforeValidator(_pair)]
+    fit: Literal["squash", "pad", "crop"]
     limit: int = Field(ge=0)
     depth: Literal["auto", 8, 10, 12, 14, 16]
     max_megapixels: float = Field(gt=0, allow_inf_nan=False)

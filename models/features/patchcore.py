@@ -12,6 +12,7 @@ from models.features.feature_detector import MemoryDetector
 from models.features.memory_bank import patch_features, rows
 from models.features.neighbours import nearest_few
 from utils.config import Config
+from utils.errors import UserError
 
 
 class PatchCore(MemoryDetector):
@@ -23,6 +24,11 @@ class PatchCore(MemoryDetector):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
+        if config.patchcore.reweight and config.data.fit == "pad":
+            raise UserError(
+                "patchcore.reweight scores the whole frame, padding and all; "
+                "set data.fit to squash or crop, or patchcore.reweight to 0"
+            )
 
     def patches(self, images: Tensor) -> Tensor:
         """Features [B, C, h, w] of images [B, 3, H, W], each averaged over 3x3 neighbours."""

@@ -112,7 +112,7 @@ def test_no_batch_is_scored_without_the_fold_of_the_next(trained, dataset):
 
 def test_calibration_does_not_depend_on_the_batch(trained, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
-    good = GoodImages([""] * 9, list(range(9)), [0, 1, 2] * 3, [True] * 9)
+    good = GoodImages([""] * 9, list(range(9)), [0, 1, 2] * 3, [True] * 9, [(64, 64)] * 9)
     found = []
     for batch in (1, 2):
         detector, _ = load_detector(trained[1] / "last.pt", CPU)

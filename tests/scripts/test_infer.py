@@ -221,6 +221,51 @@ def test_a_pipe_is_reported_and_not_waited_for(tmp_path):
     assert b"1 good, 0 failed" in out
 
 
+# What is written of an image
+
+
+def test_maps_masks_and_overlays_have_the_size_of_the_original(run, tmp_path):
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[:, 80:] = 255
+    (tmp_path / "parts").mkdir()
+    Image.fromarray(image).save(tmp_path / "parts/a.png")
+    save(tmp_path / "parts/a_mask.png", 10)
+    assert run("parts", "--save", "panel,map,mask,overlay") == 0
+    folder = tmp_path / "outputs/fake.onnx/infer"
+    line, other = read_lines(folder / "results.jsonl")
+    row, _ = read_csv(folder / "results.csv")
+    endings = {"panel": ".png", "map": "_map.tif", "map_npy": "_map.npy", "mask": "_mask.png",
+               "overlay": "_overlay.png"}  # fmt: skip
+    for name, ending in endings.items():
+        assert line[name] == row[name] == str(Path("outputs/fake.onnx/infer") / f"a{ending}")
+    assert other["panel"].endswith("a_mask-2.png")
+    values = np.load(line["map_npy"])
+    assert values.dtype == np.float32
+    assert np.array_equal(np.asarray(Image.open(line["map"])), values)
+    assert values.shape == (100, 200)
+    assert (values[50, 150], values[50, 20]) == (pytest.approx(1), 0)
+    marked = np.asarray(Image.open(line["mask"]))
+    assert marked.shape == (100, 200)
+    assert set(np.unique(marked)) == {0, 255}
+    assert (marked[50, 150], marked[50, 20]) == (255, 0)
+    shown = np.asarray(Image.open(line["overlay"]))
+    assert shown.shape == (100, 200, 3)
+    assert (shown[50, 20] == 0).all()
+
+
+def test_no_pictures_or_some(run, tmp_path):
+    save(tmp_path / "a.png", 10)
+    assert run("a.png", "--save", "none", "--output", "none") == 0
+    assert files(tmp_path / "none") == {"results.csv", "results.jsonl"}
+    (row,) = read_csv(tmp_path / "none/results.csv")
+    assert (row["panel"], row["mask"]) == ("", "")
+    assert run("a.png", "--save", "mask", "--output", "some") == 0
+    assert files(tmp_path / "some") == {"a_mask.png", "results.csv", "results.jsonl"}
+    for wrong in ("maps", "none,map", ""):
+        with pytest.raises(UserError, match=r"--save is .* but should be none, or some of"):
+            run("a.png", "--save", wrong)
+
+
 # The threshold
 
 

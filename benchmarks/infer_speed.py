@@ -1,0 +1,59 @@
+"""Images per second of infer.py by what it writes of each image.
+
+    python -m benchmarks.infer_speed --checkpoint checkpoints/<run>
+
+The ways take turns on the same images, read, inspected and written as infer.py does it. Panels at
+zlib's usual level of 6 are among them, for comparison. Seconds are those of the CPU, all threads
+together, so that other work on the machine does not count; on a GPU they say nothing.
+"""
+
+import contextlib
+import io
+import tempfile
+import time
+from pathlib import Path
+
+import infer
+from benchmarks.export_speed import spread
+from data.mvtec import Category
+from inspection import pictures
+from inspection.open_run import add_run_flags, open_run
+from utils.batches import add_batch_flag
+from utils.errors import run_script
+from utils.flags import script_parser
+
+WAYS = {
+    "panel, PNG level 6": (["panel"], 6),
+    "panel": (["panel"], pictures.COMPRESSION),
+    "map,mask,overlay": (["map", "mask", "overlay"], pictures.COMPRESSION),
+    "none": ([], pictures.COMPRESSION),
+}
+
+
+def main() -> int:
+    """Measure and print; returns the exit status."""
+    parser = script_parser(__doc__)
+    add_run_flags(parser)
+    add_batch_flag(parser)
+    parser.add_argument("--images", type=int, default=16, metavar="N", help="images a turn")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns of each way")
+    args = parser.parse_args()
+    _, inspector = open_run(args)
+    data, settings = inspector.config.data, vars(args)
+    tests = Category.chosen(data, settings["data.root"], settings["data.category"]).test_images()
+    paths = [test.path for test in tests[:: max(1, len(tests) // args.images)]][: args.images]
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    for turn in range(args.turns + 1):
+        for way, (kinds, pictures.COMPRESSION) in WAYS.items():
+            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+                started = time.process_time()
+                infer.inspect(inspector, paths, Path(folder), kinds)
+                if turn:  # the first one warms up
+                    rates[way].append(len(paths) / (time.process_time() - started))
+    for way, found in rates.items():
+        print(f"{way:<20} {spread(found, 'images/s', 1)}, {args.turns} turns of {len(paths)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
