@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from data.images import read_resized
+from data.images import read_image, read_resized
 from utils.config import DataConfig
 
 VISIBLE = 0.03
@@ -167,7 +167,7 @@ class PseudoImage:
     Attributes:
         path: the file of the good image.
         defect: the kind of defect, or "good".
-        data: how the image is read and resized, before the defect is put on it.
+        data: how the image is read, and, if it is seen whole, resized before a defect is put on it.
         seed: decides what the defect looks like.
     """
 
@@ -187,7 +187,9 @@ class PseudoImage:
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Image uint8 [H, W, 3] and mask bool [H, W]; raises `ImageError`."""
-        image = read_resized(self.path, self.data)
+        # Tiles are cut of the whole image.
+        read = read_image if self.data.tile else read_resized
+        image = read(self.path, self.data)
         if not self.is_defect:
             return image, None
         return spoil(image, self.defect, np.random.default_rng(self.seed))

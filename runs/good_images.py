@@ -85,6 +85,11 @@ class GoodImages:
             return np.flatnonzero(self.held_out)
         return np.arange(len(self.names))[:: min(10, len(self.names))]
 
+    def by_fold(self) -> list[np.ndarray]:
+        """Places of the images of each fold."""
+        folds = np.array(self.folds)
+        return [np.flatnonzero(folds == number) for number in range(folds.max() + 1)]
+
     def paths(self, folder: Path) -> list[Path]:
         """Their files in a folder; raises `UserError` if one of them is gone."""
         paths = [folder / name for name in self.names]

@@ -10,6 +10,7 @@ from fitted import fitted
 
 import eval
 import infer
+from data.cache import DecodedImages
 from data.images import ImageError
 from evaluation.measure import score_split
 from evaluation.pseudo_split import pseudo_readers
@@ -111,7 +112,8 @@ def test_no_batch_is_scored_without_the_fold_of_the_next(trained, dataset):
 
 
 def test_calibration_does_not_depend_on_the_batch(trained, monkeypatch):
-    images = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
+    images = DecodedImages.whole(pixels)
     good = GoodImages([""] * 9, list(range(9)), [0, 1, 2] * 3, [True] * 9)
     found = []
     for batch in (1, 2):
