@@ -75,12 +75,13 @@ def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[s
     height, width = inspection.size
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = Image.fromarray(inspection.image).resize(size, Image.Resampling.BILINEAR)
     ends = calibration.low, calibration.high
     pictures = {
         "input": inspection.image,
         "reconstruction": inspection.reconstruction,
         "heatmap": colourise(_coarse(inspection.anomaly_map, size[::-1]), *ends),
-        "overlay": overlay(inspection.image, inspection, calibration),
+        "overlay": overlay(np.asarray(small), inspection, calibration),
     }
     return {
         caption: Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
