@@ -21,8 +21,8 @@ from utils.errors import run_script
 
 SIDE = 2048
 AREA = SIDE * SIDE / 1000
-TRAIN, GOOD, OF_EACH = 8, 10, 5
-TILES = [0, 1024, 512, 256]
+TRAIN, GOOD, OF_EACH = 6, 8, 4
+TILES = [0, 1024, 512]
 SETTINGS = {"model": "patchcore", "data.size": 128, "patchcore.candidates": 20_000}
 
 
