@@ -51,7 +51,7 @@ from data.images import read_ahead
 from data.mvtec import Category, TestImage
 from evaluation.html_report import html_report
 from evaluation.measure import Reader, Test, collect_pixels, measure, score_split
-from evaluation.metrics import PixelScores
+from evaluation.metrics import BinnedPixelScores, PixelScores
 from evaluation.pseudo_split import pseudo_readers
 from evaluation.results import (
     kinds_table,
@@ -90,7 +90,11 @@ def main() -> int:
     output = args.output or Path("outputs") / run_name(file) / folder
     output.mkdir(parents=True, exist_ok=True)
 
-    pixels, notices = (PixelScores(), []) if args.synthetic else collect_pixels(tests)
+    pixels, notices = PixelScores(), []
+    if not args.synthetic:
+        pixels, notices = collect_pixels(tests)
+    elif config.data.tile:  # at the size of the originals, of which these are many
+        pixels = BinnedPixelScores()
     for notice in notices:
         print(notice, file=sys.stderr)
     rows, problems = score_split(inspector, readers, len(tests), pixels)

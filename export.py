@@ -51,9 +51,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data.images import ImageError, read_ahead, read_image, read_resized
+from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category
 from data.pseudo_defects import PseudoImage, pseudo_split
+from data.tiles import read_tiles
 from evaluation.metrics import auroc
 from inspection.inspector import Inspection, Inspector
 from inspection.onnx_export import write_half, write_int8, write_metadata, write_onnx
@@ -128,10 +129,14 @@ def images_to_check(category: Category, good: list[Path]) -> list[np.ndarray]:
 
 
 def good_images(paths: list[Path], config: Config) -> Iterator[np.ndarray]:
-    """Good images at the size of the detector, uint8 [h, w, 3]; damaged ones are left out."""
-    for _, image in read_ahead(paths, lambda path: read_resized(path, config.data)):
-        if not isinstance(image, ImageError):
-            yield image
+    """Good images as the detector sees them, uint8 [h, w, 3]; damaged ones are left out.
+
+    Of those that it sees in tiles one each, from all over the image in turn.
+    """
+    reader = read_ahead(paths, lambda path: read_tiles(path, config.data)[0])
+    for number, (_, tiles) in enumerate(reader):
+        if not isinstance(tiles, ImageError):
+            yield tiles[number % len(tiles)]
 
 
 def calibrated(small: Inspector, whole: Inspector, paths: list[Path]) -> Calibration:

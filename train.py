@@ -48,6 +48,7 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from data.cache import DecodedImages
 from data.crops import random_crops
 from data.tensors import to_batch
 from data.training_set import in_folds, load_images
@@ -98,11 +99,12 @@ def train_step(
 
 
 def train_one_epoch(
-    run: Run, model: TrainedDetector, optimizer: Optimizer, images: np.ndarray, bar: StepBar
+    run: Run, model: TrainedDetector, optimizer: Optimizer, images: DecodedImages, bar: StepBar
 ) -> bool:
     """The steps of an epoch that are left; False if the user stops it, after the step under way."""
     config, settings, progress = run.config, run.config.train, run.progress
-    order = run.good.learned[epoch_order(config.seed, progress.epoch, len(run.good.learned))]
+    order = images.places(run.good.learned)
+    order = order[epoch_order(config.seed, progress.epoch, len(order))]
     steps = math.ceil(len(order) / settings.batch)
     while progress.step < steps:
         # All that is random follows from the seed and the number of the step.
@@ -110,7 +112,7 @@ def train_one_epoch(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, progress.epoch + progress.step / steps)
         chosen = order[progress.step * settings.batch :][: settings.batch]
-        batch = random_crops(images[chosen], settings.crop, config.seed, *progress.at)
+        batch = random_crops(images.tiles[chosen], settings.crop, config.seed, *progress.at)
         progress.loss_sum += train_step(model, optimizer, batch, run.device, progress.micro_batch)
         if not math.isfinite(progress.loss_sum):
             raise UserError(
@@ -125,12 +127,13 @@ def train_one_epoch(
     return True
 
 
-def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: np.ndarray) -> bool:
+def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: DecodedImages) -> bool:
     """Epochs of gradient steps, each saved; False if the user stops them."""
     settings = run.config.train
     run.progress.micro_batch = run.progress.micro_batch or pick_micro_batch(run.config, run.device)
     run.begin(model, optimizer, f"{run.progress.micro_batch} images at once")
-    steps = math.ceil(len(run.good.learned) / settings.batch)
+    count = len(images.places(run.good.learned))
+    steps = math.ceil(count / settings.batch)
     done = run.progress.epoch * steps + run.progress.step
     model.train()
     with StepBar(settings.epochs * steps, done, run.may_be_slow) as bar:
@@ -138,14 +141,14 @@ def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: np.nda
             if not train_one_epoch(run, model, optimizer, images, bar):
                 run.save(model, optimizer)
                 return False
-            bar.say(run.end_epoch(loss=run.progress.loss_sum / len(run.good.learned)))
+            bar.say(run.end_epoch(loss=run.progress.loss_sum / count))
             run.save(model, optimizer)
     seed_step(run.config.seed, settings.epochs, 0)
     model.eval().finish(in_folds(images, run.good, run.progress.micro_batch, run.device))
     return True
 
 
-def fit(run: Run, model: FittedDetector, images: np.ndarray) -> bool:
+def fit(run: Run, model: FittedDetector, images: DecodedImages) -> bool:
     """One pass over the images, fold by fold; False if the user stops it."""
     progress = run.progress
     run.begin(model, None, "one pass")

@@ -73,7 +73,7 @@ def main() -> None:
     config = load_config(overrides=overrides_from(args) | {"model": "unet"})
     device = pick_device(config.device)
     paths = Category(config.data.root, config.data.category).train_images()[: config.train.batch]
-    images, _ = decode_all(paths, config.data)
+    images = decode_all(paths, config.data)[0].tiles
 
     torch.manual_seed(0)
     ours: UNetAutoencoder = place(build_model(config), device).train()

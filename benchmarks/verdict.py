@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.cache import decode_all
+from data.cache import DecodedImages, decode_all
 from data.crops import random_crops
 from data.mvtec import Category
 from data.tensors import to_batch
@@ -64,8 +64,8 @@ def learned(
     share = config.calibration.holdout if isinstance(model, TrainedDetector) else 0
     names = [str(number) for number in range(len(images))]
     good = GoodImages.dealt(names, list(range(len(images))), share, config.seed)
-    good.sizes = [images.shape[1:3]] * len(images)
-    folds = in_folds(images, good, config.train.batch, device)
+    decoded = DecodedImages.whole(images)
+    folds = in_folds(decoded, good, config.train.batch, device)
     if isinstance(model, TrainedDetector):
         train(model.train(), images[good.learned], device)
         model.eval().finish(folds)
@@ -74,7 +74,7 @@ def learned(
             for batch in fold:
                 model.collect(batch, number)
         model.finish()
-    return model, calibrate_detector(model, images, good, device)
+    return model, calibrate_detector(model, decoded, good, device)
 
 
 def train(model: TrainedDetector, images: np.ndarray, device: torch.device) -> None:
@@ -146,7 +146,7 @@ def main() -> None:
         device = pick_device(config.device)
         if kept[0] != category:
             paths = Category(config.data.root, category).train_images()
-            kept = category, decode_all(paths, config.data)[0]
+            kept = category, decode_all(paths, config.data)[0].tiles
         order = np.random.default_rng(seed).permutation(len(kept[1]))
         hidden, rest = np.split(order, [round(HIDDEN * len(order))])
         chosen = rest[:number] if number else rest

@@ -1,5 +1,6 @@
 """Reading image files: whatever a camera or a scanner wrote becomes RGB uint8."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -194,7 +195,7 @@ def read_ahead(
 
         try:
             for item in items:
-                size = _decoded_bytes(Path(item))
+                size = 3 * math.prod(header_size(Path(item)))  # bytes
                 while pending and (
                     len(pending) > 2 * THREADS or size + sum(p[1] for p in pending) > AHEAD
                 ):
@@ -207,12 +208,12 @@ def read_ahead(
                 future.cancel()
 
 
-def _decoded_bytes(path: Path) -> int:
-    """What an image will take, as its header tells; 0 where it tells nothing."""
+def header_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image before it is turned upright, as its header tells, or (0, 0)."""
     try:
         if path.is_file():
             with Image.open(path) as image:
-                return 3 * image.width * image.height
+                return image.height, image.width
     except Exception:  # of many kinds; whoever reads it reports it
         pass
-    return 0
+    return 0, 0

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from data.images import read_resized, upright_size
+from data.images import read_image, read_resized, upright_size
 from data.resize import placement
 from utils.config import DataConfig
 
@@ -168,7 +168,7 @@ class PseudoImage:
     Attributes:
         path: the file of the good image.
         defect: the kind of defect, or "good".
-        data: how the image is read and resized, before the defect is put on it.
+        data: how the image is read, and, if it is seen whole, resized before a defect is put on it.
         seed: decides what the defect looks like.
     """
 
@@ -188,9 +188,11 @@ class PseudoImage:
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Image uint8 [H, W, 3] and mask bool [H, W]; raises `ImageError`."""
-        # Without padding, on which there are no defects: whoever inspects it pads it again.
-        image = read_resized(self.path, self.data)
-        image = image[placement(upright_size(self.path), self.data).inside]
+        if self.data.tile:  # tiles are cut of the whole image
+            image = read_image(self.path, self.data)
+        else:  # without padding, on which there are no defects: whoever inspects it pads it again
+            image = read_resized(self.path, self.data)
+            image = image[placement(upright_size(self.path), self.data).inside]
         if not self.is_defect:
             return image, None
         return spoil(image, self.defect, np.random.default_rng(self.seed))

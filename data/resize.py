@@ -10,6 +10,8 @@ from utils.config import DataConfig
 Window = tuple[slice, slice]
 """Rows and columns."""
 
+WHOLE: Window = (slice(None), slice(None))
+
 
 class Placement(NamedTuple):
     """Which part of an image lies where in the frame.

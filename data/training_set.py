@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import decode_all
+from data.cache import DecodedImages, decode_all
 from data.depth import with_depth
-from data.images import upright_size
 from data.mvtec import Category
 from data.tensors import to_batch
+from data.tiles import shrinking_hint
 from data.twins import find_twins, groups, thumbnail, twins_warning
 from runs import distributed
 from runs.good_images import GoodImages
@@ -19,8 +19,8 @@ from utils.batches import batches
 from utils.errors import UserError
 
 
-def load_images(run: Run, hold_out: bool) -> np.ndarray:
-    """The good images of a run, uint8 [N, H, W, 3]; a new run learns here which they are."""
+def load_images(run: Run, hold_out: bool) -> DecodedImages:
+    """The good images of a run; a new run learns here which they are."""
     settings = run.config
     if not hold_out and distributed.world_size() > 1:
         raise UserError(f"{settings.model} is fitted in one process; start it without torchrun")
@@ -36,16 +36,19 @@ def load_images(run: Run, hold_out: bool) -> np.ndarray:
         share = settings.calibration.holdout if hold_out else 0
         of_groups = groups(readable, settings.calibration.group)
         if settings.calibration.group is None:
-            warning = twins_warning(readable, find_twins(np.stack(list(map(thumbnail, images)))))
-            run.warn(warning)
+            thumbnails = [thumbnail(images.image(number)) for number in range(len(images))]
+            run.warn(twins_warning(readable, find_twins(np.stack(thumbnails))))
+        run.warn(shrinking_hint(images.grids, settings.data))
         run.good = GoodImages.dealt(names, of_groups, share, settings.seed, settings.data.limit)
-        run.good.sizes = [upright_size(path) for path in run.good.paths(category.train)]
-        images = images[np.isin(names, run.good.names)]
+        images = images.only(np.flatnonzero(np.isin(names, run.good.names)))
+    if settings.data.tile:
+        count, side = len(images.places(range(len(images)))), settings.data.tile
+        run.say(f"{len(images)} good images are {count} tiles of {side}x{side}")
     return images
 
 
 class Fold:
-    """Images of one fold, a few at a time: [B, 3, H, W] in [0, 1] on the device, again and again.
+    """Images, or tiles, of one fold, a few at a time: [B, 3, H, W] in [0, 1] on the device.
 
     Args:
         images: all images, uint8 [N, H, W, 3].
@@ -68,10 +71,8 @@ class Fold:
             yield to_batch(self.images[np.array(group)], self.device)
 
 
-def in_folds(images: np.ndarray, good: GoodImages, size: int, device: torch.device) -> list[Fold]:
-    """The good images, uint8 [N, H, W, 3], by fold, `size` at a time."""
-    folds = np.array(good.folds)
-    return [
-        Fold(images, np.flatnonzero(folds == number), size, device)
-        for number in range(folds.max() + 1)
-    ]
+def in_folds(
+    images: DecodedImages, good: GoodImages, size: int, device: torch.device
+) -> list[Fold]:
+    """The good images by fold, `size` tiles at a time; all tiles of an image are of its fold."""
+    return [Fold(images.tiles, images.places(own), size, device) for own in good.by_fold()]

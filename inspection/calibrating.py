@@ -1,11 +1,14 @@
 """Setting a detector's verdict on good images, each scored as if it had not been learned from."""
 
+from collections.abc import Iterator
+from itertools import islice
+
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.resize import placement
-from data.training_set import in_folds
+from data.cache import DecodedImages
+from data.training_set import Fold, in_folds
 from inspection.shown_score import shown_score
 from models.detector import Detector
 from runs.good_images import GoodImages
@@ -18,33 +21,30 @@ DOUBT = 10
 
 @torch.inference_mode()
 def calibrate_detector(
-    model: Detector, images: np.ndarray, good: GoodImages, device: torch.device
+    model: Detector, images: DecodedImages, good: GoodImages, device: torch.device
 ) -> Calibration:
     """Thresholds and range of colours from all good images that a run knows.
 
     Args:
         model: finished, on the device; its scale is set too, if it has one.
-        images: the good images, uint8 [N, H, W, 3].
+        images: the good images.
         good: what each of them is for.
         device: that of the model.
     """
     model.eval()
     folds = in_folds(images, good, pick_inference_batch("auto", model, device), device)
-    config = model.config
-    insides = [placement(size, config.data).inside for size in good.sizes]
+    config, of_fold = model.config, good.by_fold()
     scores, peaks, levels = np.empty((3, len(images)))
     with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
         for number in model.leaving_out(folds):
-            places = iter(folds[number].places)
-            for batch in folds[number]:
-                anomaly_maps, of_frames, _ = model(batch)
-                maps = anomaly_maps[:, 0].float().cpu().numpy()
-                for whole, of_frame in zip(maps, of_frames.tolist(), strict=True):
-                    place = next(places)
-                    own = whole[insides[place]]
-                    scores[place] = shown_score(own, of_frame, config)
-                    peaks[place], levels[place] = own.max(), np.median(own)
-                bar.update(len(batch))
+            found = _tile_by_tile(model, folds[number])
+            for place in of_fold[number]:
+                grid = images.grids[place]
+                maps, of_tiles = zip(*islice(found, len(grid)), strict=True)
+                joined = grid.join(np.stack(maps))
+                scores[place] = shown_score(joined, max(of_tiles), config)
+                peaks[place], levels[place] = joined.max(), np.median(joined)
+                bar.update()
     held_out = np.array(good.held_out)
     return calibrate(
         as_unseen(scores, held_out).tolist(),
@@ -53,6 +53,14 @@ def calibrate_detector(
         config.calibration.false_alarms,
         independent=len(set(good.groups)),
     )
+
+
+def _tile_by_tile(model: Detector, fold: Fold) -> Iterator[tuple[np.ndarray, float]]:
+    """Map [h, w] and score of each tile of a fold."""
+    for batch in fold:
+        prediction = model(batch)
+        maps = prediction.anomaly_map[:, 0].float().cpu().numpy()
+        yield from zip(maps, prediction.score.tolist(), strict=True)
 
 
 def as_unseen(values: np.ndarray, held_out: np.ndarray) -> np.ndarray:

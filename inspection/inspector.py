@@ -12,12 +12,16 @@ import numpy as np
 from PIL import Image
 
 from data.images import read_image
-from data.resize import Placement, Window, fit, placement
+from data.resize import WHOLE, Window, resize
+from data.tiles import Grid
 from inspection.shown_score import shown_score
 from utils.batches import batches
 from utils.calibration import Calibration
 from utils.config import Config
 from utils.errors import UserError
+
+SHOWN = 1024
+"""Longer side, in pixels at most, of the picture of an image that is seen in tiles."""
 
 Item = TypeVar("Item")
 Failure = TypeVar("Failure")
@@ -27,9 +31,10 @@ class Inspection(NamedTuple):
     """What a detector says of one image.
 
     Attributes:
-        image: uint8 [h, w, 3], the image at the size that the detector sees it, without padding.
-        reconstruction: uint8 [h, w, 3], or None for detectors that do not reconstruct.
-        anomaly_map: float32 [h, w] of the same pixels, raw.
+        image: uint8 [h, w, 3], the image at the size that the detector sees it, without padding;
+            where that sees tiles, small enough to look at.
+        reconstruction: uint8 of the same shape, or None for detectors that do not reconstruct.
+        anomaly_map: float32 [h, w] of what the image shows, raw; of tiles, joined.
         score: higher is stranger.
         size: (height, width) of the original image.
         milliseconds: time of the detector alone, without reading and resizing; that of its batch
@@ -46,7 +51,7 @@ class Inspection(NamedTuple):
     size: tuple[int, int]
     milliseconds: float
     least_area: int = 0
-    shown: Window = (slice(None), slice(None))
+    shown: Window = WHOLE
 
     @property
     def part(self) -> tuple[int, int, int, int]:
@@ -73,12 +78,12 @@ class Inspection(NamedTuple):
         return whole
 
 
-class _Fitted(NamedTuple):
-    """An image as the detector sees it, uint8 [h, w, 3], and what it was before."""
+class _Seen(NamedTuple):
+    """An image as the detector sees it: its tiles, uint8 [T, h, w, 3], and a picture to show."""
 
-    pixels: np.ndarray
-    size: tuple[int, int]
-    placement: Placement
+    grid: Grid
+    tiles: np.ndarray
+    picture: np.ndarray
 
 
 class Inspector(ABC):
@@ -87,7 +92,7 @@ class Inspector(ABC):
     Attributes:
         config: settings that it was trained with.
         calibration: its thresholds and its range of colours.
-        batch: images that go through it at once.
+        batch: images, or tiles of one, that go through it at once.
     """
 
     config: Config
@@ -111,7 +116,9 @@ class Inspector(ABC):
         return read_image(path, self.config.data)
 
     def inspect(self, image: np.ndarray) -> Inspection:
-        """Fit an image, uint8 [H, W, 3], into the frame as in training and run the detector on it.
+        """Fit or cut an image, uint8 [H, W, 3], as in training and run the detector on it.
+
+        The score of an image that is seen in tiles is that of its strangest tile.
 
         Raises:
             UserError: if the score is not finite, as a diverged training leaves it.
@@ -132,37 +139,58 @@ class Inspector(ABC):
             Each item, in order, with the inspection of its image or what there was in its place.
         """
         # Resized as they come: of large originals one is held, not a whole batch.
-        fitted = ((item, self._fitted(found)) for item, found in reader)
-        for group in batches(fitted, self.batch):
-            images = [found for _, found in group if isinstance(found, _Fitted)]
+        seen = ((item, self._seen(found)) for item, found in reader)
+        # The tiles of a single image make batches of their own.
+        for group in batches(seen, 1 if self.config.data.tile else self.batch):
+            images = [found for _, found in group if isinstance(found, _Seen)]
             inspections = self._inspections(images)
             for item, found in group:
-                yield item, next(inspections) if isinstance(found, _Fitted) else found
+                yield item, next(inspections) if isinstance(found, _Seen) else found
 
-    def _fitted(self, found: np.ndarray | Failure) -> _Fitted | Failure:
+    def _seen(self, found: np.ndarray | Failure) -> _Seen | Failure:
         if not isinstance(found, np.ndarray):
             return found
-        size, data = found.shape[:2], self.config.data
-        return _Fitted(fit(found, data), size, placement(size, data))
+        data, size = self.config.data, found.shape[:2]
+        grid = Grid.over(size, data)
+        tiles = grid.cut(found, data)
+        return _Seen(grid, tiles, resize(found, _shown(size)) if data.tile else grid.join(tiles))
 
-    def _inspections(self, images: list[_Fitted]) -> Iterator[Inspection]:
+    def _inspections(self, images: list[_Seen]) -> Iterator[Inspection]:
         """The inspections of one batch; the detector runs when the first is asked for."""
-        batch = np.stack([image.pixels for image in images])
+        tiles = np.concatenate([image.tiles for image in images])
         started = time.perf_counter()
-        anomaly_maps, scores, reconstructions = self.predict(batch)
+        parts = [
+            self.predict(tiles[start : start + self.batch])
+            for start in range(0, len(tiles), self.batch)
+        ]
         milliseconds = (time.perf_counter() - started) * 1000 / len(images)
-        for number, (pixels, size, (shown, inside)) in enumerate(images):
-            anomaly_map = anomaly_maps[number][inside]
-            score = shown_score(anomaly_map, float(scores[number]), self.config)
+        anomaly_maps, scores, reconstructions = (
+            None if of_parts[0] is None else np.concatenate(of_parts)
+            for of_parts in zip(*parts, strict=True)
+        )
+        end = 0
+        for grid, _, picture in images:
+            own = slice(end, end := end + len(grid))
+            anomaly_map = grid.join(anomaly_maps[own])
+            score = shown_score(anomaly_map, float(scores[own].max()), self.config)
             if not np.isfinite(score):
                 raise UserError(f"the detector gave the score {score}: its training has diverged")
+            reconstruction = None
+            if reconstructions is not None:
+                reconstruction = resize(grid.join(reconstructions[own]), picture.shape[:2])
             yield Inspection(
-                pixels[inside],
-                None if reconstructions is None else reconstructions[number][inside],
+                picture,
+                reconstruction,
                 anomaly_map,
                 score,
-                size,
+                grid.size,
                 milliseconds,
                 self.config.score.least_area,
-                shown,
+                grid.shown,
             )
+
+
+def _shown(size: tuple[int, int]) -> tuple[int, int]:
+    """The size at which an image of this (height, width) is shown."""
+    scale = min(1.0, SHOWN / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

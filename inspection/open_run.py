@@ -80,20 +80,20 @@ def open_run(args: argparse.Namespace) -> tuple[Path, Inspector]:
     """The file that the flags name, and the detector in it; raises `UserError` if there is none."""
     file = named_run(args)
     device = vars(args)["device"] or "auto"
-    inspector = open_inspector(file, device, getattr(args, "batch", 1))
+    inspector = open_inspector(file, device, getattr(args, "batch", "auto"))
     threshold = getattr(args, "threshold", None)
     if threshold is not None:
         inspector.calibration = inspector.calibration.at(threshold)
     return file, inspector
 
 
-def open_inspector(file: Path, device: str, batch: int | str = 1) -> Inspector:
+def open_inspector(file: Path, device: str, batch: int | str = "auto") -> Inspector:
     """The detector in a file: a checkpoint, run by torch, or an export, run by onnxruntime.
 
     Args:
         file: last.pt of a run, or an .onnx file written by export.py.
         device: auto, cuda, mps or cpu.
-        batch: images that go through it at once, or "auto".
+        batch: images, or tiles of one, that go through it at once, or "auto".
 
     Raises:
         UserError: if the file is none of these, or the device or a package is not there.

@@ -43,9 +43,9 @@ def overlay(image: np.ndarray, inspection: Inspection, calibration: Calibration)
     from scipy import ndimage
 
     def scaled(values: np.ndarray) -> np.ndarray:
-        size = image.shape[1], image.shape[0]
-        picture = Image.fromarray(values.astype(np.float32))
-        return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+        height, width = image.shape[:2]
+        picture = Image.fromarray(_coarse(values.astype(np.float32), (height, width)))
+        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
     anomaly_map = scaled(inspection.anomaly_map)
     heat = colourise(anomaly_map, calibration.low, calibration.high)
@@ -77,6 +77,14 @@ def whole_overlay(
     return drawn
 
 
+def _coarse(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map [H, W], to be shrunk to (height, width), whose small peaks survive that."""
+    from scipy import ndimage
+
+    reach = min(whole // part for whole, part in zip(values.shape, size, strict=True))
+    return ndimage.maximum_filter(values, reach) if reach > 1 else values
+
+
 def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[str, Image.Image]:
     """Pictures of an inspected image by caption: input, reconstruction (if any), heatmap, overlay.
 
@@ -86,11 +94,13 @@ def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[s
     _, _, height, width = inspection.part
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = Image.fromarray(inspection.image).resize(size, Image.Resampling.BILINEAR)
+    ends = calibration.low, calibration.high
     pictures = {
         "input": inspection.image,
         "reconstruction": inspection.reconstruction,
-        "heatmap": colourise(inspection.anomaly_map, calibration.low, calibration.high),
-        "overlay": overlay(inspection.image, inspection, calibration),
+        "heatmap": colourise(_coarse(inspection.anomaly_map, size[::-1]), *ends),
+        "overlay": overlay(np.asarray(small), inspection, calibration),
     }
     return {
         caption: Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)

@@ -10,7 +10,7 @@ def shown_score(anomaly_map: np.ndarray, of_frame: float, config: Config) -> flo
 
     Args:
         anomaly_map: float32 [h, w], the part of the frame's map that shows the image.
-        of_frame: the score that the detector gives the frame.
+        of_frame: the score that the detector gives the frame, or the strangest of the tiles.
         config: settings; `data.fit` says whether frames are padded, `score.reduce` how a map
             becomes a score.
     """

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.cache import DecodedImages
 from data.tensors import to_batch, to_pixels
 from data.training_set import in_folds
 from inspection.inspector import Inspector
@@ -39,8 +40,8 @@ class TorchInspector(Inspector):
         return maps, scores.float().cpu().numpy(), pixels
 
     @torch.inference_mode()
-    def leaving_out(self, images: np.ndarray) -> Iterator[int]:
-        """Be in turn without each fold of the good images, uint8 [N, h, w, 3], that it knows.
+    def leaving_out(self, images: DecodedImages) -> Iterator[int]:
+        """Be in turn without each fold of the good images that it knows.
 
         Yields:
             The number of the fold; see `Detector.leaving_out`.

@@ -1,6 +1,6 @@
 """The contract that every detector meets, so that the scripts need not know which one they run."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +41,7 @@ class StoredAtAnyLength:
         super()._load_from_state_dict(state, prefix, *rest)
 
 
-Folds = Sequence[Iterable[Tensor]]
+Folds = Sequence[Collection[Tensor]]
 """The good images that a detector knows, dealt into folds: batches [B, 3, H, W] in [0, 1] of each.
 
 Every fold can be gone through more than once; it gives the same images in the same order.

@@ -25,14 +25,12 @@ class GoodImages:
         groups: a number for each; shots of one part share theirs.
         folds: number of the fold of each.
         held_out: whether training does not see it.
-        sizes: (height, width) of each file's image.
     """
 
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     folds: list[int] = field(default_factory=list)
     held_out: list[bool] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
     def dealt(
@@ -86,6 +84,11 @@ class GoodImages:
         if any(self.held_out):
             return np.flatnonzero(self.held_out)
         return np.arange(len(self.names))[:: min(10, len(self.names))]
+
+    def by_fold(self) -> list[np.ndarray]:
+        """Places of the images of each fold."""
+        folds = np.array(self.folds)
+        return [np.flatnonzero(folds == number) for number in range(folds.max() + 1)]
 
     def paths(self, folder: Path) -> list[Path]:
         """Their files in a folder; raises `UserError` if one of them is gone."""

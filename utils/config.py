@@ -68,9 +68,24 @@ class DataConfig(Section):
     category: Annotated[Name, BeforeValidator(category_name)]
     size: Annotated[tuple[Side, Side], BeforeValidator(_pair)]
     fit: Literal["squash", "pad", "crop"]
+    tile: Literal[0] | Side
+    overlap: float = Field(ge=0, le=0.75)
     limit: int = Field(ge=0)
     depth: Literal["auto", 8, 10, 12, 14, 16]
     max_megapixels: float = Field(gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _tiles_keep_the_ratio(self) -> "DataConfig":
+        if self.tile and self.size[0] != self.size[1]:
+            raise UserError(
+                f"data.tile cuts squares, but data.size is {list(self.size)}; make it one number"
+            )
+        if self.tile and self.fit != "squash":
+            raise UserError(
+                f"data.fit={self.fit} says nothing to tiles, which keep the ratio by "
+                "themselves; set data.fit=squash, or data.tile=0"
+            )
+        return self
 
 
 class UNetConfig(Section):
@@ -240,6 +255,7 @@ EXPECTED = {
     "device": "auto, cuda, cuda:1 (a certain GPU), mps or cpu",
     "data.size": "a side from 32 to 8192 pixels, or [height, width]",
     "backbone.layers": "auto or a list of layers, such as [2,4]",
+    "data.tile": "0 or a side from 32 to 8192 pixels",
     "train.crop": "0 or a side from 32 to 8192 pixels",
     "train.micro_batch": "auto or a whole number from 1",
 }

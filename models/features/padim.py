@@ -37,6 +37,11 @@ class Padim(FeatureDetector, FittedDetector):
     """
 
     def __init__(self, config: Config) -> None:
+        if config.data.tile:
+            raise UserError(
+                "padim knows every place of a part by itself, and a tile may lie anywhere on it; "
+                "take another --model, or data.tile=0"
+            )
         super().__init__(config, default=LITE)
         channels = min(config.padim.channels, sum(self.backbone.channels))
         self.register_buffer("chosen", torch.zeros(0, dtype=torch.long))

@@ -5,7 +5,7 @@ how far the features of its encoder lie from those of good parts.
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
@@ -284,7 +284,9 @@ class UNetAutoencoder(TrainedDetector):
         found = []
         for _, fold in zip(self.without(folds), folds, strict=True):
             found.append([])
-            for batch in fold:
+            # Evenly from all of the fold: a few images may be as many tiles as are wanted.
+            every = max(1, len(fold) * len(folds) // SCALED)
+            for batch in islice(fold, 0, None, every):
                 found[-1].append(self.witnesses(batch)[0].cpu())
                 if sum(map(len, found[-1])) >= SCALED / len(folds):
                     break

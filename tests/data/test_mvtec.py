@@ -111,11 +111,11 @@ def test_cache_on_disk_equals_cache_in_memory(category):
     in_memory, readable = decode_all(paths, settings(size=(32, 48)))
     on_disk, _ = decode_all(paths, settings(size=(32, 48)), memory_gib=0)
     assert readable == paths
-    assert isinstance(on_disk, np.memmap)
+    assert isinstance(on_disk.tiles, np.memmap)
     for path in paths:  # nothing is read again
         path.unlink()
-    assert in_memory.shape == (len(paths), 32, 48, 3)
-    assert np.array_equal(in_memory, on_disk)
+    assert in_memory.tiles.shape == (len(paths), 32, 48, 3)
+    assert np.array_equal(in_memory.tiles, on_disk.tiles)
 
 
 def test_damaged_images_are_left_out_aloud(category, capsys):
@@ -127,8 +127,8 @@ def test_damaged_images_are_left_out_aloud(category, capsys):
     assert readable == [path for path in paths if path != paths[2]]
     assert paths[2].name in capsys.readouterr().err
     assert len(left) == len(whole) - 1
-    assert np.array_equal(left[:2], whole[:2])
-    assert (left[3] == 9).all()
+    assert np.array_equal(left.tiles[:2], whole.tiles[:2])
+    assert (left.tiles[3] == 9).all()
     for path in paths:
         path.write_text("damaged")
     with pytest.raises(UserError, match="none of the"):

@@ -10,10 +10,11 @@ from fitted import fitted
 
 import eval
 import infer
+from data.cache import DecodedImages
 from data.images import ImageError
 from evaluation.measure import score_split
 from evaluation.pseudo_split import pseudo_readers
-from inspection import calibrating
+from inspection import calibrating, pictures
 from inspection.torch_inspector import TorchInspector
 from models import load_detector
 from runs import micro_batch
@@ -111,8 +112,9 @@ def test_no_batch_is_scored_without_the_fold_of_the_next(trained, dataset):
 
 
 def test_calibration_does_not_depend_on_the_batch(trained, monkeypatch):
-    images = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
-    good = GoodImages([""] * 9, list(range(9)), [0, 1, 2] * 3, [True] * 9, [(64, 64)] * 9)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
+    images = DecodedImages.whole(pixels)
+    good = GoodImages([""] * 9, list(range(9)), [0, 1, 2] * 3, [True] * 9)
     found = []
     for batch in (1, 2):
         detector, _ = load_detector(trained[1] / "last.pt", CPU)
@@ -168,8 +170,8 @@ def test_scripts_write_in_order_whatever_the_batch(trained, dataset, tmp_path, m
             raise KeyboardInterrupt  # as Ctrl-C does while a batch is written
         return panel(inspection, calibration, name)
 
-    panel = infer.panel
-    monkeypatch.setattr(infer, "panel", panel_or_stop)
+    panel = pictures.panel
+    monkeypatch.setattr(pictures, "panel", panel_or_stop)
     sys.argv[sys.argv.index("out")] = "stopped"
     with pytest.raises(KeyboardInterrupt):
         infer.main()

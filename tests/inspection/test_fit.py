@@ -7,9 +7,11 @@ from brightness import Brightness
 from drawn_images import settings
 from PIL import Image
 
+from data.cache import DecodedImages
 from data.images import read_image, upright_size
 from data.pseudo_defects import PseudoImage
 from data.resize import fit, placement
+from data.tiles import Grid
 from inspection.calibrating import calibrate_detector
 from inspection.panel import whole_overlay
 from inspection.pictures import mask
@@ -112,10 +114,13 @@ class Striking(Detector):
 
 
 def test_padding_sets_no_threshold():
-    images = np.full((4, SIDE, SIDE, 3), 51, np.uint8)
-    good = GoodImages([""] * 4, [0, 1, 2, 3], [0, 1, 0, 1], [True] * 4, [(64, 128)] * 4)
+    frames = np.full((4, SIDE, SIDE, 3), 51, np.uint8)
+    good = GoodImages([""] * 4, [0, 1, 2, 3], [0, 1, 0, 1], [True] * 4)
     for name, highest in {"pad": 0.2, "squash": 9.0}.items():
-        found = calibrate_detector(Striking(config(name)), images, good, torch.device("cpu"))
+        detector = Striking(config(name))
+        grid = Grid.over((64, 128), detector.config.data)
+        images = DecodedImages(frames, [grid] * 4, list(range(4)))
+        found = calibrate_detector(detector, images, good, torch.device("cpu"))
         assert found.scores == pytest.approx([highest] * 4)
         assert found.peaks == pytest.approx([highest] * 4)
     with pytest.raises(UserError, match="patchcore.reweight"):

@@ -22,7 +22,7 @@ def learned(request, dataset):
         "model": request.param, "data.size": 64, "unet.width": 8,
         "train.lr": 3e-3, "score.smooth": 0.03,
     })  # fmt: skip
-    images, held_out = (decode_all(part, config.data, quiet=True)[0]
+    images, held_out = (decode_all(part, config.data, quiet=True)[0].tiles
                         for part in (paths[3:], paths[:3]))  # fmt: skip
     torch.manual_seed(0)
     detector = build_model(config).train()
