@@ -45,6 +45,7 @@ from demo.scale import Scale, bars, effect
 from inspection.torch_inspector import TorchInspector
 from runs.checkpoint import load_checkpoint
 from utils.calibration import Calibration
+from utils.config import load_config, write_config
 from utils.errors import UserError
 
 
@@ -173,7 +174,7 @@ def test_runs_to_choose_from(tmp_path, monkeypatch):
     ):
         file = Path("checkpoints", name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.with_name("config.yaml").write_text("no: setting" if "none" in name else "")
+        write_config(load_config(), file.with_name("config.yaml"))
         file.touch()
         os.utime(file, (number, number))
     for name in ("gone.onnx", "last.pt"):  # of a disk that is not there
@@ -181,6 +182,7 @@ def test_runs_to_choose_from(tmp_path, monkeypatch):
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(tmp_path / "nowhere")
     (Path("checkpoints", "gone") / "config.yaml").touch()
+    Path("checkpoints/none/config.yaml").write_text("no: setting")
     named = Path("checkpoints/old/last.pt")
     others = [("new.onnx", "checkpoints/new/new.onnx"), ("new", "checkpoints/new/last.pt")]
     assert detectors.list_runs() == [*others, ("old", str(named))]
