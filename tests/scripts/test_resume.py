@@ -128,6 +128,6 @@ def test_resume_refuses_what_would_not_be_the_same_run(trained, dataset, tmp_pat
     shutil.copytree(dataset / "tile", tmp_path / "tile")
     (tmp_path / "tile/train/good/000.png").unlink()
     (tmp_path / "tile/train/good/001.png").unlink()
-    flags = ["--data-root", tmp_path, "--epochs", 3]
-    result = run_script("train.py", "--resume", run, *flags, cwd=folder)
+    flags = ["--resume", run, "--data-root", tmp_path, "--epochs", 3]
+    result = run_script("train.py", *flags, cwd=folder)
     assert_one_line(result, "000.png", "1 more are gone")
