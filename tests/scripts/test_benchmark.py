@@ -52,7 +52,7 @@ def read_csv(folder):
         return list(csv.DictReader(stream))
 
 
-def when(condition, action, seconds=60):
+def when(condition, action, seconds=300):
     """Do something in a thread as soon as a condition holds."""
 
     def wait():

@@ -258,7 +258,7 @@ def test_a_watched_folder_from_start_to_stop(tmp_path):
         (["--watch", ".", "--watch", "./"], "more than once"),
         (["--watch", ".", "--watch", "out", "--video", "seen.mp4"], "--video takes one source"),
         (["--watch", ".", "--threshold", "1", "--threshold", "2"], "once for all"),
-        (["--watch", ".", "--threshold", "nan"], "must be a number"),
+        (["--watch", ".", "--threshold", "nan"], "should be a number"),
         (["--watch", ".", "--video", "seen.gif"], "name it .mp4 or .avi"),
         (["--watch", ".", "--webhook", "ftp://host/x"], "http://host/path"),
         (["--watch", ".", "--mqtt", "mqtt://host"], "topic"),
