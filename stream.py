@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
     quiet_start()
 
 import argparse
-import math
 import sys
 import time
 from contextlib import ExitStack, closing
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from data.images import ImageError
-from inspection.open_run import add_run_flags, open_run, parse_checked
+from inspection.open_run import add_run_flags, finite_threshold, open_run, parse_checked
 from inspection.panel import panel
 from inspection.results import entry, say
 from runs.folders import run_name
@@ -55,7 +54,14 @@ def parse_args() -> argparse.Namespace:
     add("--again", action="store_true", help="inspect images of an earlier start of --watch anew")
     add_run_flags(parser)
     word = "call what scores above X defective: one for all, or one for each source in order"
-    add("--threshold", dest="thresholds", action="append", type=float, metavar="X", help=word)
+    add(
+        "--threshold",
+        dest="thresholds",
+        action="append",
+        type=finite_threshold,
+        metavar="X",
+        help=word,
+    )
     add("--output", type=Path, metavar="DIR", help="default: outputs/<run>/stream")
     add("--frames", type=int, metavar="N", help="stop after N frames")
     add("--panels", action="store_true", help="write a panel for each defective frame")
@@ -80,8 +86,6 @@ def parse_args() -> argparse.Namespace:
     args.thresholds = args.thresholds or []
     if len(args.thresholds) not in (0, 1, len(names)):
         raise UserError(f"give --threshold once for all, or {len(names)} times, once a source")
-    if not all(map(math.isfinite, args.thresholds)):
-        raise UserError("--threshold must be a number, on the scale of scores")
     if args.video and len(names) > 1:
         raise UserError("--video takes one source")
     if args.frames is not None and args.frames < 1 or not args.file_mib > 0:

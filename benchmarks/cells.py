@@ -1,8 +1,7 @@
-"""The cells of a benchmark: one detector on one category, trained and evaluated as processes.
+"""The cells of a benchmark: settings, and what training and evaluating by them gives.
 
 <folder>/settings.yaml    the settings it was begun with
 <folder>/checkpoints/     the run
-<folder>/fit.json         what training took, once it is finished
 <folder>/eval/            what eval.py wrote
 <folder>/row.json         the row of the table, or the error
 <folder>/*.log            what the scripts printed
@@ -11,25 +10,16 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any
 
-from benchmarks.scripts import Finished, read_metrics, script, training_seconds
+from benchmarks.scripts import script
+from runs.folders import FINISHED
 from utils.config import Config, config_from, differences, write_config
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.yaml_files import read_yaml
 
-METRICS = [
-    "image_auroc",
-    "image_auroc_low",
-    "image_auroc_high",
-    "pixel_auroc",
-    "pixel_ap",
-    "aupro_0.3",
-    "ms_per_image",
-]
-"""What the row takes from the metrics of eval.py."""
+Environment = dict[str, str] | None
 
 Row = dict[str, Any]
 """Model, category, error (or None), and numbers by name; those that are undefined are None."""
@@ -61,9 +51,7 @@ class Cell:
     def check(self) -> None:
         """Raise `UserError` if the cell was begun with other settings."""
         file = self.folder / "settings.yaml"
-        if not file.exists():
-            return
-        begun = config_from(read_yaml(file), source=str(file))
+        begun = config_from(read_yaml(file), source=str(file)) if file.exists() else self.config
         for key, (old, new) in differences(begun, self.config).items():
             raise UserError(
                 f"{self.name} was begun with {key} {old!r}, not {new!r}; take another --output, "
@@ -71,63 +59,50 @@ class Cell:
             )
 
     def row(self) -> Row | None:
-        """Its row as far as it was computed before: finished, failed, or None for neither."""
+        """Its row, if an earlier start came as far as that."""
         file = self.folder / "row.json"
         return json.loads(file.read_text()) if file.exists() else None
 
-    def compute(self, environment: dict[str, str], stop: Event) -> Row:
-        """Train and evaluate, from where an earlier attempt was broken off, and keep the row.
+    @property
+    def finished(self) -> bool:
+        """Whether its row is written and tells of no error."""
+        row = self.row()
+        return row is not None and row["error"] is None
+
+    def compute(self, environment: Environment = None) -> Row:
+        """Train and evaluate, from where an earlier start was broken off, and keep the row.
 
         A script that fails makes a row with an error.
 
         Args:
-            environment: that of the scripts.
-            stop: an event that stops them when set.
-
-        Raises:
-            Stopped: if they were stopped.
+            environment: that of the scripts, by default the caller's.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_config(self.config, self.folder / "settings.yaml")
         row: Row = {"model": self.config.model, "category": self.config.data.category}
         try:
-            row |= self._fit(environment, stop) | self._evaluate(environment, stop)
+            row |= self.fit(environment) | self.evaluate(environment)
             row["error"] = None
         except UserError as error:
             row["error"] = str(error)
         write_whole(self.folder / "row.json", json.dumps(row, indent=2))
         return row
 
-    def _script(
-        self, name: str, *flags: object, environment: dict[str, str], stop: Event
-    ) -> Finished:
-        """Run a script in the cell's folder; what it prints goes to a log of its name there."""
-        log = self.folder / f"{name}.log"
-        return script(
-            f"{name}.py", *flags, cwd=self.folder, log=log, environment=environment, stop=stop
-        )
-
-    def _fit(self, environment: dict[str, str], stop: Event) -> Row:
-        """Train unless that is done; seconds and peak memory.
-
-        Seconds of a resumed run are those of its finished epochs and of the process that ended it,
-        whose peak memory it is.
-        """
-        file = self.folder / "fit.json"
-        if not file.exists():
+    def fit(self, environment: Environment = None) -> Row:
+        """Train unless that is done; seconds, peak memory and size of the checkpoint."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_config(self.config, self.folder / "settings.yaml")
+        if self.run is None or not (self.run / FINISHED).exists():
             flags = ["--resume", self.run] if self.run else ["--config", "settings.yaml"]
-            earlier = training_seconds(self.run) if self.run else 0.0
-            done = self._script("train", *flags, environment=environment, stop=stop)
-            fit = {"fit_seconds": earlier + done.seconds, "fit_peak_mib": done.peak_mib}
-            write_whole(file, json.dumps(fit))
-        return json.loads(file.read_text())
-
-    def _evaluate(self, environment: dict[str, str], stop: Event) -> Row:
-        """Evaluate: metrics, peak memory and size of the checkpoint."""
-        flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
-        done = self._script("eval", *flags, environment=environment, stop=stop)
-        metrics = read_metrics(self.folder / "eval")
-        return {name: metrics[name] for name in METRICS} | {
-            "eval_peak_mib": done.peak_mib,
+            script("train", *flags, cwd=self.folder, environment=environment)
+        fit = json.loads((self.run / "fit.json").read_text())
+        return {
+            "fit_seconds": fit["seconds"],
+            "fit_peak_mib": fit["peak_mib"],
             "checkpoint_mib": (self.run / "last.pt").stat().st_size / 2**20,
         }
+
+    def evaluate(self, environment: Environment = None) -> Row:
+        """Evaluate; the metrics, peak memory by a name of its own."""
+        flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
+        script("eval", *flags, cwd=self.folder, environment=environment)
+        metrics = json.loads((self.folder / "eval/metrics.json").read_text())
+        return metrics | {"eval_peak_mib": metrics.pop("peak_mib")}

@@ -14,7 +14,6 @@ memory includes the decoded images, which are the same for both.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from data.mvtec import Category
 from data.resize import resize
 from data.tensors import to_batch
 from utils.flags import script_parser
+from utils.memory import peak_mib
 
 BATCH = 8
 LAYERS = (4, 10)
@@ -112,8 +112,8 @@ class Ours:
     def fit(self, batches: list[np.ndarray]) -> None:
         """Collect, then fit."""
         for batch in batches:
-            self.model.learn(*self.model.prepare(to_batch(batch, torch.device("cpu"))))
-        self.model.finish([])
+            self.model.collect(to_batch(batch, torch.device("cpu")), fold=0)
+        self.model.finish()
         self.model.eval()
 
     def score(self, image: np.ndarray) -> float:
@@ -149,11 +149,10 @@ def measure(args: argparse.Namespace) -> None:
         started = time.perf_counter()
         scores = [contender.score(image) for image in test]
         asking = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
     result = {
         "fit_seconds": fitting,
         "milliseconds": 1000 * asking / len(test),
-        "peak_mib": peak,
+        "peak_mib": peak_mib(),
         "auroc": roc_auc_score(labels, scores),
     }
     print(json.dumps(result))

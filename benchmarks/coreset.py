@@ -6,15 +6,14 @@ The plain algorithm computes all distances to every new centre, so each centre t
 other; it is timed on the first 200 of them, and its time for all is extrapolated.
 """
 
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from data.on_demand import OnDemand
 from torch import Tensor
 
+from benchmarks.timing import seconds
+from data.images import ImageError, read_ahead, read_resized
 from data.mvtec import Category
 from data.tensors import to_batch
 from models.features.coreset import PROJECTION, greedy_coreset, random_projection
@@ -31,16 +30,17 @@ def real_patches(count: int, overrides: dict) -> Tensor:
     detector = PatchCore(load_config(overrides=settings))
     detector.load_pretrained()
     data = detector.config.data
-    images = OnDemand(Category(data.root, data.category).train_images(), data)
+    paths = Category(data.root, data.category).train_images()
     torch.manual_seed(0)
-    for place in range(len(images)):
-        detector.learn(to_batch(images[np.array([place])], torch.device("cpu")))
-    return random_projection(detector.bank, PROJECTION)
+    with torch.no_grad():
+        for _, image in read_ahead(paths, lambda path: read_resized(path, data)):
+            if not isinstance(image, ImageError):
+                detector.collect(to_batch(image[None], torch.device("cpu")), fold=0)
+    return random_projection(detector.memory.bank, PROJECTION)
 
 
-def plain_seconds(points: Tensor, centres: int) -> float:
-    """Seconds of the plain algorithm for the first `centres` centres."""
-    started = time.perf_counter()
+def plain_coreset(points: Tensor, centres: int) -> None:
+    """The plain algorithm, for the first `centres` centres."""
     square = points.square().sum(dim=1)
     nearest = torch.full_like(square, torch.inf)
     place = 0
@@ -48,7 +48,6 @@ def plain_seconds(points: Tensor, centres: int) -> float:
         apart = torch.addmv(square, points, points[place], alpha=-2).add_(square[place])
         torch.minimum(nearest, apart, out=nearest)
         place = int(nearest.argmax())
-    return time.perf_counter() - started
 
 
 def reset_peak() -> None:
@@ -75,11 +74,9 @@ def main() -> None:
             centres = round(share * len(points))
             reset_peak()
             before = peak_mib()
-            started = time.perf_counter()
-            greedy_coreset(points, centres, quiet=not sys.stderr.isatty())
-            ours = time.perf_counter() - started
+            ours = seconds(partial(greedy_coreset, points, centres, quiet=True))
             timed = min(PLAIN_CENTRES, centres)
-            plain = plain_seconds(points, timed) * centres / timed
+            plain = seconds(partial(plain_coreset, points, timed)) * centres / timed
             print(
                 f"{len(points)} patches of {points.shape[1]}, {share:.0%}: {ours:.1f} s, "
                 f"{peak_mib() - before:.0f} MiB over the {points.nbytes / 2**20:.0f} MiB of the "

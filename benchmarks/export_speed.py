@@ -7,12 +7,12 @@ Images of the test split are inspected by both in turn, one at a time; the ratio
 the pairs. The first verdict is timed from the start of the command infer.py until it is printed.
 """
 
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.timing import ratio, spread
 from data.mvtec import Category
 from inspection.open_run import open_inspector
 from runs.folders import find_run, run_name
@@ -33,12 +33,6 @@ def first_verdict(checkpoint: Path, image: Path) -> float:
     if "score" not in line:
         raise UserError(f"{' '.join(command)} gave no verdict")
     return seconds
-
-
-def spread(values: list[float], unit: str, digits: int) -> str:
-    """Median and range of measurements."""
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} {unit} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def main() -> int:
@@ -70,10 +64,9 @@ def main() -> int:
         ]
         verdicts_equal += verdicts[0] == verdicts[1]
     ours, theirs = (list(column) for column in zip(*times[1:], strict=True))
-    ratios = [one / other for one, other in times[1:]]
     print(f"checkpoint  {spread(ours, 'ms an image', 0)}")
     print(f"export      {spread(theirs, 'ms an image', 0)}")
-    print(f"ratio       {spread(ratios, 'times as fast', 2)}, {len(ratios)} pairs")
+    print(f"ratio       {ratio(ours, theirs)}")
     print(f"verdicts    {verdicts_equal} of {len(times)} equal")
     for name, checkpoint in {"checkpoint": file, "export": export}.items():
         starts = [first_verdict(checkpoint, paths[0]) for _ in range(args.starts)]

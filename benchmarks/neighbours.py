@@ -3,28 +3,19 @@
     pip install faiss-cpu
     python -m benchmarks.neighbours
 
-All three are exact. Each takes its turn in every repeat; the fastest of the repeats counts.
+All three are exact. They take turns; the fastest of the repeats counts.
 """
-
-import time
-from collections.abc import Callable
 
 import faiss
 import torch
 
+from benchmarks.timing import in_turns
 from models.features.neighbours import nearest
 
 CASES = [(1024, 20_000, 192), (4096, 20_000, 152), (1024, 100_000, 192), (784, 16_000, 1536)]
 """Patches of an image, patches in the bank, features of a patch."""
 
 REPEATS = 5
-
-
-def seconds(search: Callable[[], object]) -> float:
-    """Wall time of one search."""
-    started = time.perf_counter()
-    search()
-    return time.perf_counter() - started
 
 
 @torch.inference_mode()
@@ -37,12 +28,11 @@ def main() -> None:
         torch.manual_seed(0)
         patches, bank = torch.randn(queries, features), torch.randn(entries, features)
         ways = [
-            lambda: nearest(patches, bank, memory_mib=8),  # noqa: B023
+            lambda: nearest(patches, bank),  # noqa: B023
             lambda: faiss.knn(patches.numpy(), bank.numpy(), 1),  # noqa: B023
             lambda: torch.cdist(patches, bank).min(dim=1),  # noqa: B023
         ]
-        times = [[seconds(way) for way in ways] for _ in range(REPEATS)]
-        best = [1000 * min(column) for column in zip(*times, strict=True)]
+        best = [1000 * min(times) for times in in_turns(ways, REPEATS)]
         found = torch.from_numpy(ways[1]()[1][:, 0])
         alike = (ways[0]()[1] == found).float().mean()
         figures = " ".join(f"{milliseconds:8.0f}" for milliseconds in best)

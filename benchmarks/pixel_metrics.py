@@ -6,13 +6,13 @@ the maps is not counted in the time. Pixel AUROC and AP are then compared with s
 13th map (9 maps, 6.4 million pixels), which bounds scikit-learn's own time and memory.
 """
 
-import resource
 import time
 
 import numpy as np
 from scipy import ndimage
 
 from evaluation.metrics import PixelScores
+from utils.memory import peak_mib
 
 IMAGES = 117
 DEFECTIVE = 84
@@ -35,11 +35,6 @@ def make_image(index: int) -> tuple[np.ndarray, np.ndarray | None]:
         mask |= (rows - row) ** 2 + (columns - column) ** 2 <= rng.integers(10, 90) ** 2
     anomaly_map[mask] += 2
     return anomaly_map, mask
-
-
-def peak_mib() -> float:
-    """Largest resident memory of this process so far, in MiB (Linux counts it in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:

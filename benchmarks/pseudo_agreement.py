@@ -2,10 +2,10 @@
 
     python -m benchmarks.pseudo_agreement --checkpoint checkpoints/<run of a unet>
 
-Scores one U-Net in many ways: by each of its witnesses alone and by the mean of all, once they are
-on one scale, by the top 1% and by the highest pixel. Each way is measured on defects synthesised on
-held-out good images and on the test split; at the end stands the rank correlation (Spearman) of the
-two rankings. A pass over the images serves all ways.
+Scores one U-Net in many ways: by each of its witnesses alone and by all as the detector joins them,
+once they are on one scale, by the top 1% and by the highest pixel. Each way is measured on defects
+synthesised on good images and on the test split; at the end stands the rank correlation (Spearman)
+of the two rankings. A pass over the images serves all ways.
 """
 
 import sys
@@ -57,7 +57,8 @@ def scores(
         image = resize(read[0], detector.config.data.size)
         maps = detector.scale(detector.witnesses(to_batch(image[None], device))[0])
         by_name = dict(zip(WITNESSES, maps.split(1, dim=1), strict=True))
-        by_name["all"] = maps.mean(dim=1, keepdim=True)
+        reconstruction, others = maps[:, :2].mean(1, keepdim=True), maps[:, 2:]
+        by_name["all"] = torch.cat([reconstruction, others], dim=1).mean(1, keepdim=True)
         found.append([image_score(by_name[name], reduce).item() for name, reduce in WAYS])
         defective.append(test.is_defect)
     return np.array(found), np.array(defective)

@@ -22,6 +22,8 @@ COLUMNS = {
 }
 """Columns of the table: name in a row -> (heading, format)."""
 
+AUROC = ["image_auroc", "image_auroc_low", "image_auroc_high"]
+
 
 def write_results(rows: list[Row], folder: Path) -> None:
     """Write results.csv, results.md and chart.png, each whole.
@@ -30,18 +32,17 @@ def write_results(rows: list[Row], folder: Path) -> None:
         rows: those of the cells computed so far, in the order of the table.
         folder: where to.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
-    interval = ["image_auroc_low", "image_auroc_high"]
-    names = ["model", "category", *COLUMNS]
-    names[3:3] = interval
-    writer = csv.DictWriter(text, [*names, "error"], lineterminator="\n")
+    names = ["model", "category", *AUROC, *list(COLUMNS)[1:], "error"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_whole(folder / "results.csv", text.getvalue())
     write_whole(folder / "results.md", table(rows) + "\n")
     bars: dict[str, dict[str, tuple[float, float, float]]] = {}
     for row in rows:
-        values = [row.get(name) for name in ("image_auroc", *interval)]
+        values = [row.get(name) for name in AUROC]
         if None not in values:
             bars.setdefault(row["model"], {})[row["category"]] = tuple(values)
     with replacing(folder / "chart.png") as file:
@@ -50,16 +51,12 @@ def write_results(rows: list[Row], folder: Path) -> None:
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown, and below those of each detector their mean."""
-    lines = [
-        "| detector | category | " + " | ".join(head for head, _ in COLUMNS.values()) + " |",
-        "| --- " * (len(COLUMNS) + 2) + "|",
-    ]
+    headings = [heading for heading, _ in COLUMNS.values()]
+    lines = [["detector", "category", *headings], ["---"] * (2 + len(headings))]
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
-        lines += [_line(row) for row in mine]
-        if len(mine) > 1:
-            lines.append(_line(mean_row(mine)))
-    return "\n".join(lines)
+        lines += map(_entries, mine + [mean_row(mine)] * (len(mine) > 1))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def mean_row(rows: list[Row]) -> Row:
@@ -77,15 +74,15 @@ def mean_row(rows: list[Row]) -> Row:
     return row
 
 
-def _line(row: Row) -> str:
-    """A row of the table."""
-    entries = [row["model"], row["category"]]
+def _entries(row: Row) -> list[str]:
+    """A row as text, an entry for each column."""
     if row["error"] is not None:
-        error = row["error"].replace("|", "\\|")
-        entries += [f"failed: {error}", *[""] * (len(COLUMNS) - 1)]
+        numbers = ["failed: " + row["error"].replace("|", "\\|"), *[""] * (len(COLUMNS) - 1)]
     else:
-        for name, (_, form) in COLUMNS.items():
-            entries.append("" if row[name] is None else format(row[name], form))
+        numbers = [
+            "" if row[name] is None else format(row[name], form)
+            for name, (_, form) in COLUMNS.items()
+        ]
         if row.get("image_auroc_low") is not None:
-            entries[2] += f" ({row['image_auroc_low']:.3f} to {row['image_auroc_high']:.3f})"
-    return "| " + " | ".join(entries) + " |"
+            numbers[0] += f" ({row['image_auroc_low']:.3f} to {row['image_auroc_high']:.3f})"
+    return [row["model"], row["category"], *numbers]

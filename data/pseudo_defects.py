@@ -2,7 +2,7 @@
 
 None of them is made as those of models/reconstruction/corruption.py are, so that a network is not
 examined with what it was taught. How well they stand for real defects is measured by
-`python -m benchmarks.ablation`.
+`python -m benchmarks.pseudo_agreement`.
 
 Each kind is a small function of a random generator and an image, float32 [H, W, 3] in [0, 1]; it
 returns the spoilt image.

@@ -29,10 +29,7 @@ def list_runs(named: Path | None = None) -> list[tuple[str, str]]:
     files += [file for file in runs.ROOT.glob("*/[!.]*.onnx") if file.is_file()]
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     paths = {file.resolve(): file for file in [*([named] if named else []), *files]}  # each once
-    return [
-        (runs.run_name(file) + file.suffix.removesuffix(".pt"), str(file))
-        for file in paths.values()
-    ]
+    return [(runs.run_name(file), str(file)) for file in paths.values()]
 
 
 def _has_config(file: Path) -> bool:

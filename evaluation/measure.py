@@ -29,6 +29,7 @@ from models.anomaly_map import full_size
 from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.files import printable
+from utils.memory import peak_mib
 
 EXACT_PIXELS = 400_000_000
 """Of so many pixels at most the metrics are exact, which takes 2 GiB; more are counted in bins."""
@@ -165,6 +166,7 @@ def measure(
         **(pixels or PixelScores()).results(),
         "ms_per_image": float(np.median([row.milliseconds for row in rows])),
         "batch": batch,
+        "peak_mib": peak_mib() or nan,
         "good_images": len(good),
         "defective_images": len(defect),
     }

@@ -22,13 +22,14 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
     """Add `--threshold`, for scripts that give verdicts; `open_run` heeds it."""
     parser.add_argument(
         "--threshold",
-        type=_threshold,
+        type=finite_threshold,
         metavar="X",
         help="call what scores above X defective, in this start; default: as calibrated",
     )
 
 
-def _threshold(text: str) -> float:
+def finite_threshold(text: str) -> float:
+    """A threshold as a flag gives it; raises `UserError` if it is no finite number."""
     try:
         value = float(text)
     except ValueError:

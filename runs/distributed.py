@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-import uuid
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,12 +27,17 @@ TORCHRUN = [
 """What torchrun sets in the environment of its processes, apart from TORCHELASTIC_*."""
 
 
-def start(device: torch.device) -> None:
-    """Join the process group if torchrun started this process (NCCL on CUDA, else Gloo)."""
+def start(device: torch.device, patience: timedelta | None = None) -> None:
+    """Join the process group if torchrun started this process (NCCL on CUDA, else Gloo).
+
+    Args:
+        device: what this process computes on.
+        patience: how long a process waits for the others before it fails; None for torch's default.
+    """
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
 
 
 def stop() -> None:
@@ -95,50 +101,35 @@ def average_buffers(model: nn.Module) -> None:
             buffer /= world_size()
 
 
-def meet() -> tuple[dist.Store, int, int]:
-    """A store that all processes share, the number of this process, and how many there are.
-
-    For processes that share out work without a process group: they ask the store now and then,
-    where a message of the group would time out while another process is busy for hours.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return dist.HashStore(), 0, 1
-    store, number, count = next(dist.rendezvous("env://"))
-    # When torchrun restarts its processes, the store still holds what those before them wrote. So
-    # the first one thinks of a name for this attempt and tells it to whoever asks anew.
-    name = uuid.uuid4().hex
-    if number > 0:
-        store.set(f"question {number}", name)
-        name = store.get(f"answer {name}").decode()
-        store.add(f"joined {name}", 1)
-    while number == 0 and store.add(f"joined {name}", 0) < count - 1:
-        for key in (f"question {other}" for other in range(1, count)):
-            if store.check([key]):
-                store.set(f"answer {store.get(key).decode()}", name)
-        time.sleep(0.1)
-    return dist.PrefixStore(name, store), number, count
+def gather(value: Any) -> list[Any]:
+    """What each process gives, any plain data; waits for the slowest, and can be interrupted."""
+    if not dist.is_initialized():
+        return [value]
+    all_here = dist.barrier(async_op=True)
+    while not all_here.is_completed():
+        time.sleep(0.2)
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
-def child_environment(jobs: int) -> dict[str, str]:
-    """The environment for plain runs of other scripts, `jobs` of them at a time for each process.
+def child_environment() -> dict[str, str]:
+    """The environment for plain runs of other scripts, one at a time for each process.
 
     They know nothing of torchrun. The cores and the free memory of the machine are divided among
     them, and each gets the GPU of the process that starts it.
     """
-    launched = "WORLD_SIZE" in os.environ
-    jobs *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in TORCHRUN and not name.startswith("TORCHELASTIC_")
     }
-    if jobs > 1:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes > 1:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        if launched:
-            environment.pop("OMP_NUM_THREADS", None)  # torchrun sets 1
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
-        environment["LOCAL_WORLD_SIZE"] = str(jobs)  # for free_memory of utils/device.py
-    if launched and (count := torch.cuda.device_count()):
+        environment["OMP_NUM_THREADS"] = str(max(1, cores // processes))
+        environment["LOCAL_WORLD_SIZE"] = str(processes)  # for free_memory of utils/device.py
+    if "LOCAL_RANK" in os.environ and (count := torch.cuda.device_count()):
         default = ",".join(map(str, range(count)))
         there = os.environ.get("CUDA_VISIBLE_DEVICES", default).split(",")[:count]
         environment["CUDA_VISIBLE_DEVICES"] = there[int(os.environ["LOCAL_RANK"]) % count]

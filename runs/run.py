@@ -1,7 +1,9 @@
 """A training run: its folder, how far it has come, what is saved of it, and who writes that."""
 
 import argparse
+import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -15,7 +17,9 @@ from utils.calibration import Calibration
 from utils.config import Config, resumed_config
 from utils.device import pick_device
 from utils.errors import UserError
+from utils.files import write_whole
 from utils.flags import overrides_from
+from utils.memory import peak_mib
 
 
 class Run:
@@ -46,6 +50,8 @@ class Run:
         self.recipe: Path | None = None
         self.device = pick_device(config.device)
         self._checkpoint = checkpoint
+        self._earlier = sum(row["seconds"] for row in self.history) + self.progress.seconds
+        self._started = time.perf_counter()
 
     @classmethod
     def named(cls, args: argparse.Namespace) -> "Run":
@@ -117,6 +123,10 @@ class Run:
             return
         if self.folder is None:
             self.folder = new_run(self.config)
+        if calibration is not None:
+            seconds = self._earlier + time.perf_counter() - self._started
+            took = {"seconds": seconds, "peak_mib": peak_mib()}
+            write_whole(self.folder / "fit.json", json.dumps(took))
         state = None if optimizer is None else optimizer.state_dict()
         save_checkpoint(
             self.folder,

@@ -1,11 +1,16 @@
+import contextlib
+import importlib
+import io
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from data.sample import write_sample
+from utils import errors
 
 REPO = Path(__file__).resolve().parent.parent
 # Tests send Ctrl-C to scripts, which would ignore it where the tests run in a shell's background.
@@ -15,9 +20,29 @@ TINY = ["--size", "64", "--batch", "4", "--set", "unet.width=4"]
 
 
 def run_script(name, *arguments, cwd):
-    """Run one of the scripts as a user does; nothing is checked."""
-    command = [sys.executable, str(REPO / name), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    """Run one of the scripts as a user does, but in this process: imports take most of the time.
+
+    Nothing is checked. Gives what subprocess.run would; what is no `UserError` is raised.
+    """
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    command = [str(REPO / name), *map(str, arguments)]
+    script = importlib.import_module(Path(name).stem)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(streams[0]),
+        contextlib.redirect_stderr(streams[1]),
+        mock.patch.object(sys, "argv", command),
+        pytest.raises(SystemExit) as end,
+    ):
+        errors.run_script(script.main)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    texts = []
+    for stream in streams:
+        stream.seek(0)
+        texts.append(stream.read())
+    return subprocess.CompletedProcess(command, end.value.code, *texts)
 
 
 def assert_one_line(result, *words, status=2):

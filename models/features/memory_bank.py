@@ -52,6 +52,8 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         self.whiten = whiten
         self.left_out: int | None = None
         self.register_buffer("whitening", torch.eye(channels) if whiten else torch.zeros(0, 0))
+        # Without each fold in turn: what a few images have in common hangs on every one of them.
+        self.register_buffer("whitenings", torch.zeros(0, channels, channels))
         # Until it is thinned out, the bank is a sample of all patches, with its keys.
         self.register_buffer("bank", torch.zeros(0, channels))
         self.register_buffer("folds", torch.zeros(0, dtype=torch.int16))
@@ -92,6 +94,10 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         """
         if self.whiten:
             self.whitening = whitening(self.bank)
+            others = [self.bank[self.folds != fold] for fold in range(int(self.folds.max()) + 1)]
+            self.whitenings = torch.stack(
+                [whitening(patches if len(patches) > 1 else self.bank) for patches in others]
+            )
         candidates = self._compared(self.bank)
         projected, share = random_projection(candidates, PROJECTION), count / len(candidates)
         chosen = []
@@ -116,12 +122,14 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
             Distances [B, 1, h, w], and the places [B * h * w] of the nearest entries among those
             that are not left out.
         """
-        bank = self.bank
-        others = None
+        patches, bank, others = self._compared(rows(features)), self.bank, None
         if self.left_out is not None and (self.folds != self.left_out).any():
             others = (self.folds != self.left_out).nonzero()[:, 0]
             bank = bank[others]
-        distances, places = nearest(self._compared(rows(features)), bank)
+            if self.whiten:
+                anew = torch.linalg.solve(self.whitening, self.whitenings[self.left_out])
+                patches, bank = patches @ anew, bank @ anew
+        distances, places = nearest(patches, bank)
         places = places if others is None else others[places]
         if len(self.spacing):
             distances = distances / self.spacing[places]

@@ -39,7 +39,7 @@ def test_processes_step_alike_on_the_gradients_of_the_whole_batch(tmp_path):
 
         from models import build_model
         from train import train_step
-        from utils import distributed
+        from runs import distributed
         from utils.config import load_config
 
         CPU = torch.device("cpu")

@@ -4,39 +4,47 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
-from threading import Event
 
 import psutil
 import pytest
-from conftest import REPO, TINY, run_script
+from conftest import REPO, TINY
 from PIL import Image
 
 import benchmark
 from benchmarks.results import mean_row, table, write_results
-from benchmarks.scripts import Stopped, script
-from data.sample import write_sample
+from benchmarks.scripts import script
 from runs.distributed import child_environment
 from utils.config import load_config
 from utils.errors import UserError
 
 LIGHT = [*TINY, "--set", "unet.encoder=scratch"]
 LONG = 40  # epochs that leave time to interrupt them
-ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
+@pytest.fixture
+def two(tmp_path, dataset):
     """A root folder with two categories."""
-    root = tmp_path_factory.mktemp("two")
     for name in ("slate", "tile"):
-        write_sample(root, name, size=64, train=6, good=2, defects=1, quiet=True)
-    return root
+        shutil.copytree(dataset / "tile", tmp_path / "two" / name)
+    return tmp_path / "two"
 
 
-def flags(root, epochs):
-    return ["--data-root", str(root), "--models", "unet", *LIGHT, "--epochs", str(epochs)]
+@pytest.fixture
+def start(tmp_path, two, monkeypatch):
+    """Start benchmark.py in this process, in a folder of its own; gives its exit status."""
+
+    def main(*flags):
+        root = ["--data-root", str(two), "--models", "unet"]
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", *root, *LIGHT, *map(str, flags)])
+        return benchmark.main()
+
+    monkeypatch.chdir(tmp_path)
+    previous = signal.getsignal(signal.SIGTERM)
+    yield main
+    signal.signal(signal.SIGTERM, previous)
 
 
 def read_csv(folder):
@@ -44,28 +52,16 @@ def read_csv(folder):
         return list(csv.DictReader(stream))
 
 
-def log(folder, category="tile"):
-    file = folder / f"outputs/benchmark/unet/{category}/train.log"
-    return file.read_text() if file.exists() else ""
+def when(condition, action, seconds=300):
+    """Do something in a thread as soon as a condition holds."""
 
+    def wait():
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.02)
+        action()
 
-def wait_until(condition, process=None, seconds=90):
-    """Wait for a condition; fails if it does not come true, or the process ends before."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def scripts_below(folder):
-    """Ids of the processes that work in the folder of a cell, without those that have ended."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.cwd().startswith(f"{folder}/outputs"):
-                found.append(process.pid)
-    return found
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def made(model="unet", category="tile", error=None, **numbers):
@@ -78,13 +74,11 @@ def made(model="unet", category="tile", error=None, **numbers):
     return row
 
 
-def test_failed_cell_is_recorded_and_tried_again_without_training(two, tmp_path, monkeypatch):
-    root = tmp_path / "data"
-    shutil.copytree(two, root)
-    shutil.move(root / "slate/test", tmp_path / "test")
-    result = run_script("benchmark.py", *flags(root, 1), "--jobs", 2, cwd=tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.startswith("1 of 2 cells failed")
+def test_failed_cell_is_tried_again_and_finished_ones_stay(start, two, tmp_path, capsys):
+    shutil.move(two / "slate/test", tmp_path / "test")
+    assert start("--epochs", 1) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1].startswith("1 of 2 cells failed")
     output = tmp_path / "outputs/benchmark"
     slate, tile = read_csv(output)
     assert slate["error"].startswith("no images in")
@@ -94,24 +88,51 @@ def test_failed_cell_is_recorded_and_tried_again_without_training(two, tmp_path,
         assert 0 <= float(tile[name]) <= 1
     for name in ("fit_seconds", "ms_per_image", "checkpoint_mib"):
         assert float(tile[name]) > 0
-    assert 100 < float(tile["fit_peak_mib"]) < 5000
-    assert "mean of 1 of 2" in result.stdout
-    assert (output / "results.md").read_text().strip() in result.stdout
+    for name in ("fit_peak_mib", "eval_peak_mib"):
+        assert 100 < float(tile[name]) < 5000
+    assert "mean of 1 of 2" in printed.out
+    assert (output / "results.md").read_text().strip() in printed.out
     assert Image.open(output / "chart.png").size[0] > 100
-
-    evaluated = (output / "unet/tile/eval.log").stat().st_mtime_ns
-    shutil.move(tmp_path / "test", root / "slate/test")
-    again = run_script("benchmark.py", *flags(root, 1), cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert read_csv(output)[1] == tile
-    assert [row["error"] for row in read_csv(output)] == ["", ""]
-    assert [log(tmp_path, name).count("done:") for name in ("slate", "tile")] == [1, 1]
-    assert (output / "unet/tile/eval.log").stat().st_mtime_ns == evaluated
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags(root, 2)])
     with pytest.raises(UserError, match="train.epochs 1, not 2; take another --output, or delete"):
-        benchmark.main()
+        start("--epochs", 2)
+
+    shutil.move(tmp_path / "test", two / "slate/test")
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    again = subprocess.run(
+        [sys.executable, "-m", *launch, str(REPO / "benchmark.py"), *sys.argv[1:-1], "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
+    assert [row["error"] for row in read_csv(output)] == ["", ""]
+    assert read_csv(output)[1] == tile
+    assert again.stdout.count("| unet | **mean** |") == 1  # one process writes
+    for name, evaluated in {"slate": 2, "tile": 1}.items():
+        folder = output / "unet" / name
+        assert (folder / "train.log").read_text().count("next:") == 1
+        lines = (folder / "eval.log").read_text()
+        assert lines.count("plots and worst cases") + lines.count("no images in") == evaluated
+
+
+def test_interrupted_benchmark_goes_on(start, tmp_path, capsys):
+    folder = tmp_path / "outputs/benchmark/unet/slate"
+
+    def log():
+        with suppress(FileNotFoundError):
+            return (folder / "train.log").read_text()
+        return ""
+
+    when(lambda: "epoch 2/" in log(), lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert start("--epochs", LONG) == 130
+    assert "same command goes on" in capsys.readouterr().err
+    assert f"epoch {LONG}/" not in log()
+    assert "--resume" in log()  # it saved and stopped by itself
+    assert not (folder / "row.json").exists()
+
+    assert start("--epochs", LONG, "--categories", "slate") == 0
+    for epoch in (1, LONG):
+        assert log().count(f"epoch {epoch}/") == 1
+    assert not (folder.parent / "tile").exists()
 
 
 def test_what_is_wrong_is_said_before_anything_runs(two, tmp_path, monkeypatch):
@@ -125,21 +146,21 @@ def test_what_is_wrong_is_said_before_anything_runs(two, tmp_path, monkeypatch):
         "--for padim padim.channels": "KEY=VALUE",
         "--for padim padim.channels=0": "padim.channels",
         "--set data.category=tile": "--categories",
-        "--for unet data.root=x": "--data-root",
-        "--jobs 0": "--jobs",
+        "--for unet model=padim": "--models",
+        "--for unet data.root=x": "no dataset",
     }.items():
         monkeypatch.setattr(sys, "argv", ["benchmark.py", "--data-root", str(two), *wrong.split()])
         with pytest.raises(UserError, match="(?s)" + words.replace("?", r"\?")) as caught:
             benchmark.main()
         assert "\n" not in str(caught.value)
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [two]
 
 
 def test_settings_of_one_detector_are_its_own(two, tmp_path, monkeypatch):
     monkeypatch.chdir(two)  # paths must hold in the folders of the cells
     own = ["--for", "draem", "train.epochs=3", "--set", "backbone.weights=vit.pt"]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--data-root", ".", "--epochs", "2", *own])
-    cells = benchmark.chosen_cells(benchmark.parse_args())
+    cells = benchmark.parse_args().cells
     epochs = {cell.config.model: cell.config.train.epochs for cell in cells}
     unread = load_config().train.epochs  # by those that learn in one pass
     assert epochs == {"unet": 2, "draem": 3, "dinomaly": 2} | dict.fromkeys(
@@ -184,93 +205,37 @@ def test_scripts_know_nothing_of_torchrun(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "99")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    environment = child_environment(jobs=3)
+    environment = child_environment()
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} & set(environment)
     assert "TORCHELASTIC_RUN_ID" not in environment
     assert environment["CUDA_VISIBLE_DEVICES"] == "6"
-    assert int(environment["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 6)
-    assert environment["LOCAL_WORLD_SIZE"] == "6"  # free memory is divided by it
-
-
-def test_peak_memory_is_that_of_the_script_alone(tmp_path):
-    held = bytearray(500 * 2**20)
-    for mib in (0, 200):
-        (tmp_path / "hold.py").write_text(f"x = bytearray({mib} * 2**20); print(len(x))")
-        done = script(tmp_path / "hold.py", cwd=tmp_path)
-        assert mib < done.peak_mib < mib + 100
-        assert int(done.printed) == mib * 2**20
-    assert held
+    cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
+    assert int(environment["OMP_NUM_THREADS"]) == max(1, cores // 2)
+    assert environment["LOCAL_WORLD_SIZE"] == "2"  # free memory is divided by it
 
 
 def test_failure_of_a_script_is_its_last_line(tmp_path):
-    file, lines = tmp_path / "fail.py", tmp_path / "log"
+    file = tmp_path / "fail.py"
     for text, reason in {
         "print('a'); raise SystemExit('error: disk full\\n')": "^disk full$",
-        "raise SystemExit(3)": "failed with status 3",
         "import os; print('a'); os.kill(os.getpid(), 9)": "killed by SIGKILL",
     }.items():
         file.write_text(text)
         with pytest.raises(UserError, match=reason):
-            script(file, cwd=tmp_path, log=lines)
-    assert "disk full" in lines.read_text()  # the log of earlier attempts stays
-    file.write_text("import time; time.sleep(60)")
-    stop = Event()
-    stop.set()
-    with pytest.raises(Stopped):
-        script(file, cwd=tmp_path, log=lines, stop=stop)
+            script(file.with_suffix(""), cwd=tmp_path)
+    assert "disk full" in (tmp_path / "fail.log").read_text()  # the log of earlier attempts stays
 
 
-@ON_LINUX
-def test_interrupted_benchmark_goes_on(two, tmp_path):
-    command = [sys.executable, str(REPO / "benchmark.py"), *flags(two, LONG)]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    wait_until(lambda: "epoch 2/" in log(tmp_path, "slate"), process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert len(errors.strip().splitlines()) == 1
-    assert "0 of 2 cells finished" in errors
-    assert "same command goes on" in errors
-    assert not scripts_below(tmp_path)
-    assert f"epoch {LONG}/" not in log(tmp_path, "slate")
-    assert read_csv(tmp_path / "outputs/benchmark") == []
-
-    result = subprocess.run(
-        [*command, "--categories", "slate"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    for epoch in (1, LONG):
-        assert log(tmp_path, "slate").count(f"epoch {epoch}/") == 1
-    assert log(tmp_path) == ""
-
-
-@ON_LINUX
-def test_processes_share_the_cells_and_one_that_is_killed_takes_its_scripts_along(two, tmp_path):
-    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", *launch, str(REPO / "benchmark.py"), *flags(two, LONG)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for name in ("slate", "tile"):  # one each
-        wait_until(lambda name=name: "epoch 2/" in log(tmp_path, name), process)
-    scripts = scripts_below(tmp_path)
-    assert len(scripts) == 4  # two, and what starts them
-    psutil.Process(process.pid).children()[-1].kill()
-    wait_until(lambda: not any(map(psutil.pid_exists, scripts)), process)
-    for name in ("slate", "tile"):
-        assert f"epoch {LONG}/" not in log(tmp_path, name)  # stopped, not finished
-
-    output, errors = process.communicate(timeout=240)  # started again by torchrun
-    assert process.returncode == 0, errors
-    rows = read_csv(tmp_path / "outputs/benchmark")
-    assert [(row["category"], row["error"]) for row in rows] == [("slate", ""), ("tile", "")]
-    assert output.count("| unet | **mean** |") == 1
-    for name in ("slate", "tile"):
-        assert log(tmp_path, name).count("epoch 1/") == 1
-        assert log(tmp_path, name).count(f"epoch {LONG}/") == 1
-        assert log(tmp_path, name).count("done:") == 1
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
+def test_a_killed_benchmark_takes_its_script_along(tmp_path):
+    hold = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    (tmp_path / "hold.py").write_text(hold)
+    code = "from benchmarks.scripts import *; script(sys.argv[1], cwd=Path())"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "hold"], cwd=REPO) as parent:
+        log = tmp_path / "hold.log"
+        while not (log.exists() and log.read_text().endswith("\n")):
+            assert parent.poll() is None
+            time.sleep(0.02)
+        child = psutil.Process(int(log.read_text()))
+        parent.kill()
+    child.wait(10)

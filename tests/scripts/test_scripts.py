@@ -21,7 +21,7 @@ def read_lines(path):
 
 def test_train_writes_a_run(trained):
     _, run, output = trained
-    names = {"last.pt", "config.yaml", "history.csv", "calibration.yaml"}
+    names = {"last.pt", "config.yaml", "history.csv", "calibration.yaml", "fit.json"}
     assert {path.name for path in run.iterdir()} == names
     assert [row["epoch"] for row in read_csv(run / "history.csv")] == ["1", "2"]
     assert "threshold" in output

@@ -258,7 +258,7 @@ def test_a_watched_folder_from_start_to_stop(tmp_path):
         (["--watch", ".", "--watch", "./"], "more than once"),
         (["--watch", ".", "--watch", "out", "--video", "seen.mp4"], "--video takes one source"),
         (["--watch", ".", "--threshold", "1", "--threshold", "2"], "once for all"),
-        (["--watch", ".", "--threshold", "nan"], "must be a number"),
+        (["--watch", ".", "--threshold", "nan"], "should be a number"),
         (["--watch", ".", "--video", "seen.gif"], "name it .mp4 or .avi"),
         (["--watch", ".", "--webhook", "ftp://host/x"], "http://host/path"),
         (["--watch", ".", "--mqtt", "mqtt://host"], "topic"),
@@ -290,7 +290,8 @@ def test_without_opencv_there_is_one_line_and_watching_works(run, trained, tmp_p
     assert (status, line["verdict"], line["path"]) == (0, "defect", "part.png")
     monkeypatch.undo()
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
     folder, run_folder, _ = trained
     result = run_script("stream.py", "--checkpoint", run_folder, "line.mp4", cwd=folder)
     assert_one_line(result, "opencv-python-headless does not load", "libGL.so.1")

@@ -77,3 +77,23 @@ def test_maps_of_other_resolutions_are_joined_at_the_finest():
     assert joined.shape == (2, 8, 8, 6)
     assert torch.allclose(joined[0, :3, 4, 2], fine[0, :, 3:6, 1:4].mean(dim=(1, 2)), atol=1e-6)
     assert torch.equal(rows(joined)[6 * 4 + 2], joined[0, :, 4, 2])
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_without_a_fold_it_is_the_bank_of_the_others(whiten):
+    torch.manual_seed(0)
+    folds = [torch.randn(2, 6, 8, 8) * torch.rand(6, 1, 1) for _ in range(4)]
+
+    def bank_of(chosen):
+        bank = MemoryBank(6, whiten)
+        for number in chosen:
+            bank.collect(folds[number], capacity=10_000, fold=number)
+        bank.thin_out(10_000, density=0)
+        return bank
+
+    whole, others = bank_of(range(4)), bank_of([0, 1, 3])
+    assert whole.distances(folds[2])[0].max() < 1e-2
+    whole.left_out = 2
+    distances, places = whole.distances(folds[2])
+    assert torch.allclose(distances, others.distances(folds[2])[0], rtol=1e-3)
+    assert not (whole.folds[places] == 2).any()

@@ -1,0 +1,34 @@
+"""Timing pieces of work that take turns, so that a noisy machine strikes all of them alike."""
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import torch
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of some work, until a GPU is done with it, too."""
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def in_turns(works: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Seconds of each piece of work in each repeat; one more repeat, the first, warms up."""
+    rounds = [[seconds(work) for work in works] for _ in range(repeats + 1)]
+    return [list(column) for column in zip(*rounds[1:], strict=True)]
+
+
+def spread(values: Sequence[float], unit: str, digits: int) -> str:
+    """Median and range of measurements, in words."""
+    low, middle, high = min(values), median(values), max(values)
+    return f"{middle:.{digits}f} {unit} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def ratio(usual: Sequence[float], ours: Sequence[float]) -> str:
+    """How many times as fast ours is, in words, from pairs that were measured side by side."""
+    ratios = [theirs / our for theirs, our in zip(usual, ours, strict=True)]
+    return f"{spread(ratios, 'times as fast', 2)}, {len(ratios)} pairs"
