@@ -43,7 +43,9 @@ from demo.page import NO_RUN, PICTURE, PROMPT, Result, table_of
 from demo.scale import Scale, bars, effect
 from inspection.torch_inspector import TorchInspector
 from runs.checkpoint import load_checkpoint
+from runs.folders import FINISHED
 from utils.calibration import Calibration
+from utils.config import load_config, write_config
 from utils.errors import UserError
 
 
@@ -172,25 +174,27 @@ def test_runs_to_choose_from(tmp_path, monkeypatch):
     ):
         file = Path("checkpoints", name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.with_name("config.yaml").write_text("no: setting" if "none" in name else "")
+        write_config(load_config(), file.with_name("config.yaml"))
         file.touch()
         os.utime(file, (number, number))
+    Path("checkpoints/none/config.yaml").write_text("no: setting")
     for name in ("gone.onnx", "last.pt"):  # of a disk that is not there
         link = Path("checkpoints", "gone", name)
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(tmp_path / "nowhere")
     (Path("checkpoints", "gone") / "config.yaml").touch()
-    named = Path("checkpoints/old/last.pt")
-    others = [("new.onnx", "checkpoints/new/new.onnx"), ("new", "checkpoints/new/last.pt")]
-    assert detectors.list_runs() == [*others, ("old", str(named))]
-    assert detectors.list_runs(named.resolve()) == [("old", str(named)), *others]
+    old, new = "checkpoints/old/last.pt", "checkpoints/new/last.pt"
+    Path(old).with_name(FINISHED).touch()  # the page starts with a run that can be used
+    export, others = ("new.onnx", "checkpoints/new/new.onnx"), [("old", old), ("new", new)]
+    assert detectors.list_runs() == [export, *others]
+    assert detectors.list_runs(Path(new).resolve()) == [("new", new), export, ("old", old)]
 
 
 def test_the_error_of_an_upload_tells_no_path(tmp_path):
     file = tmp_path / "part.png"
     file.write_text("no image")
     with pytest.raises(ImageError, match=r"^cannot read part\.png: no image, or a damaged one$"):
-        detectors.read_upload(file)
+        detectors.read_upload(file, Brightness.config.data)
 
 
 def test_a_detector_is_opened_once_and_again_if_its_file_changes(tmp_path, monkeypatch):

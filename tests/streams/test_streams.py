@@ -258,7 +258,7 @@ def test_a_watched_folder_from_start_to_stop(tmp_path):
         (["--watch", ".", "--watch", "./"], "more than once"),
         (["--watch", ".", "--watch", "out", "--video", "seen.mp4"], "--video takes one source"),
         (["--watch", ".", "--threshold", "1", "--threshold", "2"], "once for all"),
-        (["--watch", ".", "--threshold", "nan"], "must be a number"),
+        (["--watch", ".", "--threshold", "nan"], "should be a number"),
         (["--watch", ".", "--video", "seen.gif"], "name it .mp4 or .avi"),
         (["--watch", ".", "--webhook", "ftp://host/x"], "http://host/path"),
         (["--watch", ".", "--mqtt", "mqtt://host"], "topic"),
@@ -364,6 +364,16 @@ def test_a_source_that_hangs_does_not_stop_the_others_nor_the_heartbeat(run, mon
         "frames": 8, "defects": 4, "failures": 0, "last": None
     }  # fmt: skip
     assert beat["sources"]["hanging"]["frames"] == 0
+
+
+def test_a_heartbeat_takes_no_file_of_a_user(tmp_path):
+    file = tmp_path / "beat.json"
+    for _ in range(2):  # that of an earlier start is ours
+        heartbeat.Heartbeat(file, ["camera"]).beat()
+    file.write_text("{}")
+    with pytest.raises(UserError, match="beat.json is none"):
+        heartbeat.Heartbeat(file, ["camera"])
+    assert file.read_text() == "{}"
 
 
 def test_a_fault_in_a_source_is_not_swallowed(run, monkeypatch):
