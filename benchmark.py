@@ -29,6 +29,8 @@ from utils.flags import FLAGS, add_setting_flags, assignment, overrides_from, sc
 ELSEWHERE = {"model": "--models", "data.category": "--categories"}
 """Settings that have flags of their own here."""
 
+RESULTS = ["results.csv", "results.md", "chart.png"]
+
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line, and the cells that they ask for; raises `UserError`."""
@@ -47,6 +49,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="DIR", default=Path("outputs/benchmark"))
     args = parser.parse_args()
     args.cells = chosen_cells(args)
+    there = [name for name in RESULTS if (args.output / name).exists()]
+    if there and not any(args.output.glob("*/*/settings.yaml")):
+        raise UserError(
+            f"{args.output / there[0]} is none of benchmark.py, and nothing is overwritten; name "
+            "another folder by --output"
+        )
     return args
 
 

@@ -7,6 +7,7 @@
     python calibrate.py RUN --defects known/               how many known defects are found at what
     python calibrate.py RUN --defects known/ --accept      the threshold that finds them all
     python calibrate.py RUN --set score.reduce=max         how maps become scores
+    python calibrate.py RUN --set data.max_megapixels=400  read larger images
 
 RUN is a run folder or an .onnx file of export.py. What a run was calibrated to before stays in it.
 Each further good image counts as one of those that the run was calibrated on.
@@ -79,10 +80,7 @@ def rescore(inspector: Inspector, config: Config, root: str | None) -> Calibrati
     """The calibration of a run whose maps become scores in another way; all images are needed."""
     from data.cache import decode_all
     from inspection.calibrating import calibrate_detector
-    from inspection.torch_inspector import TorchInspector
 
-    if not isinstance(inspector, TorchInspector):
-        raise UserError("an export has its settings fixed; set those of its run and export it anew")
     category = Category.chosen(config.data, root, None)
     images, _ = decode_all(inspector.good.paths(category.train), config.data)
     inspector.detector.config = config
@@ -116,7 +114,10 @@ def main() -> int:
     print(f"{file}\nbefore: {before.promise()}")
 
     config = rescored_config(inspector.config, overrides_from(args))
-    if differences(inspector.config, config):
+    changed = differences(inspector.config, config)
+    if changed and file.suffix == ".onnx":
+        raise UserError("an export has its settings fixed; set those of its run and export it anew")
+    if any(key.startswith("score.") for key in changed):
         calibration = rescore(inspector, config, vars(args)["data.root"])
     if args.good:
         scores, peaks = inspect(inspector, args.good, "good images")
@@ -135,7 +136,7 @@ def main() -> int:
         tell_found(calibration, scores)
         if args.accept:
             calibration = finding_all(calibration, scores)
-    if calibration is not before:
+    if changed or calibration is not before:
         set_calibration(file, calibration, config)
         print(f"after:  {calibration.promise()}")
     return 0

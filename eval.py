@@ -56,6 +56,7 @@ from evaluation.pseudo_split import pseudo_readers
 from evaluation.results import (
     kinds_table,
     plots,
+    refuse_foreign,
     replace_files,
     stacked,
     summary,
@@ -89,6 +90,7 @@ def main() -> int:
     folder = "synthetic" if args.synthetic else "eval"
     output = args.output or Path("outputs") / run_name(file) / folder
     output.mkdir(parents=True, exist_ok=True)
+    refuse_foreign(output)
 
     pixels, notices = PixelScores(), []
     if not args.synthetic:

@@ -21,7 +21,7 @@ import argparse
 from pathlib import Path
 
 from inspection.open_run import parse_checked
-from runs.folders import find_run, named_checkpoint, run_name
+from runs.folders import FORMAT, find_run, named_checkpoint, run_name
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import add_setting_flags, script_parser
 
@@ -45,6 +45,7 @@ def parse_args() -> argparse.Namespace:
 if __name__ == "__main__":
     answer_early(parse_args)  # --help and wrong flags, before the slow imports
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -90,6 +91,14 @@ class Agreement(NamedTuple):
     score_difference: float
     verdicts: int
     images: int
+
+
+def check_output(file: Path) -> None:
+    """Raise `UserError` if an export cannot go by this name, or would replace another file."""
+    if file.suffix != ".onnx":
+        raise UserError(f"--output is {file} but should end in .onnx, by which exports are known")
+    if file.exists() and FORMAT.encode() not in file.read_bytes():
+        raise UserError(f"{file} is none of export.py, and is not overwritten; name another file")
 
 
 def compare(ours: Inspector, reference: Inspector, images: list[np.ndarray]) -> Agreement:
@@ -181,6 +190,8 @@ def measure(inspector: Inspector, category: Category, what: str) -> tuple[float,
 def main() -> int:
     """Export, compare, and keep the file only if it agrees; returns the exit status."""
     args = parse_args()
+    # SIGTERM, too, takes unfinished files along.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = vars(args)
     file = find_run(args.checkpoint, settings["data.category"], settings["model"])
     reference = TorchInspector(file, "cpu")
@@ -190,6 +201,7 @@ def main() -> int:
     kind = "half" if args.half else "int8" if args.int8 else ""
     name = "-".join(part for part in (run_name(file), kind) if part)
     output = args.output or file.parent / f"{name}.onnx"
+    check_output(output)
     output.parent.mkdir(parents=True, exist_ok=True)
 
     # 1. The graph, under another name until it has shown that it agrees.

@@ -90,7 +90,8 @@ def opened(path: Path, data: DataConfig = DEFAULTS) -> Iterator[Image.Image]:
             if megapixels > data.max_megapixels:
                 raise ImageError(
                     f"{image.width}x{image.height} are {megapixels:g} megapixels, more than "
-                    f"data.max_megapixels, which is {data.max_megapixels:g}; raise it"
+                    f"data.max_megapixels, which is {data.max_megapixels:g}; raise it, "
+                    "of a finished run by: python calibrate.py RUN --set data.max_megapixels=N"
                 )
             pages = getattr(image, "n_frames", 1)
             if pages > 1 and image.format != "MPO":  # a phone's photo with its preview

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from utils.addresses import masked
 from utils.errors import UserError, say_once
 
 SUFFIXES = {
@@ -58,13 +59,16 @@ def expand(arguments: Iterable[str]) -> list[Path]:
     kept as it is, so that whoever reads it reports it.
 
     Raises:
-        UserError: if an argument is empty, which a script's unset variable would be.
+        UserError: if an argument is empty, which a script's unset variable would be, or is the
+            address of a stream.
     """
     found: list[Path] = []
     for argument in arguments:
         if not argument:
             raise UserError("the name of an image or folder is empty; this folder is named '.'")
         path = Path(argument)
+        if "://" in argument and not path.exists():
+            raise UserError(f"{masked(argument)} is no file; python stream.py --camera takes it")
         matches: list[Path] = []
         if path.is_dir():
             matches = list_images(path)

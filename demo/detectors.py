@@ -23,11 +23,12 @@ EXAMPLES = 16
 def list_runs(named: Path | None = None) -> list[tuple[str, str]]:
     """Runs and exports to choose from, (name, path) each: `named`, then the newest first.
 
-    Passed over: links to what is gone, and folders without the settings of a run.
+    Runs that are not finished come last. Passed over: links to what is gone, and folders without
+    the settings of a run.
     """
     files = [file for file in runs.ROOT.glob("*/last.pt") if file.is_file() and _has_config(file)]
     files += [file for file in runs.ROOT.glob("*/[!.]*.onnx") if file.is_file()]
-    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    files.sort(key=lambda file: (_is_finished(file), file.stat().st_mtime), reverse=True)
     paths = {file.resolve(): file for file in [*([named] if named else []), *files]}  # each once
     return [(runs.run_name(file), str(file)) for file in paths.values()]
 

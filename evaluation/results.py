@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from evaluation.plots import histogram, roc
 from inspection.inspector import Inspector
 from inspection.panel import panel, stack
 from utils.calibration import Calibration
+from utils.errors import UserError
 from utils.files import printable
 
 WORST = 4  # images in each picture of worst cases
@@ -154,15 +155,34 @@ def stacked(panels: Mapping[str, list[Image.Image]]) -> dict[str, bytes]:
     return files
 
 
+def refuse_foreign(folder: Path, names: Iterable[str] = FILES) -> None:
+    """Raise `UserError` if a file of one of these names is there that no evaluation wrote."""
+    for name in sorted(set(names) - _written(folder)):
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder / name} is none of eval.py, and nothing is overwritten; name another "
+                "folder by --output"
+            )
+
+
 def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write an evaluation's files, in place of all that the last one in this folder wrote."""
-    written = folder / WRITTEN
-    if written.exists():
-        for name in FILES.intersection(written.read_text(encoding="utf-8").split()):
-            (folder / name).unlink(missing_ok=True)
-    written.write_text("\n".join(files), encoding="utf-8")
+    """Write an evaluation's files, in place of all that the last one in this folder wrote.
+
+    Raises:
+        UserError: as `refuse_foreign` does.
+    """
+    refuse_foreign(folder, files)
+    for name in _written(folder):
+        (folder / name).unlink(missing_ok=True)
+    (folder / WRITTEN).write_text("\n".join(files), encoding="utf-8")
     for name, content in files.items():
         (folder / name).write_bytes(content)
+
+
+def _written(folder: Path) -> set[str]:
+    """Names of the files that the last evaluation in this folder wrote."""
+    written = folder / WRITTEN
+    return FILES.intersection(written.read_text("utf-8").split()) if written.exists() else set()
 
 
 def _csv(lines: list) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from streams.source import iso, now
+from utils.errors import UserError
 from utils.files import write_whole
 
 EVERY = 2.0  # seconds between two beats
@@ -22,6 +23,9 @@ class Heartbeat:
 
     Attributes:
         sources: by name: frames, defects, failures, and the time of the last frame, if any.
+
+    Raises:
+        UserError: if the file is there and is no heartbeat.
     """
 
     def __init__(self, path: Path | None, names: Iterable[str]) -> None:
@@ -31,6 +35,8 @@ class Heartbeat:
         }
         self._beaten = float("-inf")
         if path:
+            if path.exists() and b'"sources"' not in path.read_bytes():
+                raise UserError(f"{path} is none of --heartbeat, and stays; name another file")
             path.parent.mkdir(parents=True, exist_ok=True)
 
     def count(self, name: str, defect: bool) -> None:

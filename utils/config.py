@@ -248,6 +248,9 @@ PATHS = ["data.root", "corruption.textures", "loss.vgg16", "backbone.weights"]
 RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs", "train.cooldown"]
 """Settings that a resumed run may change: they alter nothing that it has learned so far."""
 
+UNLEARNED = ("score.", "data.max_megapixels")
+"""How settings begin that may change without training."""
+
 ELSEWHERE = ["model", "device", "data.root", "data.category"]
 """Settings by which a run is named, or that say where it works."""
 
@@ -301,16 +304,21 @@ def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
 
 
 def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
-    """The settings of a finished run with `overrides` (by dotted key) of what makes its scores.
+    """The settings of a finished run with `overrides` (by dotted key) of what it has not learned.
+
+    That is what makes scores of its maps, and the size of images that it reads.
 
     Raises:
         UserError: for a value that is not valid, or a setting that is no such.
     """
     for key in overrides:
-        if not key.startswith("score.") and key not in ELSEWHERE:
-            raise UserError(f"{key} is learned; only score.* can be set without training")
-    scores = {key: value for key, value in overrides.items() if key.startswith("score.")}
-    return _changed(config, _nested(scores))
+        if not key.startswith(UNLEARNED) and key not in ELSEWHERE:
+            raise UserError(
+                f"{key} is learned; only score.* and data.max_megapixels can be set without "
+                "training"
+            )
+    free = {key: value for key, value in overrides.items() if key.startswith(UNLEARNED)}
+    return _changed(config, _nested(free))
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

@@ -58,3 +58,5 @@ def test_expand_takes_files_folders_and_patterns_once(tmp_path):
         assert expand([str(tmp_path / nothing)]) == [tmp_path / nothing]
     with pytest.raises(UserError, match="is empty"):
         expand([""])
+    with pytest.raises(UserError, match=r"^rtsp://me:\*\*\*@host/live is no file; .*--camera"):
+        expand(["rtsp://me:secret@host/live"])

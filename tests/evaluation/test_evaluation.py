@@ -12,8 +12,9 @@ from data.mvtec import TestImage
 from evaluation import measure as evaluation
 from evaluation.measure import Row, collect_pixels, measure
 from evaluation.metrics import BinnedPixelScores, PixelScores
-from evaluation.results import kinds_table, replace_files, summary, tables
+from evaluation.results import kinds_table, refuse_foreign, replace_files, summary, tables
 from utils.calibration import Calibration
+from utils.errors import UserError
 from utils.files import printable
 
 CALIBRATION = Calibration(
@@ -77,6 +78,7 @@ def test_tables_hold_any_name_and_leave_out_what_is_undefined():
 
 
 def test_files_of_an_earlier_evaluation_go_and_those_of_a_user_stay(tmp_path):
+    page = {"report.html": b"of ours"}
     (tmp_path / "report.html").write_text("of a user")
     replace_files(tmp_path, {"metrics.json": b"1", "roc.png": b"1"})
     (tmp_path / "notes.txt").touch()
@@ -85,6 +87,10 @@ def test_files_of_an_earlier_evaluation_go_and_those_of_a_user_stay(tmp_path):
         "metrics.json", "report.html", "notes.txt", "eval_files.txt",
     }  # fmt: skip
     assert (tmp_path / "metrics.json").read_text() == "2"
+    for refuse in (lambda: refuse_foreign(tmp_path), lambda: replace_files(tmp_path, page)):
+        with pytest.raises(UserError, match="report.html is none of eval.py"):
+            refuse()
+    assert (tmp_path / "report.html").read_text() == "of a user"
 
 
 def test_a_list_of_files_that_no_evaluation_wrote_deletes_nothing(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -203,9 +204,30 @@ def test_an_export_that_differs_is_not_kept(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(
         sys, "argv", ["export.py", "--checkpoint", str(run), "--output", str(tmp_path / "x.onnx")]
     )
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(UserError, match="not kept"):
         export.main()
     assert list(tmp_path.iterdir()) == []
+
+    def terminated(detector, file):
+        file.touch()
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(export, "write_onnx", terminated)
+    with pytest.raises(KeyboardInterrupt):
+        export.main()
+    assert list(tmp_path.iterdir()) == []
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_an_export_replaces_exports_alone(exported, tmp_path):
+    export.check_output(exported[2])
+    export.check_output(tmp_path / "new.onnx")
+    (tmp_path / "mine.onnx").touch()
+    with pytest.raises(UserError, match="mine.onnx is none of export.py"):
+        export.check_output(tmp_path / "mine.onnx")
+    with pytest.raises(UserError, match="should end in .onnx"):
+        export.check_output(exported[1] / "last.pt")
 
 
 def test_foreign_files_are_one_line(tmp_path, dataset):

@@ -7,7 +7,7 @@ import torch
 from runs import checkpoint as module
 from runs import folders as runs
 from runs.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
-from runs.folders import find_run
+from runs.folders import find_run, run_name
 from runs.good_images import GoodImages
 from utils.calibration import calibrate
 from utils.config import load_config
@@ -154,6 +154,8 @@ def test_newest_run_is_found(tmp_path, checkpoint, monkeypatch):
     assert find_run(None, category="tile") == tmp_path / "a/last.pt"
     assert find_run(tmp_path / "c") == tmp_path / "c/last.pt"
     assert find_run(tmp_path / "c/last.pt") == tmp_path / "c/last.pt"
+    assert run_name(tmp_path / "c/last.pt") == "c"
+    assert run_name(tmp_path / "c/c.onnx") == "c.onnx"  # no folder of results is shared
     with pytest.raises(UserError, match="leather"):
         find_run(None, category="leather")
 

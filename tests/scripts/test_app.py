@@ -44,6 +44,7 @@ from demo.page import NO_RUN, PICTURE, PROMPT, Result, table_of
 from demo.scale import Scale, bars, effect
 from inspection.torch_inspector import TorchInspector
 from runs.checkpoint import load_checkpoint
+from runs.folders import FINISHED
 from utils.calibration import Calibration
 from utils.config import load_config, write_config
 from utils.errors import UserError
@@ -177,6 +178,7 @@ def test_runs_to_choose_from(tmp_path, monkeypatch):
         write_config(load_config(), file.with_name("config.yaml"))
         file.touch()
         os.utime(file, (number, number))
+    Path("checkpoints/none/config.yaml").write_text("no: setting")
     for name in ("gone.onnx", "last.pt"):  # of a disk that is not there
         link = Path("checkpoints", "gone", name)
         link.parent.mkdir(exist_ok=True)

@@ -154,6 +154,12 @@ def test_what_is_wrong_is_said_before_anything_runs(two, tmp_path, monkeypatch):
             benchmark.main()
         assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [two]
+    (tmp_path / "chart.png").touch()
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark.py", "--data-root", str(two), "--output", str(tmp_path)]
+    )
+    with pytest.raises(UserError, match="chart.png is none of benchmark.py"):
+        benchmark.main()
 
 
 def test_settings_of_one_detector_are_its_own(two, tmp_path, monkeypatch):

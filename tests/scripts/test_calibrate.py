@@ -6,6 +6,7 @@ import yaml
 from conftest import assert_one_line, run_script
 
 from inspection.open_run import open_inspector
+from runs.checkpoint import load_checkpoint
 
 
 @pytest.fixture
@@ -90,6 +91,14 @@ def test_scores_can_be_made_in_another_way(run, dataset, tmp_path):
     (swapped / "000.png").rename(swapped / "zz.png")  # as many files as before
     flags = ["--data-root", tmp_path, "--set", "score.reduce=top1"]
     assert_one_line(run_script("calibrate.py", run, *flags, cwd=tmp_path), "000.png is gone")
+
+
+def test_larger_images_are_read_without_training(run, tmp_path):
+    before = calibration_of(run)
+    flags = ["--set", "data.max_megapixels=400"]
+    assert run_script("calibrate.py", run, *flags, cwd=tmp_path).returncode == 0
+    assert load_checkpoint(run / "last.pt").config.data.max_megapixels == 400
+    assert calibration_of(run) == before
 
 
 @pytest.mark.parametrize(

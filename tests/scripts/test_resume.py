@@ -123,6 +123,8 @@ def test_resume_refuses_what_would_not_be_the_same_run(trained, dataset, tmp_pat
     folder, run, _ = trained
     result = run_script("train.py", "--resume", run, "--set", "unet.width=8", cwd=folder)
     assert_one_line(result, "unet.width", "--resume")
+    result = run_script("train.py", "--resume", run, "--epochs", 1, cwd=folder)
+    assert_one_line(result, "has 2 epochs behind it and cannot go back to 1")
     result = run_script("train.py", "--resume", run, "--config", "c.yaml", cwd=folder)
     assert_one_line(result, "--config")
     shutil.copytree(dataset / "tile", tmp_path / "tile")

@@ -366,6 +366,16 @@ def test_a_source_that_hangs_does_not_stop_the_others_nor_the_heartbeat(run, mon
     assert beat["sources"]["hanging"]["frames"] == 0
 
 
+def test_a_heartbeat_takes_no_file_of_a_user(tmp_path):
+    file = tmp_path / "beat.json"
+    for _ in range(2):  # that of an earlier start is ours
+        heartbeat.Heartbeat(file, ["camera"]).beat()
+    file.write_text("{}")
+    with pytest.raises(UserError, match="beat.json is none"):
+        heartbeat.Heartbeat(file, ["camera"])
+    assert file.read_text() == "{}"
+
+
 def test_a_fault_in_a_source_is_not_swallowed(run, monkeypatch):
     monkeypatch.setattr(stream, "Camera", lambda _: Made("faulty", [1, "a"]))
     monkeypatch.setattr(sys.modules[__name__], "gray", lambda value: np.full(4, value + 1))

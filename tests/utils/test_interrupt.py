@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import REPO
 
-SCRIPTS = ["train", "infer", "eval", "stream", "export", "app", "benchmark"]
+SCRIPTS = ["train", "infer", "eval", "stream", "export", "app", "benchmark", "calibrate"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
