@@ -33,6 +33,10 @@ def list_runs(named: Path | None = None) -> list[tuple[str, str]]:
     return [(runs.run_name(file), str(file)) for file in paths.values()]
 
 
+def _is_finished(file: Path) -> bool:
+    return file.suffix == ".onnx" or (file.parent / runs.FINISHED).exists()
+
+
 def _has_config(file: Path) -> bool:
     try:
         config_from(read_yaml(file.with_name("config.yaml")))

@@ -185,10 +185,11 @@ def test_runs_to_choose_from(tmp_path, monkeypatch):
         link.symlink_to(tmp_path / "nowhere")
     (Path("checkpoints", "gone") / "config.yaml").touch()
     Path("checkpoints/none/config.yaml").write_text("no: setting")
-    named = Path("checkpoints/old/last.pt")
-    others = [("new.onnx", "checkpoints/new/new.onnx"), ("new", "checkpoints/new/last.pt")]
-    assert detectors.list_runs() == [*others, ("old", str(named))]
-    assert detectors.list_runs(named.resolve()) == [("old", str(named)), *others]
+    old, new = "checkpoints/old/last.pt", "checkpoints/new/last.pt"
+    Path(old).with_name(FINISHED).touch()  # the page starts with a run that can be used
+    export, others = ("new.onnx", "checkpoints/new/new.onnx"), [("old", old), ("new", new)]
+    assert detectors.list_runs() == [export, *others]
+    assert detectors.list_runs(Path(new).resolve()) == [("new", new), export, ("old", old)]
 
 
 def test_the_error_of_an_upload_tells_no_path(tmp_path):
