@@ -83,8 +83,7 @@ def train_step(
     Processes share the batch, and a share passes in pieces; the gradients add up to those of all.
     """
     share = batch[distributed.rank() :: distributed.world_size()]
-    loss_sum = 0.0
-    sample = model.prepare(to_batch(share, device)) if len(share) else ()
+    loss_sum, sample = 0.0, model.prepare(to_batch(share, device)) if len(share) else ()
     for start in range(0, len(share), micro_batch):
         piece = [tensor[start : start + micro_batch] for tensor in sample]
         with autocast(device, model.config.train.precision):
@@ -107,7 +106,6 @@ def train_one_epoch(
     order = order[epoch_order(config.seed, progress.epoch, len(order))]
     steps = math.ceil(len(order) / settings.batch)
     while progress.step < steps:
-        # All that is random follows from the seed and the number of the step.
         seed_step(config.seed, *progress.at, distributed.rank())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, progress.epoch + progress.step / steps)
@@ -134,9 +132,8 @@ def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: Decode
     run.begin(model, optimizer, f"{run.progress.micro_batch} images at once")
     count = len(images.places(run.good.learned))
     steps = math.ceil(count / settings.batch)
-    done = run.progress.epoch * steps + run.progress.step
     model.train()
-    with StepBar(settings.epochs * steps, done, run.may_be_slow) as bar:
+    with StepBar(settings.epochs * steps, run.progress.steps_done(steps), run.may_be_slow) as bar:
         while run.progress.epoch < settings.epochs:
             if not train_one_epoch(run, model, optimizer, images, bar):
                 run.save(model, optimizer)

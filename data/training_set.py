@@ -47,6 +47,10 @@ def load_images(run: Run, hold_out: bool) -> DecodedImages:
     return images
 
 
+ENOUGH = 20
+"""Images that training does not see, from which on they alone tell how unseen ones vary."""
+
+
 class Fold:
     """Images, or tiles, of one fold, a few at a time: [B, 3, H, W] in [0, 1] on the device.
 
@@ -55,12 +59,16 @@ class Fold:
         places: those of the fold.
         size: images at a time.
         device: where to put them.
+
+    Attributes:
+        unseen: those of them that training does not see, if it is to tell; else all of them.
     """
 
     def __init__(
         self, images: np.ndarray, places: Sequence[int], size: int, device: torch.device
     ) -> None:
         self.images, self.places, self.size, self.device = images, places, size, device
+        self.unseen = self
 
     def __len__(self) -> int:
         """Batches in it."""
@@ -75,4 +83,12 @@ def in_folds(
     images: DecodedImages, good: GoodImages, size: int, device: torch.device
 ) -> list[Fold]:
     """The good images by fold, `size` tiles at a time; all tiles of an image are of its fold."""
-    return [Fold(images.tiles, images.places(own), size, device) for own in good.by_fold()]
+    held_out = np.array(good.held_out)
+    folds = []
+    for own in good.by_fold():
+        fold = Fold(images.tiles, images.places(own), size, device)
+        if held_out.sum() >= ENOUGH:
+            unseen = [place for place in own if held_out[place]]
+            fold.unseen = Fold(images.tiles, images.places(unseen), size, device)
+        folds.append(fold)
+    return folds
