@@ -293,10 +293,8 @@ class UNetAutoencoder(TrainedDetector):
                 if sum(map(len, found[-1])) >= SCALED / len(folds):
                     break
         for number in self.without(folds):
-            others = [
-                maps for other, maps in enumerate(found) if other != number or len(found) == 1
-            ]
-            self.scale.fit(chain.from_iterable(others))
+            others = [maps for other, maps in enumerate(found) if other != number]
+            self.scale.fit(chain.from_iterable(others if any(others) else found))
             yield number
         self.scale.fit(chain.from_iterable(found))
 
