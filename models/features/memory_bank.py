@@ -82,15 +82,17 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         )
 
     @torch.no_grad()
-    def thin_out(self, count: int, density: int) -> None:
+    def thin_out(self, count: int, density: int, by_fold: bool = True) -> None:
         """Keep `count` patches, and measure how densely the others lie around them.
 
-        Each fold chooses its own coreset, so that what remains without a fold is what would have
-        been chosen without it: the others' choices do not hang on its patches.
+        If each fold chooses a coreset of its own, what remains without a fold is what would have
+        been chosen without it. A small memory is better chosen from all patches together, for folds
+        choose much alike; without one of them there is then a little less than there would be.
 
         Args:
             count: entries that stay, at least one of each fold.
             density: neighbours that tell how densely patches lie; 0 leaves distances as they are.
+            by_fold: whether each fold chooses its own.
         """
         if self.whiten:
             self.whitening = whitening(self.bank)
@@ -101,8 +103,9 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         candidates = self._compared(self.bank)
         projected, share = random_projection(candidates, PROJECTION), count / len(candidates)
         chosen = []
-        for fold in tqdm(self.folds.unique(), "coreset", unit="fold", disable=None):
-            own = (self.folds == fold).nonzero()[:, 0]
+        every = torch.arange(len(candidates), device=candidates.device)
+        parts = [every[self.folds == fold] for fold in self.folds.unique()] if by_fold else [every]
+        for own in tqdm(parts, "coreset", disable=None):
             wanted = min(max(1, round(share * len(own))), len(own))
             chosen.append(own[greedy_coreset(projected[own], wanted, quiet=True)])
         places = torch.cat(chosen)
