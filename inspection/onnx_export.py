@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inspection.onnx_inspector import VERSION, as_input
+from inspection.onnx_inspector import NO_DIGEST, VERSION, as_input, sealed
 from models.detector import Detector
 from runs.folders import FORMAT
 from utils.calibration import Calibration
@@ -71,7 +71,7 @@ def write_onnx(detector: Detector, file: Path) -> None:
 
 
 def write_metadata(file: Path, detector: Detector, calibration: Calibration) -> None:
-    """Put into the file what a verdict needs: settings, thresholds, range of colours, versions."""
+    """Put into the file what a verdict needs: settings, thresholds, versions, and a digest."""
     onnx = need("onnx", "deploy")
     config = detector.config
     model = onnx.load(str(file))
@@ -87,9 +87,10 @@ def write_metadata(file: Path, detector: Detector, calibration: Calibration) -> 
             "calibration": json.dumps(vars(calibration)),
             "config": config.model_dump_json(),
             "versions": json.dumps({"torch": str(torch.__version__), "onnx": onnx.__version__}),
+            "digest": NO_DIGEST.decode(),
         },
     )
-    onnx.save(model, str(file))
+    file.write_bytes(sealed(model.SerializeToString()))
 
 
 def write_half(source: Path, file: Path) -> None:

@@ -1,5 +1,6 @@
 """Inspecting images with an exported detector, through onnxruntime and without torch."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,19 @@ from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.extras import need
 
-VERSION = 4
+VERSION = 5
+NO_DIGEST = b"0" * 64
+"""Stands in the metadata of an export while its digest is taken."""
+
+
+def sealed(content: bytes) -> bytes:
+    """The bytes of an export, with the SHA-256 of them all in the place of `NO_DIGEST`."""
+    return content.replace(NO_DIGEST, hashlib.sha256(content).hexdigest().encode())
+
+
+def is_whole(content: bytes, digest: str) -> bool:
+    """Whether the bytes of an export are those that its digest was taken of."""
+    return sealed(content.replace(digest.encode(), NO_DIGEST)) == content
 
 
 def _providers(device: str, there: list[str]) -> list[Any]:
@@ -96,6 +109,9 @@ class OnnxInspector(Inspector):
                 f"{file} is damaged: its graph takes images of {shape[2:]}, its settings say "
                 f"{list(self.config.data.size)}; export it anew"
             )
+        # onnxruntime checks nothing, and a flipped bit in a weight is a weight, too.
+        if not is_whole(file.read_bytes(), about.get("digest", "")):
+            raise UserError(f"{file} is damaged: it is not as it was written; export it anew")
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """See `Inspector.predict`."""

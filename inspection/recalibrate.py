@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from inspection.onnx_inspector import NO_DIGEST, sealed
 from utils.calibration import Calibration
 from utils.config import Config
 from utils.extras import need
@@ -51,7 +52,8 @@ def _set_in_export(file: Path, calibration: Calibration) -> None:
         "threshold": repr(calibration.threshold),
         "calibration": json.dumps(asdict(calibration)),
         "former_calibrations": json.dumps(formers),
+        "digest": NO_DIGEST.decode(),
     }
     onnx.helper.set_model_props(model, about)
     with replacing(file) as stream:
-        stream.write(model.SerializeToString())
+        stream.write(sealed(model.SerializeToString()))

@@ -276,6 +276,16 @@ def test_metadata_that_are_not_ours_end_in_one_line(exported, tmp_path, key, val
     assert "\n" not in str(caught.value)
 
 
+def test_a_flipped_bit_in_an_export_is_noticed(exported, tmp_path):
+    content = exported[2].read_bytes()
+    (head,) = (w for w in onnx.load(str(exported[2])).graph.initializer if "head.weight" in w.name)
+    place = content.index(head.raw_data)
+    flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    (tmp_path / "flipped.onnx").write_bytes(flipped)
+    with pytest.raises(UserError, match="flipped.onnx is damaged: it is not as it was written"):
+        OnnxInspector(tmp_path / "flipped.onnx", "cpu")
+
+
 def test_an_export_does_not_run_on_the_cpu_where_a_gpu_was_asked_for(exported, monkeypatch):
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     with pytest.raises(UserError, match="no device cuda:1 here"):
