@@ -136,8 +136,12 @@ def main() -> int:
             serving.start()
             shown = f"[{args.host}]" if ":" in args.host else args.host
             print(args.root_path or f"http://{shown}:{args.port}", " Ctrl-C stops")
-            while serving.is_alive():
-                serving.join(1)  # on Windows Ctrl-C waits for it
+            try:
+                while serving.is_alive():
+                    serving.join(1)  # on Windows Ctrl-C waits for it
+            finally:
+                server.should_exit = server.force_exit = True
+                serving.join(3)  # or it would write to the folder that is being removed
     return 0
 
 

@@ -169,7 +169,7 @@ def test_settings_of_one_detector_are_its_own(two, tmp_path, monkeypatch):
     cells = benchmark.parse_args().cells
     epochs = {cell.config.model: cell.config.train.epochs for cell in cells}
     unread = load_config().train.epochs  # by those that learn in one pass
-    assert epochs == {"unet": 2, "draem": 3, "dinomaly": 2} | dict.fromkeys(
+    assert epochs == {"unet": 2, "draem": 3, "dinomaly": 2, "fastflow": 2} | dict.fromkeys(
         ("patchcore", "padim", "patch_memory"), unread
     )
     assert [cell.config.data.category for cell in cells] == ["slate", "tile"] * len(epochs)
