@@ -76,7 +76,7 @@ def test_a_spot_comes_out_where_it_is_in_the_original(fit, size):
     assert extent(mask(found, inspector.calibration)) == box
     drawn = whole_overlay(image // 2, found, inspector.calibration)
     assert extent((drawn == 255).all(axis=2)) == box
-    # At another scale, as in a video.
+    # At another scale, as in a video: small peaks are kept there, and a pixel is two of these.
     half = whole_overlay(image[::2, ::2] // 2, found, inspector.calibration)
     rounded = pytest.approx((left, top, side, side), abs=2 * pixel + 2)
     assert 2 * np.array(extent((half == 255).all(axis=2))) == rounded
