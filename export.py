@@ -235,9 +235,10 @@ def main() -> int:
                 write_half(whole, smaller)
             else:
                 write_int8(whole, smaller, good_images(good[:RANGE_IMAGES], config))
-            calibration = calibrated(
-                OnnxInspector(smaller, "cpu"), exported, good[:: max(1, len(good) // MAPPED)]
-            )
+            # Sealed anew, or it is not opened.
+            write_metadata(smaller, reference.detector, reference.calibration)
+            some = good[:: max(1, len(good) // MAPPED)]
+            calibration = calibrated(OnnxInspector(smaller, "cpu"), exported, some)
             write_metadata(smaller, reference.detector, calibration)
             compact = OnnxInspector(smaller, "cpu")
             auroc_whole, ms_whole = measure(exported, category, "float32")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,12 @@ def upload_folder() -> Iterator[Path]:
         finally:
             if lock is not None:
                 os.close(lock)
+            # A request that is still answered may write while its folder is being removed.
+            for _ in range(20):
+                shutil.rmtree(folder, ignore_errors=True)
+                if not Path(folder).exists():
+                    break
+                time.sleep(0.1)
 
 
 def _remove_if_abandoned(folder: Path) -> None:
