@@ -17,6 +17,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -120,7 +121,7 @@ def application(args: argparse.Namespace, named: Path | None, folder: Path) -> A
 
 
 def main() -> int:
-    """Serve the page until Ctrl-C; returns the exit status."""
+    """Serve the page until Ctrl-C, which ends the process."""
     args = parse_args()
     # A container is stopped by SIGTERM; it too takes the uploads with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -142,7 +143,8 @@ def main() -> int:
             finally:
                 server.should_exit = server.force_exit = True
                 serving.join(3)  # or it would write to the folder that is being removed
-    return 0
+    sys.stdout.flush()
+    os._exit(0)  # at once: what still answers a page would fill the folder again
 
 
 if __name__ == "__main__":
