@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from models.anomaly_map import image_score, smooth
 from models.detector import Detector, FittedDetector, Folds, Prediction
 from models.features.backbones import build_backbone
-from models.features.memory_bank import MemoryBank
+from models.features.memory_bank import MemoryBank, leaving_out
 from utils.config import Config
 
 
@@ -55,8 +55,4 @@ class MemoryDetector(FeatureDetector, FittedDetector):
 
     def leaving_out(self, folds: Folds) -> Iterator[int]:
         """Be in turn without what each fold brought to the memory; see `Detector.leaving_out`."""
-        try:
-            for self.memory.left_out in range(len(folds)):
-                yield self.memory.left_out
-        finally:
-            self.memory.left_out = None
+        yield from leaving_out([self.memory], len(folds))

@@ -1,5 +1,8 @@
 """A memory of good patches, and how far others lie from it."""
 
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +30,14 @@ def rows(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1).flatten(0, 2)
 
 
+class _Others(NamedTuple):
+    """What a bank is without a fold: its entries, their places, and how they are whitened anew."""
+
+    bank: Tensor
+    places: Tensor
+    anew: Tensor | None
+
+
 class MemoryBank(StoredAtAnyLength, nn.Module):
     """Features of good patches, thinned out by a greedy coreset (PatchCore: Roth et al., 2022).
 
@@ -42,15 +53,12 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
     Args:
         channels: C of the features.
         whiten: compare whitened features.
-
-    Attributes:
-        left_out: number of a fold whose patches count for nothing at the moment, or None.
     """
 
     def __init__(self, channels: int, whiten: bool = False) -> None:
         super().__init__()
         self.whiten = whiten
-        self.left_out: int | None = None
+        self._others: _Others | None = None
         self.register_buffer("whitening", torch.eye(channels) if whiten else torch.zeros(0, 0))
         # Without each fold in turn: what a few images have in common hangs on every one of them.
         self.register_buffer("whitenings", torch.zeros(0, channels, channels))
@@ -118,6 +126,22 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
             # Not below the median: flat areas, all alike, would turn their noise into defects.
             self.spacing = spacing.clamp_min(spacing.median()).clamp_min(1e-6)
 
+    @torch.no_grad()
+    def leave_out(self, fold: int | None) -> None:
+        """Compare with the patches of all folds but this one from now on; None: with all.
+
+        A fold that is alone in the bank stays in.
+        """
+        self._others = None
+        if fold is None or not (self.folds != fold).any():
+            return
+        places = (self.folds != fold).nonzero()[:, 0]
+        bank, anew = self.bank[places], None
+        if self.whiten:
+            anew = torch.linalg.solve(self.whitening, self.whitenings[fold])
+            bank = bank @ anew
+        self._others = _Others(bank, places, anew)
+
     def distances(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """How far the patches of features [B, C, h, w] lie from the bank.
 
@@ -125,15 +149,13 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
             Distances [B, 1, h, w], and the places [B * h * w] of the nearest entries among those
             that are not left out.
         """
-        patches, bank, others = self._compared(rows(features)), self.bank, None
-        if self.left_out is not None and (self.folds != self.left_out).any():
-            others = (self.folds != self.left_out).nonzero()[:, 0]
-            bank = bank[others]
-            if self.whiten:
-                anew = torch.linalg.solve(self.whitening, self.whitenings[self.left_out])
-                patches, bank = patches @ anew, bank @ anew
-        distances, places = nearest(patches, bank)
-        places = places if others is None else others[places]
+        patches, others = self._compared(rows(features)), self._others
+        if others is None:
+            distances, places = nearest(patches, self.bank)
+        else:
+            patches = patches if others.anew is None else patches @ others.anew
+            distances, places = nearest(patches, others.bank)
+            places = others.places[places]
         if len(self.spacing):
             distances = distances / self.spacing[places]
         return distances.view(features.shape[0], 1, *features.shape[-2:]), places
@@ -141,6 +163,19 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
     def _compared(self, patches: Tensor) -> Tensor:
         """Patches [N, C] as their distances are measured."""
         return patches @ self.whitening if self.whiten else patches
+
+
+def leaving_out(memories: Iterable[MemoryBank], count: int) -> Iterator[int]:
+    """Have memories be in turn without each of `count` folds; see `Detector.leaving_out`."""
+    memories = list(memories)
+    try:
+        for number in range(count):
+            for memory in memories:
+                memory.leave_out(number)
+            yield number
+    finally:
+        for memory in memories:
+            memory.leave_out(None)
 
 
 RIDGE = 0.01

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from models.anomaly_map import colour_map, image_score, smooth, ssim_map
 from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import Backbone, build_encoder
-from models.features.memory_bank import MemoryBank, patch_features
+from models.features.memory_bank import MemoryBank, leaving_out, patch_features
 from models.reconstruction.corruption import KINDS, corrupt
 from models.reconstruction.losses import ReconstructionLoss, focal_loss
 from models.reconstruction.variation import vary
@@ -284,7 +284,7 @@ class UNetAutoencoder(TrainedDetector):
         found = []
         # A network restores what it was trained on a little better than other good parts.
         unseen = [getattr(fold, "unseen", fold) for fold in folds]
-        for _, fold in zip(self.without(folds), unseen, strict=True):
+        for _, fold in zip(leaving_out(self.memories, len(folds)), unseen, strict=True):
             found.append([])
             # Evenly from all of the fold: a few images may be as many tiles as are wanted.
             every = max(1, len(fold) * len(folds) // SCALED)
@@ -292,22 +292,11 @@ class UNetAutoencoder(TrainedDetector):
                 found[-1].append(self.witnesses(batch)[0].cpu())
                 if sum(map(len, found[-1])) >= SCALED / len(folds):
                     break
-        for number in self.without(folds):
+        for number in leaving_out(self.memories, len(folds)):
             others = [maps for other, maps in enumerate(found) if other != number]
             self.scale.fit(chain.from_iterable(others if any(others) else found))
             yield number
         self.scale.fit(chain.from_iterable(found))
-
-    def without(self, folds: Folds) -> Iterator[int]:
-        """Be in turn without what each fold brought to the memories."""
-        try:
-            for number in range(len(folds)):
-                for memory in self.memories:
-                    memory.left_out = number
-                yield number
-        finally:
-            for memory in self.memories:
-                memory.left_out = None
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by what the witnesses say together; see `Detector.forward`."""

@@ -93,7 +93,7 @@ def test_without_a_fold_it_is_the_bank_of_the_others(whiten):
 
     whole, others = bank_of(range(4)), bank_of([0, 1, 3])
     assert whole.distances(folds[2])[0].max() < 1e-2
-    whole.left_out = 2
+    whole.leave_out(2)
     distances, places = whole.distances(folds[2])
     assert torch.allclose(distances, others.distances(folds[2])[0], rtol=1e-3)
     assert not (whole.folds[places] == 2).any()
