@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
 
 import argparse
 import errno
+import logging
 import os
 import signal
 import socket
@@ -141,6 +142,7 @@ def main() -> int:
                 while serving.is_alive():
                     serving.join(1)  # on Windows Ctrl-C waits for it
             finally:
+                logging.disable()  # that a page is cut off is what was asked for
                 server.should_exit = server.force_exit = True
                 serving.join(3)  # or it would write to the folder that is being removed
     sys.stdout.flush()
