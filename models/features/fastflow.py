@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
+from models.features.kept_features import KeptFeatures
 from utils.config import Config
 
 CLAMP = 2.0
 """What a step scales by lies between exp(-CLAMP) and exp(CLAMP), so that no step can explode."""
-
-ROOM = 2 * 2**30
-"""Bytes of features that are kept from epoch to epoch; those of further images are made anew."""
 
 
 class Coupling(nn.Module):
@@ -94,30 +92,15 @@ class FastFlow(FeatureDetector, TrainedDetector):
         super().__init__(config, default=LITE)
         steps, ratio = config.fastflow.steps, config.fastflow.ratio
         self.flows = nn.ModuleList(Flow(count, steps, ratio) for count in self.backbone.channels)
-        self.kept: dict[int, list[Tensor]] = {}
+        self.features = KeptFeatures(self.backbone, crops=config.train.crop > 0)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Features of good images, [B, C, h, w] of each layer."""
-        if self.config.train.crop:  # no crop comes twice
-            return tuple(self.backbone(images))
-        found = [self.once(image) for image in images.split(1)]
-        return tuple(torch.cat(layer) for layer in zip(*found, strict=True))
-
-    def once(self, image: Tensor) -> list[Tensor]:
-        """Features of an image [1, 3, H, W], kept for the next epoch if there is room.
-
-        It passes alone, for other images beside it would change the last bits: a resumed run, which
-        starts with nothing kept, goes on with the same ones.
-        """
-        key = hash(image.cpu().numpy().tobytes())
-        features = self.kept.get(key) or self.backbone(image)
-        if (len(self.kept) + 1) * sum(layer.nbytes for layer in features) <= ROOM:
-            self.kept[key] = features
-        return features
+        return self.features.of(images)
 
     def finish(self, folds: Folds) -> None:
         """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
-        self.kept.clear()
+        self.features.clear()
 
     def unlikely(self, features: list[Tensor]) -> list[Tensor]:
         """Negative log-likelihood of each place, [B, 1, h, w] a layer, in nats a channel.
