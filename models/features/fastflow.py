@@ -7,6 +7,7 @@ arXiv 2111.07677, 2021.
 import torch
 from torch import Tensor, nn
 
+from data.tensors import near
 from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
@@ -97,11 +98,14 @@ class FastFlow(FeatureDetector, TrainedDetector):
         self.kept: dict[int, list[Tensor]] = {}
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Features of good images, [B, C, h, w] of each layer."""
+        """What counts of good images, and their features, [B, C, h, w] of each layer."""
+        counted = self.counted(images)
+        if counted is None:
+            counted = torch.ones_like(images[:, :1], dtype=torch.bool)
         if self.config.train.crop:  # no crop comes twice
-            return tuple(self.backbone(images))
+            return counted, *self.backbone(images)
         found = [self.once(image) for image in images.split(1)]
-        return tuple(torch.cat(layer) for layer in zip(*found, strict=True))
+        return counted, *(torch.cat(layer) for layer in zip(*found, strict=True))
 
     def once(self, image: Tensor) -> list[Tensor]:
         """Features of an image [1, 3, H, W], kept for the next epoch if there is room.
@@ -131,9 +135,13 @@ class FastFlow(FeatureDetector, TrainedDetector):
             maps.append((energy - log_determinant) / noise.shape[1])
         return maps
 
-    def loss(self, *features: Tensor) -> Tensor:
-        """Negative log-likelihood of what the layers show."""
-        return torch.stack([layer.mean() for layer in self.unlikely(features)]).sum()
+    def loss(self, counted: Tensor, *features: Tensor) -> Tensor:
+        """Negative log-likelihood of what the layers show, at and near what counts."""
+        losses = []
+        for layer in self.unlikely(features):
+            weight = near(counted, layer.shape[-2:])
+            losses.append((layer * weight).sum() / weight.sum().clamp_min(1))
+        return torch.stack(losses).sum()
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by how unlikely their features are; see `Detector.forward`."""
