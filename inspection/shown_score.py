@@ -20,14 +20,14 @@ def shown_score(
         UserError: if nothing counts.
     """
     if counted.all():
-        return float(max(scores))
+        return float(np.max(scores))
     parts = [one[own] for one, own in zip(maps, counted, strict=True) if own.any()]
     if not parts:
         raise UserError(
             "nothing of data.region is left at data.size, for its pieces are too thin or data.fit "
             "crops them; draw it thicker"
         )
-    return max(float(_strangest(values, reduce).mean()) for values in parts)
+    return float(np.max([_strangest(values, reduce).mean() for values in parts]))
 
 
 def _strangest(values: np.ndarray, reduce: str) -> np.ndarray:
