@@ -54,10 +54,10 @@ from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
 from data.mvtec import Category
-from data.pseudo_defects import PseudoImage, pseudo_split
 from data.region import read_counted
 from data.tiles import read_tiles
 from evaluation.metrics import auroc
+from evaluation.pseudo_defects import PseudoImage, pseudo_split
 from inspection.inspector import Inspection, Inspector
 from inspection.onnx_export import write_half, write_int8, write_metadata, write_onnx
 from inspection.onnx_inspector import OnnxInspector

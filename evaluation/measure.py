@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from data.images import ImageError
 from data.mvtec import TestImage
-from data.pseudo_defects import PseudoImage
 from data.region import counted
 from evaluation.metrics import (
     BinnedPixelScores,
@@ -25,6 +24,7 @@ from evaluation.metrics import (
     oracle_f1,
     precision_recall_f1,
 )
+from evaluation.pseudo_defects import PseudoImage
 from inspection.inspector import Inspector
 from utils.calibration import Calibration
 from utils.errors import UserError
