@@ -6,7 +6,8 @@
     python eval.py --synthetic                        without test images, to choose settings by
     python eval.py --html                             and a page to file or to send
 
-Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases.
+Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases. Pixels
+outside of data.region are not counted.
 """
 
 if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePath
 
-from data.images import ImageError, read_ahead
+from data.images import ImageError, read_ahead, read_image
 from data.listing import expand
 from data.mvtec import Category
 from inspection.inspector import Inspector
@@ -145,7 +145,7 @@ def inspect(
                 inspection,
                 calibration,
                 path.name,
-                partial(inspector.read, path),
+                partial(read_image, path, inspector.config.data),
             )
             results.add(path, entry(inspection, calibration), files)
     return counts["good"], counts["defect"], counts["failed"]

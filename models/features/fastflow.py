@@ -7,6 +7,7 @@ arXiv 2111.07677, 2021.
 import torch
 from torch import Tensor, nn
 
+from data.tensors import near
 from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
@@ -96,19 +97,27 @@ class FastFlow(FeatureDetector, TrainedDetector):
         self.features = KeptFeatures(self.backbone, crops=config.train.crop > 0)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Features of good images, [B, C, h, w] of each layer."""
-        return self.features.of(images)
+        """What counts of good images, and their features, [B, C, h, w] of each layer."""
+        counted = self.counted(images)
+        if counted is None:
+            counted = torch.ones_like(images[:, :1], dtype=torch.bool)
+        return counted, *self.features.of(images)
 
     def finish(self, folds: Folds) -> None:
         """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
         self.features.clear()
 
-    def loss(self, *features: Tensor) -> Tensor:
-        """Negative log-likelihood of what the layers show, in nats a channel, up to a constant."""
+    def loss(self, counted: Tensor, *features: Tensor) -> Tensor:
+        """Negative log-likelihood of what the layers show, at and near what counts.
+
+        In nats a channel, up to a constant.
+        """
         total = features[0].new_zeros(())
         for flow, layer in zip(self.flows, features, strict=True):
             noise, log_determinant = flow(layer)
-            total = total + energy(noise).mean() - log_determinant.mean() / noise.shape[1]
+            unlikely = energy(noise) - log_determinant / noise.shape[1]
+            weight = near(counted, layer.shape[-2:])
+            total = total + (unlikely * weight).sum() / weight.sum().clamp_min(1)
         return total
 
     def forward(self, images: Tensor) -> Prediction:
