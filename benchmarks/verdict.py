@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from data.cache import DecodedImages, decode_all
-from data.crops import random_crops
 from data.mvtec import Category
 from data.tensors import to_batch
 from data.training_set import in_folds
@@ -28,7 +27,7 @@ from models import DETECTORS, build_model
 from models.detector import Detector, TrainedDetector
 from runs.good_images import GoodImages
 from runs.micro_batch import pick_micro_batch
-from runs.seed import epoch_order, seed_step
+from runs.seed import epoch_order, random_crops, seed_step
 from train import learning_rate, train_step
 from utils.calibration import Calibration
 from utils.config import Config, load_config

@@ -5,7 +5,7 @@ import io
 import math
 from pathlib import Path
 
-from benchmarks.cells import Row
+from benchmarks.experiment import Row
 from evaluation.plots import save_auroc_bars
 from utils.files import replacing, write_whole
 
