@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import infer
-from benchmarks.export_speed import spread
+from benchmarks.timing import spread
 from data.mvtec import Category
 from inspection import pictures
 from inspection.open_run import add_run_flags, open_run
