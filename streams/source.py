@@ -39,14 +39,9 @@ def iso(time: datetime) -> str:
 
 
 class Gap(NamedTuple):
-    """A time in which a source gave nothing, and after which it was back, or the program stopped.
+    """A time in which a source gave nothing; then it was back, or the program stopped."""
 
-    Attributes:
-        began: when, in ISO 8601.
-        seconds: how long it was.
-    """
-
-    began: str
+    began: str  # in ISO 8601
     seconds: float
 
     @classmethod
@@ -92,7 +87,7 @@ class Source(ABC):
 
     @abstractmethod
     def frames(self, stopping: threading.Event) -> Iterator[Frame]:
-        """Frames until they end or `stopping` is set. Runs in a thread of its own."""
+        """Frames until they end or `stopping` is set."""
 
     def finished(self, frame: Frame) -> None:  # noqa: B027  (most have nothing to do)
         """All that is to be done with a frame is done."""
