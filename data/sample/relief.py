@@ -20,21 +20,13 @@ LEVELS = 16  # slices of the object that cast the shadow
 
 @dataclass(frozen=True)
 class Relief:
-    """An object seen from above, in coordinates u along and v across its axis.
+    """An object seen from above, in coordinates u along and v across its axis."""
 
-    Attributes:
-        u: array [1, W] of equal steps.
-        v: array [H, 1] of the same steps, 0 on the axis.
-        axis: array [1, W], height of the axis above the ground.
-        height: array [H, W] of the upper surface above the axis, 0 where there is no object.
-        tint: array [H, W], about 1: what the surface reflects of the light.
-    """
-
-    u: np.ndarray
-    v: np.ndarray
-    axis: np.ndarray
-    height: np.ndarray
-    tint: np.ndarray
+    u: np.ndarray  # [1, W], of equal steps
+    v: np.ndarray  # [H, 1], of the same steps, 0 on the axis
+    axis: np.ndarray  # [1, W], height of the axis above the ground
+    height: np.ndarray  # [H, W], of the surface above the axis, 0 where there is no object
+    tint: np.ndarray  # [H, W], about 1: what the surface reflects of the light
 
     @property
     def step(self) -> float:
@@ -59,17 +51,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Layers:
-    """An object laid on the ground: arrays [S, S] with values in [0, 1].
+    """An object laid on the ground: arrays [S, S] with values in [0, 1]."""
 
-    Attributes:
-        metal: brightness of the object times its share of the pixel.
-        share: share of the pixel that the object covers.
-        shadow: how much light the ground lacks.
-    """
-
-    metal: np.ndarray
-    share: np.ndarray
-    shadow: np.ndarray
+    metal: np.ndarray  # brightness of the object times its share of the pixel
+    share: np.ndarray  # share of the pixel that the object covers
+    shadow: np.ndarray  # how much light the ground lacks
 
     def unshadowed(self, ground: float) -> np.ndarray:
         """The picture [S, S] on a ground of this brightness that takes no shadow."""
