@@ -79,33 +79,29 @@ class Experiment:
         """
         row: Row = {"model": self.config.model, "category": self.config.data.category}
         try:
-            row |= self._fit(environment) | self._evaluate(environment)
-            row["error"] = None
+            row |= self._measured(environment) | {"error": None}
         except UserError as error:
             row["error"] = str(error)
         write_whole(self.folder / "row.json", json.dumps(row, indent=2))
         return row
 
-    def _fit(self, environment: Environment) -> Row:
-        """Train unless that is done; seconds, peak memory and size of the checkpoint."""
+    def _measured(self, environment: Environment) -> Row:
+        where = {"cwd": self.folder, "environment": environment}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_config(self.config, self.folder / "settings.yaml")
         if self.run is None or not (self.run / FINISHED).exists():
             flags = ["--resume", self.run] if self.run else ["--config", "settings.yaml"]
-            script("train", *flags, cwd=self.folder, environment=environment)
+            script("train", *flags, **where)
+        flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
+        script("eval", *flags, **where)
         fit = json.loads((self.run / "fit.json").read_text())
-        return {
+        metrics = json.loads((self.folder / "eval/metrics.json").read_text())
+        return metrics | {
             "fit_seconds": fit["seconds"],
             "fit_peak_mib": fit["peak_mib"],
+            "eval_peak_mib": metrics.pop("peak_mib"),
             "checkpoint_mib": (self.run / "last.pt").stat().st_size / 2**20,
         }
-
-    def _evaluate(self, environment: Environment) -> Row:
-        """Evaluate; the metrics, peak memory by a name of its own."""
-        flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
-        script("eval", *flags, cwd=self.folder, environment=environment)
-        metrics = json.loads((self.folder / "eval/metrics.json").read_text())
-        return metrics | {"eval_peak_mib": metrics.pop("peak_mib")}
 
 
 def script(name: str, *flags: object, cwd: Path, environment: Environment = None) -> None:
