@@ -29,8 +29,8 @@ from demo.uploads import upload_folder
 from inspection.open_run import parse_checked
 from runs import folders as runs
 from utils.errors import UserError, run_script
-from utils.extras import need
 from utils.flags import add_setting_flags, script_parser
+from utils.optional_packages import need
 
 
 def parse_args() -> argparse.Namespace:

@@ -25,7 +25,7 @@ from typing import Any
 from data.images import ImageError
 from inspection.open_run import add_run_flags, finite_threshold, open_run, parse_checked
 from inspection.panel import COMPRESSION, panel
-from inspection.results import entry, say
+from inspection.verdicts import entry, say
 from runs.folders import run_name
 from streams.alerts import Mqtt, Webhook
 from streams.annotated_video import AnnotatedVideo, annotate

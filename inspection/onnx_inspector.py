@@ -13,7 +13,7 @@ from runs.folders import FORMAT, checked, refuse_other
 from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
-from utils.extras import need
+from utils.optional_packages import need
 
 VERSION = 5
 NO_DIGEST = b"0" * 64

@@ -15,8 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.reconstruction.draws import coins, log_uniform, uniform
-from models.reconstruction.fields import displaced, frame, random_perlin, resampled, spread
+from models.reconstruction.fields import (
+    coins,
+    displaced,
+    frame,
+    log_uniform,
+    random_perlin,
+    resampled,
+    spread,
+    uniform,
+)
 from models.reconstruction.foreground import ground, random_places, structure
 from models.reconstruction.textures import Textures
 from utils.config import CorruptionConfig

@@ -10,8 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.reconstruction.draws import coins, uniform
-from models.reconstruction.fields import frame, perlin_noise, spread
+from models.reconstruction.fields import coins, frame, perlin_noise, spread, uniform
 
 
 def vary(images: Tensor, strength: float) -> Tensor:
