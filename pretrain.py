@@ -35,6 +35,9 @@ READ = (
 )
 """Settings that are heeded here."""
 
+DEFAULTS = {"data.size": 256, "train.epochs": 100, "train.batch": 32, "train.lr": 1e-4}
+"""Settings that are others here than in config.yaml."""
+
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` for those that are not right."""
@@ -48,12 +51,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--crop", type=int, metavar="N", default=128, help=side)
     flags = ["--size", "--epochs", "--batch", "--lr", "--seed", "--device", "--set"]
     add_setting_flags(parser, flags)
-    parser.set_defaults(
-        **{"data.size": 256, "train.epochs": 100, "train.batch": 32, "train.lr": 1e-4}
-    )
     args = parser.parse_args()
-    named = {"unet.encoder": args.encoder, "train.crop": args.crop}
-    args.settings = load_config(overrides=named | overrides_from(args))
+    own = {"unet.encoder": args.encoder, "train.crop": args.crop}
+    args.settings = load_config(overrides=DEFAULTS | own | overrides_from(args))
     for key in differences(load_config(), args.settings):
         if key not in READ:
             raise UserError(f"{key} says nothing to pretrain.py; it reads {', '.join(READ)}")
@@ -114,6 +114,7 @@ def learn(model: SelfSupervised, images: np.ndarray, config: Config, file: Path)
     model.train()
     with StepBar(steps, 0) as bar:
         for epoch in range(train.epochs):
+            losses = []
             for step, places in enumerate(full_batches(config, epoch, len(images))):
                 seed_step(config.seed, epoch, step)
                 squares = random_crops(images[places], train.crop, config.seed, epoch, step)
@@ -121,15 +122,17 @@ def learn(model: SelfSupervised, images: np.ndarray, config: Config, file: Path)
                 with autocast(device, train.precision):
                     first, second = (model(view(batch)) for _ in range(2))
                 loss = vicreg_loss(first.float(), second.float())
-                if not math.isfinite(loss.item()):
+                losses.append(loss.item())
+                if not math.isfinite(losses[-1]):
                     raise UserError(f"training diverged; lower --lr, which is {train.lr:g}")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                bar.step(epoch, loss.item())
+                bar.step(epoch, np.mean(losses))
                 if bar.stopped(device):
                     return False
+            bar.say(f"epoch {epoch + 1}/{train.epochs}  loss {np.mean(losses):.3f}")
             write_weights(model.encoder, file)
     return True
 
