@@ -80,13 +80,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import update_bn
 
 from data.cache import decode_all
-from data.crops import random_crops
 from data.depth import with_depth
 from data.listing import expand
 from data.tensors import to_batch
 from models.features.backbones import Backbone, build_encoder
 from models.features.self_supervised import SelfSupervised, vicreg_loss, view
-from runs.seed import epoch_order, seed_step
+from runs.seed import epoch_order, random_crops, seed_step
 from runs.step_bar import StepBar
 from utils.config import Config
 from utils.device import autocast, pick_device, place
