@@ -62,7 +62,7 @@ def learned(
     model = place(build_model(config), device)
     model.load_pretrained()
     share = config.calibration.holdout if isinstance(model, TrainedDetector) else 0
-    names = [str(number) for number in range(len(images))]
+    names = [f"{config.data.category}/{number}" for number in range(len(images))]
     good = GoodImages.dealt(names, list(range(len(images))), share, config.seed)
     decoded = DecodedImages.whole(images)
     folds = in_folds(decoded, good, config.train.batch, device)
@@ -74,7 +74,8 @@ def learned(
             for batch in fold:
                 model.collect(batch, number)
         model.finish()
-    return model, calibrate_detector(model, decoded, good, device)
+    (calibration,) = calibrate_detector(model, decoded, good, device).values()
+    return model, calibration
 
 
 def train(model: TrainedDetector, images: np.ndarray, device: torch.device) -> None:

@@ -79,11 +79,13 @@ class Source(ABC):
 
     Attributes:
         name: what it is called, without passwords.
+        places: files or folders that its frames are of: folders may tell which part they show.
         newest: whether only the newest frame counts, so that a slow detector skips frames in place
             of falling behind; else it waits for the detector.
     """
 
     name: str
+    places: list[Path]
     newest = False
 
     @abstractmethod
