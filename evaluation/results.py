@@ -149,7 +149,10 @@ def overview(found: Mapping[str, dict[str, float]]) -> str:
 def mean_tables(found: Mapping[str, dict[str, float]]) -> dict[str, bytes]:
     """metrics.json of the mean over categories, and metrics.csv with a line for each and for it."""
     lines = {**found, "mean": mean_metrics(found)}
-    rows = [[category, *(metrics[name] for name in MEANS)] for category, metrics in lines.items()]
+    rows = [
+        [category, *(_defined(metrics)[name] for name in MEANS)]
+        for category, metrics in lines.items()
+    ]
     return {
         "metrics.json": _json(lines["mean"]),
         "metrics.csv": _csv([["category", *MEANS], *rows]),

@@ -163,9 +163,13 @@ def test_damaged_examples_are_left_out(tmp_path):
     Image.new("RGB", (400, 200)).save(good / "a.png")
     (good / "b.png").write_text("no image")
     data = Brightness.config.data
-    ((example, picture),) = detectors.thumbnails(data.model_copy(update={"root": str(tmp_path)}))
+    ((example, picture),) = detectors.thumbnails(
+        data.model_copy(update={"root": str(tmp_path)}), "tile"
+    )
     assert example.path == good / "a.png" and picture.size == (192, 96)
-    assert not detectors.thumbnails(data.model_copy(update={"root": str(tmp_path / "none")}))
+    assert not detectors.thumbnails(
+        data.model_copy(update={"root": str(tmp_path / "none")}), "tile"
+    )
 
 
 def test_runs_to_choose_from(tmp_path, monkeypatch):
@@ -550,7 +554,7 @@ def work(trained, tmp_path_factory):
         shutil.copy(trained[1] / "config.yaml", runs / name)
     (runs / "damaged" / "last.pt").write_bytes((trained[1] / "last.pt").read_bytes()[:5000])
     content = torch.load(trained[1] / "last.pt", weights_only=True)
-    content["calibration"] = None
+    content["calibrations"] = {}
     torch.save(content, runs / "unfinished" / "last.pt")
     return folder
 
@@ -636,7 +640,7 @@ def test_a_threshold_is_kept_in_the_run(page, work):
     page.find("#keep")[0].click()
     page.wait_for("effect", "Threshold set by hand")
     try:
-        threshold = load_checkpoint(file).calibration.threshold
+        threshold = load_checkpoint(file).calibrations["tile"].threshold
         page.open()
         assert f"Threshold set by hand {threshold:.4g}:" in page.text("effect")
         file.unlink()
