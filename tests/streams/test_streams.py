@@ -86,7 +86,7 @@ def test_scores_of_a_video_are_those_of_its_images(trained, dataset, tmp_path):
     inspector = open_inspector(run_folder / "last.pt", "cpu")
     for line, path in zip(lines, paths, strict=True):
         expected = entry(
-            inspector.inspect(read_image(path)), "part", inspector.calibrations["part"]
+            inspector.inspect(read_image(path)), "tile", inspector.calibrations["tile"]
         )
         assert line["source"] == str(video)
         assert line["score"] == pytest.approx(expected["score"], rel=1e-6)
