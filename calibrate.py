@@ -46,6 +46,9 @@ from utils.flags import add_setting_flags, overrides_from, script_parser
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 """Shares of false alarms that known defects are looked for at."""
 
+Found = dict[str, tuple[list[float], list[float]]]
+"""Scores of images, and highest pixels of their maps, by part."""
+
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` if they clash."""
@@ -72,12 +75,9 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-Found = dict[str, tuple[list[float], list[float]]]
-
-
-def inspect(inspector: Inspector, names: list[str] | None, what: str) -> Found:
+def inspect(inspector: Inspector, names: list[str], what: str) -> Found:
     """Scores and highest pixels of the images named, by part; one that is damaged is an error."""
-    paths = expand(names or [])
+    paths = expand(names)
     by_part: Found = {inspector.part_of(path): ([], []) for path in paths}
     found = inspector.inspect_all(read_ahead(paths, inspector.read))
     for path, inspection in tqdm(found, what, len(paths), unit="image", disable=None):
@@ -155,8 +155,8 @@ def main() -> int:
     after = dict(before)
     if any(key.startswith("score.") for key in changed):
         after = rescore(inspector, config, vars(args)["data.root"])  # of all parts
-    good = inspect(inspector, args.good, "good images")
-    known = inspect(inspector, args.defects, "known defects")
+    good = inspect(inspector, args.good, "good images") if args.good else {}
+    known = inspect(inspector, args.defects, "known defects") if args.defects else {}
     for part in before:
         after[part] = adjusted(after[part], args, *good.get(part, ([], [])))
         if part in known:

@@ -125,8 +125,8 @@ def main() -> int:
     args = parse_args()
     file, inspector = open_run(args)
     categories = chosen_categories(args, inspector)
-    folder = "synthetic" if args.synthetic else "eval"
-    output = args.output or Path("outputs") / run_name(file) / folder
+    kind = "synthetic" if args.synthetic else "eval"
+    output = args.output or Path("outputs") / run_name(file) / kind
     several = len(categories) > 1
     folders = {one.name: output / one.name if several else output for one in categories}
     for folder in (output, *folders.values()):

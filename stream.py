@@ -115,7 +115,8 @@ def calibrations(
         told, threshold = (
             some[number % len(some)] if some else None for some in (args.parts, args.thresholds)
         )
-        parts = {inspector.part_of(place, told) for place in source.places}
+        places = source.places or [Path("/", source.name)]  # a camera lies in no folder
+        parts = {inspector.part_of(place, told) for place in places}
         if len(parts) > 1:
             raise UserError(f"{source.name} show several parts: {', '.join(parts)}; start one each")
         (part,) = parts

@@ -28,7 +28,6 @@ class Camera(Source):
     def __init__(self, address: str) -> None:
         self.address = address
         self.name = f"camera {masked(address)}"
-        self.places = [Path("/", self.name)]  # in no folder that would tell what it shows
 
     def open(self) -> None:
         """See `Source.open`.

@@ -18,7 +18,7 @@ class Videos(Source):
     """
 
     def __init__(self, arguments: Iterable[str]) -> None:
-        self.places = []
+        self.places: list[Path] = []
         for argument in arguments:
             if Path(argument).exists() or not glob.has_magic(argument):
                 self.places.append(Path(argument))
