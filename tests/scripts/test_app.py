@@ -40,7 +40,7 @@ from demo import detectors
 from demo.access import OwnHosts, is_local, read_account
 from demo.banner import banner, summary_banner, verdict_banner
 from demo.detectors import Detectors
-from demo.page import NO_RUN, PICTURE, PROMPT, Result, table_of
+from demo.page import NO_RUN, PICTURE, PROMPT, Page, Result, table_of
 from demo.scale import Scale, bars, effect
 from inspection.torch_inspector import TorchInspector
 from runs.checkpoint import load_checkpoint
@@ -224,6 +224,20 @@ def test_a_detector_is_opened_once_and_again_if_its_file_changes(tmp_path, monke
     assert [file for file, _ in opens] == [files[0], files[0], files[1]]
     with pytest.raises(UserError, match="no checkpoint at"):
         opener.open(str(tmp_path / "none"))
+
+
+def test_a_run_of_several_parts_is_opened_for_one_of_them(tmp_path, monkeypatch):
+    class Both(Brightness):
+        calibrations = {"bolt": calibration([1.0, 2.0]), "tile": calibration([3.0, 4.0])}
+
+    monkeypatch.setattr(detectors, "open_inspector", lambda *_: Both())
+    (tmp_path / "a.onnx").touch()
+    run = str(tmp_path / "a.onnx")
+    page = Page(Detectors("cpu"), tmp_path / "a.onnx", tmp_path, lambda _: True)
+    for named, part in {None: "bolt", "tile": "tile", "gone": "bolt"}.items():
+        opened, choice, *_ = page.open_run(run, named)
+        assert opened.scale.calibration is Both.calibrations[part]
+        assert (choice["value"], choice["visible"]) == (part, True)
 
 
 def test_one_image_at_a_time(tmp_path, monkeypatch):
