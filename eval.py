@@ -7,7 +7,8 @@
     python eval.py --html                             and a page to file or to send
 
 Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases; of a run
-of several categories, to a folder for each in there, and their mean.
+of several categories, to a folder for each in there, and their mean. Pixels outside of data.region
+are not counted.
 """
 
 if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on

@@ -54,9 +54,9 @@ from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
 from data.mvtec import Category
-from data.pseudo_defects import PseudoImage, pseudo_split
 from data.tiles import read_tiles
 from evaluation.metrics import auroc
+from evaluation.pseudo_defects import PseudoImage, pseudo_split
 from inspection.inspector import Inspection, Inspector
 from inspection.onnx_export import write_half, write_int8, write_metadata, write_onnx
 from inspection.onnx_inspector import OnnxInspector
@@ -152,7 +152,7 @@ def images_to_check(
 
 
 def good_images(paths: list[Path], config: Config) -> Iterator[np.ndarray]:
-    """Good images as the detector sees them, uint8 [h, w, 3]; damaged ones are left out.
+    """Good images as the detector sees them, uint8 [h, w, C]; damaged ones are left out.
 
     Of those that it sees in tiles one each, from all over the image in turn.
     """

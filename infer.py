@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePath
 
-from data.images import ImageError, read_ahead
+from data.images import ImageError, read_ahead, read_image
 from data.listing import expand
 from inspection.inspector import Inspector
 from inspection.open_run import (
@@ -154,7 +154,7 @@ def inspect(
                 inspection,
                 calibration,
                 path.name,
-                partial(inspector.read, path),
+                partial(read_image, path, inspector.config.data),
             )
             results.add(path, entry(inspection, part, calibration), files)
     return counts["good"], counts["defect"], counts["failed"]

@@ -201,7 +201,8 @@ def main() -> int:
             elif moved := drifts[source].add(calibration.severity(inspection.score)):
                 log.write(tell_drift(moved, source.name))
             if video:
-                video.write(annotate(frame.image, inspection, calibration, title), frame.fps)
+                seen = frame.image[..., :3]
+                video.write(annotate(seen, inspection, calibration, title), frame.fps)
         rate = heart.total("frames") / (time.perf_counter() - started)
     print(
         f"{heart.total('frames')} frames inspected, {heart.total('defects')} defective, "

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import seconds
-from data.images import ImageError, read_ahead, read_resized
+from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category
+from data.resize import fit
 from data.tensors import to_batch
 from models.features.coreset import PROJECTION, greedy_coreset, random_projection
 from models.features.patchcore import PatchCore
@@ -33,7 +34,7 @@ def real_patches(count: int, overrides: dict) -> Tensor:
     paths = Category(data.root, data.category).train_images()
     torch.manual_seed(0)
     with torch.no_grad():
-        for _, image in read_ahead(paths, lambda path: read_resized(path, data)):
+        for _, image in read_ahead(paths, lambda path: fit(read_image(path, data), data)):
             if not isinstance(image, ImageError):
                 detector.collect(to_batch(image[None], torch.device("cpu")), fold=0)
     return random_projection(detector.memory.bank, PROJECTION)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from demo.banner import banner, summary_banner, verdict_banner
 from demo.detectors import Detectors, list_runs, thumbnails
+from demo.region import lay_out_region
 from demo.scale import BINS, COLOURS, Scale, bars, effect
 from inspection.inspector import Inspection
 from inspection.panel import tiles
@@ -118,6 +119,8 @@ class Page:
                     "Download as CSV", size="sm", visible=False, elem_id="csv"
                 )
                 self.table = gr.Dataframe(interactive=False, visible=False, wrap=True)
+            with gr.Tab("Region"):
+                lay_out_region(self.folder)
             self._wire()
 
     def _lay_out_threshold(self) -> None:

@@ -233,13 +233,17 @@ class PixelScores:
         self._weight: list[NDArray] = []  # float64, 1 / area of the region each of them lies in
         self._regions = 0
 
-    def add(self, anomaly_map: NDArray, mask: NDArray | None = None) -> None:
+    def add(
+        self, anomaly_map: NDArray, mask: NDArray | None = None, counted: NDArray | None = None
+    ) -> None:
         """Add one test image.
 
         Args:
             anomaly_map: [H, W] scores, kept as float32.
             mask: [H, W] bool, True where defective, at the resolution of the map; None for a good
                 image.
+            counted: [H, W] bool, the pixels that count, as with a region of interest; None: all.
+                Of a defect that leaves the region the part within it is to be found.
 
         Raises:
             ValueError: the map is not [H, W], holds NaN or infinity, or the mask differs in shape.
@@ -249,14 +253,17 @@ class PixelScores:
             raise ValueError(f"anomaly map must be [H, W], got shape {anomaly_map.shape}")
         scores = _finite(anomaly_map)
         if mask is None:
-            self._keep_good(scores)
+            self._keep_good(scores if counted is None else anomaly_map[counted])
             return
         mask = np.asarray(mask, dtype=bool)
         if mask.shape != anomaly_map.shape:
             raise ValueError(f"map {anomaly_map.shape} and mask {mask.shape} differ in shape")
+        good = ~mask
+        if counted is not None:
+            mask, good = mask & counted, good & counted
         labels, regions = ndimage.label(mask, structure=EIGHT_CONNECTED)
         inside = labels[mask]
-        self._keep_good(anomaly_map[~mask])
+        self._keep_good(anomaly_map[good])
         self._keep_defect(anomaly_map[mask], 1 / np.bincount(inside)[inside])
         self._regions += regions
 

@@ -74,6 +74,7 @@ class DataConfig(Section):
     category: Annotated[Name, BeforeValidator(category_names)]
     size: Annotated[tuple[Side, Side], BeforeValidator(_pair)]
     fit: Literal["squash", "pad", "crop"]
+    region: Name | None
     tile: Literal[0] | Side
     overlap: float = Field(ge=0, le=0.75)
     limit: int = Field(ge=0)
@@ -248,7 +249,7 @@ class Config(Section):
     calibration: CalibrationConfig
 
 
-PATHS = ["data.root", "corruption.textures", "loss.vgg16", "backbone.weights"]
+PATHS = ["data.root", "data.region", "corruption.textures", "loss.vgg16", "backbone.weights"]
 """Settings that name a file or a folder."""
 
 RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs", "train.cooldown"]
@@ -303,8 +304,8 @@ def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
     for key, (old, new) in differences(config, changed).items():
         if key not in RESUMABLE:
             raise UserError(
-                f"{key} is {old!r} in this run and cannot change to {new!r} on --resume (only "
-                f"{', '.join(RESUMABLE)} can); leave out --resume to start a new run"
+                f"{key} is {old!r:.80} in this run and cannot change to {new!r:.80} on --resume "
+                f"(only {', '.join(RESUMABLE)} can); leave out --resume to start a new run"
             )
     return changed
 

@@ -7,16 +7,15 @@ arXiv 2111.07677, 2021.
 import torch
 from torch import Tensor, nn
 
+from data.tensors import near
 from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
+from models.features.kept_features import KeptFeatures
 from utils.config import Config
 
 CLAMP = 2.0
 """What a step scales by lies between exp(-CLAMP) and exp(CLAMP), so that no step can explode."""
-
-ROOM = 2 * 2**30
-"""Bytes of features that are kept from epoch to epoch; those of further images are made anew."""
 
 
 class Coupling(nn.Module):
@@ -84,59 +83,51 @@ class Flow(nn.Module):
 class FastFlow(FeatureDetector, TrainedDetector):
     """A normalising flow a layer of a frozen backbone, trained by likelihood.
 
-    It differs from the paper in its map. There a place is as strange as the mean of its likelihoods
-    in the layers is low; this is the logarithm of that mean, which ranks alike but does not run
-    into a bound, beyond which no threshold could lie. The log-determinant is part of it, place by
-    place, and features are scaled by what they vary by over all good images instead of within one.
+    A place is as strange as its noise is improbable: in the map, as in the paper, the determinant
+    does not count. It learns the images by heart, and with it defects drawn onto unseen good parts
+    are found less often. Where the paper takes the mean of the layers' probabilities, this is its
+    logarithm, which ranks alike but does not run into a bound, beyond which no threshold could lie.
+    Features are scaled by what they vary by over all good images instead of within one.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
         steps, ratio = config.fastflow.steps, config.fastflow.ratio
         self.flows = nn.ModuleList(Flow(count, steps, ratio) for count in self.backbone.channels)
-        self.kept: dict[int, list[Tensor]] = {}
+        self.features = KeptFeatures(self.backbone, crops=config.train.crop > 0)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Features of good images, [B, C, h, w] of each layer."""
-        if self.config.train.crop:  # no crop comes twice
-            return tuple(self.backbone(images))
-        found = [self.once(image) for image in images.split(1)]
-        return tuple(torch.cat(layer) for layer in zip(*found, strict=True))
-
-    def once(self, image: Tensor) -> list[Tensor]:
-        """Features of an image [1, 3, H, W], kept for the next epoch if there is room.
-
-        It passes alone, for other images beside it would change the last bits: a resumed run, which
-        starts with nothing kept, goes on with the same ones.
-        """
-        key = hash(image.cpu().numpy().tobytes())
-        features = self.kept.get(key) or self.backbone(image)
-        if (len(self.kept) + 1) * sum(layer.nbytes for layer in features) <= ROOM:
-            self.kept[key] = features
-        return features
+        """What counts of good images, and their features, [B, C, h, w] of each layer."""
+        counted = self.counted(images)
+        if counted is None:
+            counted = torch.ones_like(images[:, :1], dtype=torch.bool)
+        return counted, *self.features.of(images)
 
     def finish(self, folds: Folds) -> None:
         """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
-        self.kept.clear()
+        self.features.clear()
 
-    def unlikely(self, features: list[Tensor]) -> list[Tensor]:
-        """Negative log-likelihood of each place, [B, 1, h, w] a layer, in nats a channel.
+    def loss(self, counted: Tensor, *features: Tensor) -> Tensor:
+        """Negative log-likelihood of what the layers show, at and near what counts.
 
-        Without the constant of the normal distribution.
+        In nats a channel, up to a constant.
         """
-        maps = []
+        total = features[0].new_zeros(())
         for flow, layer in zip(self.flows, features, strict=True):
             noise, log_determinant = flow(layer)
-            energy = 0.5 * noise.square().sum(dim=1, keepdim=True)
-            maps.append((energy - log_determinant) / noise.shape[1])
-        return maps
-
-    def loss(self, *features: Tensor) -> Tensor:
-        """Negative log-likelihood of what the layers show."""
-        return torch.stack([layer.mean() for layer in self.unlikely(features)]).sum()
+            unlikely = energy(noise) - log_determinant / noise.shape[1]
+            weight = near(counted, layer.shape[-2:])
+            total = total + (unlikely * weight).sum() / weight.sum().clamp_min(1)
+        return total
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images by how unlikely their features are; see `Detector.forward`."""
-        layers = concatenated(self.unlikely(self.backbone(images)))
-        together = -torch.logsumexp(-layers, dim=1, keepdim=True)
+        """Score images by how improbable the noise is; see `Detector.forward`."""
+        features = self.backbone(images)
+        found = [energy(flow(layer)[0]) for flow, layer in zip(self.flows, features, strict=True)]
+        together = -torch.logsumexp(-concatenated(found), dim=1, keepdim=True)
         return self.predict(together, images.shape[-2:])
+
+
+def energy(noise: Tensor) -> Tensor:
+    """Half the mean square of noise [B, C, h, w] over its channels: [B, 1, h, w] >= 0."""
+    return 0.5 * noise.square().mean(dim=1, keepdim=True)

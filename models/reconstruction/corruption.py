@@ -178,13 +178,16 @@ KINDS: dict[str, Callable[[Tensor, Tensor, Tensor, Textures], Drawn]] = {
 }
 
 
-def corrupt(images: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
+def corrupt(
+    images: Tensor, config: CorruptionConfig, counted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Corrupt a batch, each image in ways drawn from those of the settings.
 
     Args:
         images: [B, 3, H, W] float in [0, 1].
         config: the kinds to draw, `clean` (left as it is) among them, and how many more may follow
             on the same image.
+        counted: what may be corrupted, bool [B, 1, H, W]; None: all.
 
     Returns:
         The images, corrupted, and where they are: bool [B, 1, H, W].
@@ -212,6 +215,8 @@ def corrupt(images: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
                 masks[own] |= mask
         further = torch.multinomial(weights[1:], len(images), replacement=True) + 1
         chosen = further * (spoilt & coins(len(images)))
+    if counted is not None:
+        corrupted, masks = torch.where(counted, corrupted, images), masks & counted
     return corrupted, masks
 
 

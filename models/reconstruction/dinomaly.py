@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.anomaly_map import image_score, smooth
-from models.detector import Prediction, TrainedDetector
+from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import VisionTransformer, build_backbone
+from models.features.kept_features import KeptFeatures
 from utils.config import Config
 from utils.errors import UserError
 
@@ -52,6 +53,9 @@ class Dinomaly(TrainedDetector):
             )
         if len(self.backbone.layers) < 2:
             raise UserError("dinomaly compares two groups of layers; name more in backbone.layers")
+        layers = len(self.backbone.layers)
+        self.early = (layers + 1) // 2 / layers  # share of the layers that are of the early group
+        self.features = KeptFeatures(self.groups, crops=config.train.crop > 0)
         channels, settings = self.backbone.channels[0], config.dinomaly
         self.bottleneck = Bottleneck(channels, settings.dropout)
         self.decoder = nn.ModuleList(Block(channels) for _ in range(settings.blocks))
@@ -64,27 +68,37 @@ class Dinomaly(TrainedDetector):
         """See `Detector.load_pretrained`."""
         self.backbone.load(self.config.backbone.weights)
 
-    def encode_and_restore(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps [B, C, h, w] of the early and the late layers: as they are, and as restored."""
-        layers = self.backbone(images)
-        height, width = layers[0].shape[-2:]
-        tokens = self.bottleneck(_mean(layers).flatten(2).transpose(1, 2))
-        restored = []
+    def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the two groups of layers of good images, [B, C, h, w] each."""
+        return self.features.of(images)
+
+    def groups(self, images: Tensor) -> list[Tensor]:
+        """Means [B, C, h, w] of the early and of the late layers that are tapped."""
+        return _two_groups(self.backbone(images))
+
+    def restore(self, early: Tensor, late: Tensor) -> list[Tensor]:
+        """What the decoder makes of the means of the two groups: the same two, restored."""
+        tokens = torch.lerp(late, early, self.early).flatten(2).transpose(1, 2)
+        tokens, restored = self.bottleneck(tokens), []
         for block in self.decoder:
             tokens = block(tokens)
-            restored.append(tokens.transpose(1, 2).unflatten(2, (height, width)))
+            restored.append(tokens.transpose(1, 2).unflatten(2, early.shape[-2:]))
         restored.reverse()  # the decoder undoes the encoder: what comes late there comes first here
-        return _two_groups(layers), _two_groups(restored)
+        return _two_groups(restored)
 
-    def loss(self, images: Tensor) -> Tensor:
+    def loss(self, early: Tensor, late: Tensor) -> Tensor:
         """Mean over the groups of 1 - the cosine of all tokens of an image, taken as one vector."""
-        groups, restored = self.encode_and_restore(images)
-        with torch.autocast(images.device.type, enabled=False):
+        groups, restored = (early, late), self.restore(early, late)
+        with torch.autocast(early.device.type, enabled=False):
             losses = []
             for wanted, found in zip(groups, restored, strict=True):
                 found = mine_hard(wanted.float(), found.float(), self.config.dinomaly.hard)
                 losses.append(1 - F.cosine_similarity(wanted.float().flatten(1), found.flatten(1)))
             return torch.stack(losses).mean()
+
+    def finish(self, folds: Folds) -> None:
+        """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
+        self.features.clear()
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by 1 - the cosine of their tokens and what was restored of them.
@@ -92,7 +106,8 @@ class Dinomaly(TrainedDetector):
         See `Detector.forward`.
         """
         size, score = images.shape[-2:], self.config.score
-        groups, restored = self.encode_and_restore(images)
+        groups = self.groups(images)
+        restored = self.restore(*groups)
         maps = _mean([cosine_distance(*pair) for pair in zip(groups, restored, strict=True)])
         maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
         maps = smooth(maps, score.smooth * min(size))

@@ -69,7 +69,7 @@ def test_hard_mining_shrinks_the_gradient_of_what_is_well_restored():
 
 def test_the_decoder_learns_and_the_encoder_does_not():
     detector = tiny().train()
-    detector.loss(texture(2, (128, 128))).backward()
+    detector.loss(*detector.prepare(texture(2, (128, 128)))).backward()
     for name, parameter in detector.named_parameters():
         assert (parameter.grad is None) == name.startswith("backbone."), name
     learning = sum(len(group["params"]) for group in detector.optimizer().param_groups)
@@ -77,10 +77,11 @@ def test_the_decoder_learns_and_the_encoder_does_not():
 
 
 def test_only_training_is_noisy():
-    detector, images = tiny(), texture(1, (128, 128))
+    detector = tiny()
+    sample = detector.prepare(texture(1, (128, 128)))
     with torch.no_grad():
-        assert detector.train().loss(images) != detector.loss(images)
-        assert detector.eval().loss(images) == detector.loss(images)
+        assert detector.train().loss(*sample) != detector.loss(*sample)
+        assert detector.eval().loss(*sample) == detector.loss(*sample)
 
 
 @pytest.mark.parametrize(
