@@ -1,8 +1,7 @@
 """Learn what good parts look like.
 
     python train.py                                  settings of config.yaml
-    python train.py --category wood --epochs 10      flags override them
-    python train.py --set unet.width=16              any setting by its name
+    python train.py --category tile,wood --epochs 10 --set unet.width=16     flags override them
     python train.py --resume                         go on with the newest run
     torchrun --nproc-per-node 2 train.py             several processes or GPUs
 
@@ -58,6 +57,7 @@ from runs.micro_batch import pick_micro_batch
 from runs.run import Run
 from runs.seed import epoch_order, random_crops, seed_step
 from runs.step_bar import StepBar
+from utils.calibration import promises
 from utils.device import autocast, place
 
 
@@ -188,9 +188,9 @@ def main() -> int:
     if not whole:
         run.say(f"stopped; go on with: python train.py --resume {run.folder}")
     elif distributed.is_writer():
-        calibration = calibrate_detector(model, images, run.good, run.device)
-        run.save(model, optimizer, calibration)
-        print(f"{calibration.promise()}\nnext: python eval.py --checkpoint {run.folder}")
+        calibrations = calibrate_detector(model, images, run.good, run.device)
+        run.save(model, optimizer, calibrations)
+        print(f"{promises(calibrations)}\nnext: python eval.py --checkpoint {run.folder}")
     distributed.stop()
     return 0 if whole else 130
 
