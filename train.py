@@ -3,6 +3,7 @@
     python train.py                                  settings of config.yaml
     python train.py --category tile,wood --epochs 10 --set unet.width=16     flags override them
     python train.py --resume                         go on with the newest run
+    python train.py --add good/ --resume RUN         more good images for a finished run
     torchrun --nproc-per-node 2 train.py             several processes or GPUs
 
 Learns from <data.root>/<data.category>/train/good alone and writes checkpoints/<run>/.
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from inspection.open_run import checked_settings
 from models import build_model
-from runs.folders import named_checkpoint
+from runs.folders import add_resume_flags
 from utils.config import TrainConfig
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import add_setting_flags, script_parser
@@ -29,9 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
     add_setting_flags(parser)
-    resume = "go on with a run folder, by default the newest; --epochs may change its length"
-    kind = {"nargs": "?", "type": named_checkpoint, "const": Path(), "metavar": "RUN"}
-    parser.add_argument("--resume", **kind, help=resume)
+    add_resume_flags(parser)
     args = parser.parse_args()
     args.settings = checked_settings(args)
     return args
@@ -148,20 +147,20 @@ def fit(run: Run, model: FittedDetector, images: DecodedImages) -> bool:
     """One pass over the images, fold by fold; False if the user stops it."""
     progress = run.progress
     run.begin(model, None, "one pass")
-    if progress.epoch:  # stopped when all was collected
+    if run.known == len(run.good.names):  # stopped when all was collected
         return True
-    folds = in_folds(images, run.good, run.config.train.batch, run.device)
+    folds = in_folds(images, run.good, run.config.train.batch, run.device, run.known)
     batches = ((number, batch) for number, fold in enumerate(folds) for batch in fold)
     with StepBar(sum(map(len, folds)), progress.step) as bar:
         for number, batch in islice(batches, progress.step, None):
-            seed_step(run.config.seed, 0, progress.step)
+            seed_step(run.config.seed, 2 * progress.epoch, progress.step)
             model.collect(batch, number)
             progress.step += 1
-            progress.seconds += bar.step(epoch=0)
+            progress.seconds += bar.step(progress.epoch)
             if bar.stopped(run.device):
                 run.save(model, None)
                 return False
-    seed_step(run.config.seed, 1, 0)
+    seed_step(run.config.seed, 2 * progress.epoch + 1, 0)
     model.finish()
     run.end_epoch()
     run.save(model, None)
@@ -186,9 +185,9 @@ def main() -> int:
     run.restore(model, optimizer)
     whole = train(run, model, optimizer, images) if learns else fit(run, model, images)
     if not whole:
-        run.say(f"stopped; go on with: python train.py --resume {run.folder}")
+        run.say(f"stopped; {run.way_on}")
     elif distributed.is_writer():
-        calibrations = calibrate_detector(model, images, run.good, run.device)
+        calibrations = calibrate_detector(model, images, run.good, run.device, run.calibrations)
         run.save(model, optimizer, calibrations)
         print(f"{promises(calibrations)}\nnext: python eval.py --checkpoint {run.folder}")
     distributed.stop()

@@ -1,6 +1,9 @@
 """The good images of a run: decoded, and fold by fold."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,23 +11,26 @@ from torch import Tensor
 
 from data.cache import DecodedImages, decode_all
 from data.depth import with_depth
+from data.listing import expand
 from data.mvtec import Category
 from data.region import keep_region
 from data.tensors import to_batch
-from data.tiles import shrinking_hint
+from data.tiles import Grid, shrinking_hint
 from data.twins import find_twins, groups, thumbnail, twins_warning
 from runs import distributed
-from runs.good_images import GoodImages, by_part
+from runs.good_images import GoodImages, by_part, part_shown
 from runs.run import Run
 from utils.batches import batches
 from utils.errors import UserError
 
 
 def load_images(run: Run, hold_out: bool) -> DecodedImages:
-    """The good images of a run; a new run learns here which they are."""
+    """The good images of a run; a new run, or one that is added to, learns here which they are."""
     settings = run.config
     if not hold_out and distributed.world_size() > 1:
         raise UserError(f"{settings.model} is fitted in one process; start it without torchrun")
+    if run.additions:
+        return _with_added(run, hold_out)
     if run.resumed:
         paths = run.good.paths(settings.data.root)
     else:
@@ -38,23 +44,114 @@ def load_images(run: Run, hold_out: bool) -> DecodedImages:
         names = [path.relative_to(settings.data.root).as_posix() for path in readable]
         share = settings.calibration.holdout if hold_out else 0
         of_groups, dealt = groups(readable, settings.calibration.group), []
-        for part, own in by_part(names).items():
-            if settings.calibration.group is None:
-                twins = find_twins(np.stack([thumbnail(images.image(place)) for place in own]))
-                run.warn(twins_warning(part, [readable[place] for place in own], twins))
+        _warn_of_twins_and_shrinking(run, images, names)
+        for own in by_part(names).values():
             own_names, own_groups = (
                 [values[place] for place in own] for values in (names, of_groups)
             )
             dealt.append(
                 GoodImages.dealt(own_names, own_groups, share, settings.seed, settings.data.limit)
             )
-        run.warn(shrinking_hint(images.grids, settings.data))
         run.good = GoodImages.together(dealt)
         images = images.only(np.flatnonzero(np.isin(names, run.good.names)))
     if settings.data.tile:
         count, side = len(images.places(range(len(images)))), settings.data.tile
         run.say(f"{len(images)} good images are {count} tiles of {side}x{side}")
     return images
+
+
+def _warn_of_twins_and_shrinking(run: Run, images: DecodedImages, names: list[str]) -> None:
+    if run.config.calibration.group is None:
+        for part, own in by_part(names).items():
+            twins = find_twins(np.stack([thumbnail(images.image(place)) for place in own]))
+            run.warn(twins_warning(part, [Path(names[place]) for place in own], twins))
+    run.warn(shrinking_hint(images.grids, run.config.data))
+
+
+def _with_added(run: Run, hold_out: bool) -> DecodedImages:
+    """The good images of a run that others are added to, which come last.
+
+    Those that are gone have no tiles: a fit has taken them in, and their scores are known.
+    """
+    settings, root, parts = run.config, Path(run.config.data.root), list(run.good.by_part())
+    known = [root / name for name in run.good.names]
+    added = _unknown(run, known, parts)
+    there = run.good.paths(root) if hold_out else [path for path in known if path.is_file()]
+    images, readable = decode_all(there + added, settings.data, not distributed.is_writer())
+    place_of = {path: place for place, path in enumerate(readable)}
+    added = [path for path in added if path in place_of]
+    gone = sum(path not in place_of for path in known)
+    if not added:
+        raise UserError("nothing is added, for none of the images can be read")
+    if gone and hold_out:
+        raise UserError(f"{gone} images of this run can no longer be read")
+    if gone:
+        run.warn(f"{gone} of {len(known)} known images are gone; they keep the scores they had")
+    names = [_name(path, root, parts) for path in added]
+    name_of = dict(zip(known + added, run.good.names + names, strict=True))
+    _warn_of_twins_and_shrinking(run, images, [name_of[path] for path in readable])
+    # An image from elsewhere may be of a known group, as if it lay among those of its part.
+    grouped = [
+        Path(str(part_shown(name, parts)), "train/good", Path(name).name)
+        if Path(name).is_absolute()
+        else Path(name)
+        for name in run.good.names + names
+    ]
+    of_groups = groups(grouped, settings.calibration.group)
+    share = settings.calibration.holdout if hold_out else 0
+    run.good = run.good.with_added(names, of_groups, share, settings.seed)
+    run.say(f"good images: {len(known)} known, {len(added)} added")
+    nothing = Grid((0, 0), (0, 0), (), ())
+    images = replace(images, grids=[*images.grids, nothing], firsts=[*images.firsts, 0])
+    return images.only([place_of.get(path, -1) for path in known + added])
+
+
+def _unknown(run: Run, known: list[Path], parts: list[str]) -> list[Path]:
+    """The images to add, but for those that are known by their place or their bytes.
+
+    Raises:
+        UserError: if there are none, one is of the test split, or none of the parts.
+    """
+    paths = [path.resolve() for path in expand(run.additions)]
+    tests = [Path(run.config.data.root, part, "test").resolve() for part in parts]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"--add finds no images at {path}")
+        if any(path.is_relative_to(test) for test in tests):
+            raise UserError(f"{path} is there to measure on, which takes images never learned from")
+        if part_shown(path, parts) is None:
+            raise UserError(
+                f"{path} lies in no folder named as one of the parts {', '.join(parts)}"
+            )
+    sizes = {path.stat().st_size for path in paths}
+    there = [path for path in known if path.is_file()]
+    seen: set[Path | bytes] = {path.resolve() for path in there}
+    seen |= {_digest(path) for path in there if path.stat().st_size in sizes}
+    unknown = []
+    for path in paths:
+        digest = _digest(path)
+        if path not in seen and digest not in seen:
+            unknown.append(path)
+        seen.add(digest)
+    if twice := len(paths) - len(unknown):
+        run.warn(f"left out: {twice} of {len(paths)} images, known to the run or there twice")
+    if not unknown:
+        raise UserError("nothing is added, for the run knows all of these images")
+    return unknown
+
+
+def _name(path: Path, root: Path, parts: list[str]) -> str:
+    """What the run calls an image: its name below data.root, or its whole path."""
+    for part in parts:
+        train = (root / part / "train").resolve()
+        if path.is_relative_to(train):
+            return f"{part}/train/{path.relative_to(train).as_posix()}"
+    return path.as_posix()
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 ENOUGH = 20
@@ -90,12 +187,15 @@ class Fold:
 
 
 def in_folds(
-    images: DecodedImages, good: GoodImages, size: int, device: torch.device
+    images: DecodedImages, good: GoodImages, size: int, device: torch.device, first: int = 0
 ) -> list[Fold]:
-    """The good images by fold, `size` tiles at a time; all tiles of an image are of its fold."""
+    """The good images by fold, `size` tiles at a time; all tiles of an image are of its fold.
+
+    Those before the `first` one are left out.
+    """
     held_out = np.array(good.held_out)
     folds = []
-    for own in good.by_fold():
+    for own in (own[own >= first] for own in good.by_fold()):
         fold = Fold(images.tiles, images.places(own), size, device)
         if held_out.sum() >= ENOUGH:
             unseen = [place for place in own if held_out[place]]

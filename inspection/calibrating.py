@@ -21,7 +21,11 @@ DOUBT = 10
 
 @torch.inference_mode()
 def calibrate_detector(
-    model: Detector, images: DecodedImages, good: GoodImages, device: torch.device
+    model: Detector,
+    images: DecodedImages,
+    good: GoodImages,
+    device: torch.device,
+    former: dict[str, Calibration] | None = None,
 ) -> dict[str, Calibration]:
     """Thresholds and range of colours of each part, from all its good images that a run knows.
 
@@ -30,15 +34,23 @@ def calibrate_detector(
         images: the good images.
         good: what each of them is for.
         device: that of the model.
+        former: gives the scores of images that are gone, those without tiles: as they were before
+            others were added, which is a little too high if anything.
     """
     model.eval()
     folds = in_folds(images, good, pick_inference_batch("auto", model, device), device)
     config, of_fold = model.config, good.by_fold()
     scores, peaks, levels = np.empty((3, len(images)))
+    there = np.array([len(grid) > 0 for grid in images.grids])
+    for part, own in good.by_part().items():
+        for number in np.flatnonzero(~there[own]):
+            was, place = former[part], own[number]
+            scores[place], peaks[place] = was.scores[number], was.peaks[number]
+            levels[place] = was.low
     with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
         for number in model.leaving_out(folds):
             found = _tile_by_tile(model, folds[number])
-            for place in of_fold[number]:
+            for place in of_fold[number][there[of_fold[number]]]:
                 grid, tiles = images.grids[place], images.tiles[images.places([place])]
                 maps, of_tiles = zip(*islice(found, len(grid)), strict=True)
                 maps, counted = np.stack(maps), grid.counted(tiles)

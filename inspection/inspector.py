@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from data.region import read_counted, with_region
 from data.resize import WHOLE, Window, resize
 from data.tiles import Grid
 from inspection.shown_score import shown_score
+from runs.good_images import part_shown
 from utils.batches import batches
 from utils.calibration import Calibration
 from utils.config import Config, nearest
@@ -123,17 +123,16 @@ class Inspector(ABC):
             UserError: if that is none of the parts that it knows.
         """
         parts = list(self.calibrations)
-        names = Path(os.path.abspath(path)).parts if told is None else [told]  # noqa: PTH100  (links)
-        found = next((name for name in reversed(names) if name in self.calibrations), None)
-        if found is None and told is not None:
+        if told is not None and told not in parts:
             there = f"the detector knows: {', '.join(parts)}{nearest(told, parts)}"
             raise UserError(f"--part is {told}, but {there}")
-        if found is None and len(parts) > 1:
+        found = told or part_shown(path, parts)
+        if found is None:
             raise UserError(
                 f"{path} lies in no folder named as one of the parts {', '.join(parts)}; "
                 "name the one that is shown by --part"
             )
-        return found or parts[0]
+        return found
 
     def read(self, path: Path) -> np.ndarray:
         """Read an image file as in training; see `read_counted`."""

@@ -60,17 +60,19 @@ def parse_checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def checked_settings(args: argparse.Namespace) -> Config:
-    """The settings of a new run; of one that is resumed, the flags are checked alone.
+    """The settings of a new run; of one that goes on, the flags are checked alone.
 
     Raises:
         UserError: for a setting that is not right, or that the detector does not read.
     """
-    if args.resume is None:
+    if args.resume is None and not args.add:
         config = load_config(args.config, overrides_from(args))
         refuse_unread(config.model, differences(load_config(), config))
         return config
     if args.config is not None:
         raise UserError("--config cannot go with --resume: the run keeps its own settings")
+    if args.resume is not None and args.resume.suffix == ".onnx":
+        raise UserError(f"{args.resume} is an export, which learns no more; name the run it is of")
     return load_config(overrides=overrides_from(args))
 
 

@@ -116,11 +116,14 @@ class TrainedDetector(Detector):
 
 
 class FittedDetector(Detector):
-    """Base class of detectors that see each good image once and then fit to what they collected."""
+    """Base class of detectors that see each good image once and then fit to what they collected.
+
+    Further images can be collected later, and fitted to, without those that were there before.
+    """
 
     def collect(self, images: Tensor, fold: int) -> None:
         """Take in good images [B, 3, H, W] in [0, 1], all of one fold."""
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Fit to what was collected; called once, after the last batch."""
+        """Fit to what was collected; called after the last batch."""

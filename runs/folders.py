@@ -62,6 +62,18 @@ def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_resume_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--resume` and `--add`, which go on with a run."""
+    resume = "go on with a run folder, by default the newest; --epochs may change its length"
+    kind = {"nargs": "?", "type": named_checkpoint, "const": Path(), "metavar": "RUN"}
+    parser.add_argument("--resume", **kind, help=resume)
+    add = (
+        "further good images, or folders, for a finished run: the newest, or that of --resume; "
+        "networks go on for a quarter of their epochs, or up to --epochs"
+    )
+    parser.add_argument("--add", nargs="+", default=[], metavar="FOLDER", help=add)
+
+
 def new_run(config: Config) -> Path:
     """A folder for a new run, named by category, detector and time; created."""
     category = config.data.category.replace(",", "+")[:LONGEST]

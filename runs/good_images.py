@@ -1,6 +1,7 @@
 """Which good images a run knows, and what each of them is for."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ class GoodImages:
     """The good images that a run knows, by name, and what each of them is for.
 
     Attributes:
-        names: files relative to data.root, with forward slashes: the category comes first.
+        names: files relative to data.root, with forward slashes: the category comes first. What was
+            added from elsewhere is named by its whole path.
         groups: a number for each; shots of one part share theirs.
         folds: number of the fold of each.
         held_out: whether training does not see it.
@@ -85,6 +87,34 @@ class GoodImages:
             [held_out for part in parts for held_out in part.held_out],
         )
 
+    def with_added(
+        self, names: list[str], groups: list[int], share: float, seed: int
+    ) -> "GoodImages":
+        """The same with further images, in folds of their own unless they are of a known group.
+
+        Args:
+            names: of the further images.
+            groups: a number for each image, known or further.
+            share: of all images, to hold out at most.
+            seed: decides which.
+        """
+        known = groups[: len(self.names)]
+        fold_of = dict(zip(known, self.folds, strict=True))
+        held_out = dict(zip(known, self.held_out, strict=True))
+        new = [group for group in groups[len(known) :] if group not in fold_of]
+        first, sizes = max(self.folds) + 1, Counter(new)
+        fold_of |= {group: first + fold for group, fold in zip(new, deal(new), strict=True)}
+        room = share * len(groups) - sum(self.held_out)
+        for group in np.random.default_rng(seed).permutation(sorted(sizes)).tolist():
+            held_out[group] = sizes[group] <= room
+            room -= held_out[group] * sizes[group]
+        return GoodImages(
+            self.names + names,
+            groups,
+            [fold_of[group] for group in groups],
+            [held_out[group] for group in groups],
+        )
+
     @property
     def learned(self) -> np.ndarray:
         """Places of the images that training sees."""
@@ -107,7 +137,7 @@ class GoodImages:
         return by_part(self.names)
 
     def paths(self, root: str | Path) -> list[Path]:
-        """Their files below data.root; raises `UserError` if one of them is gone."""
+        """Their files, below data.root or elsewhere; raises `UserError` if one of them is gone."""
         paths = [Path(root) / name for name in self.names]
         gone = [path for path in paths if not path.is_file()]
         if gone:
@@ -119,9 +149,26 @@ class GoodImages:
         return paths
 
 
+def part_shown(path: str | Path, parts: Sequence[str]) -> str | None:
+    """The part that a file's nearest folder of such a name says; a single part is always meant."""
+    names = Path(os.path.abspath(path)).parts  # noqa: PTH100  (links)
+    named = next((name for name in reversed(names) if name in parts), None)
+    return parts[0] if named is None and len(parts) == 1 else named
+
+
 def by_part(names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Places of the names that begin with each category, in the order of the categories."""
-    parts = np.array([name.partition("/")[0] for name in names])
+    """Places of the names of each category, in the order of the categories.
+
+    A name begins with its category, or is the whole path of a file that shows one.
+    """
+    inside = [name.partition("/")[0] for name in names if not Path(name).is_absolute()]
+    known = list(dict.fromkeys(inside))
+    parts = np.array(
+        [
+            part_shown(name, known) if Path(name).is_absolute() else name.partition("/")[0]
+            for name in names
+        ]
+    )
     return {part: np.flatnonzero(parts == part) for part in dict.fromkeys(parts.tolist())}
 
 

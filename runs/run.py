@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,9 @@ from utils.files import write_whole
 from utils.flags import overrides_from
 from utils.memory import peak_mib
 
+LONGER = 0.25
+"""Share of its epochs that a network goes on for if images are added and no number is given."""
+
 
 class Run:
     """One run of train.py, new or resumed.
@@ -38,6 +42,7 @@ class Run:
         history: loss and seconds of each epoch.
         device: what it runs on.
         recipe: file of settings that a new run was started with.
+        additions: images, folders or patterns of what is added to a finished run, else empty.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Run:
         self.progress = Progress() if checkpoint is None else checkpoint.progress
         self.history = [] if checkpoint is None else checkpoint.history
         self.recipe: Path | None = None
+        self.additions: list[str] = []
         self.device = pick_device(config.device)
         self._checkpoint = checkpoint
         self._earlier = sum(row["seconds"] for row in self.history) + self.progress.seconds
@@ -56,22 +62,33 @@ class Run:
     @classmethod
     def named(cls, args: argparse.Namespace) -> "Run":
         """The run that the flags of train.py ask for."""
-        if args.resume is None:
+        if args.resume is None and not args.add:
             run = cls(args.settings)
             run.recipe = args.config
             return run
         overrides = overrides_from(args)
         named = None if args.resume == Path() else args.resume
+        added = bool(args.add)
         category, model = overrides.get("data.category"), overrides.get("model")
-        file = find_run(named, category, model, finished=False)
+        file = find_run(named, category, model, finished=added)
         checkpoint = load_checkpoint(file)
-        config, done = resumed_config(checkpoint.config, overrides), checkpoint.progress.epoch
+        done = checkpoint.progress.epoch
+        if added and not checkpoint.calibrations:
+            way_on = f"first finish it with: python train.py --resume {file.parent}"
+            raise UserError(
+                f"images are added to finished runs, which {file.parent} is not; {way_on}"
+            )
+        if added and checkpoint.optimizer is not None:
+            overrides = {"train.epochs": done + math.ceil(LONGER * done)} | overrides
+        config = resumed_config(checkpoint.config, overrides)
         if config.train.epochs < done and checkpoint.optimizer is not None:
             raise UserError(
                 f"{file.parent} has {done} epochs behind it and cannot go back to "
                 f"{config.train.epochs}; take as many, or more, or leave out --resume"
             )
-        return cls(config, file.parent, checkpoint)
+        run = cls(config, file.parent, checkpoint)
+        run.additions = args.add
+        return run
 
     @property
     def resumed(self) -> bool:
@@ -79,9 +96,32 @@ class Run:
         return self._checkpoint is not None
 
     @property
+    def calibrations(self) -> dict[str, Calibration]:
+        """What the run was calibrated to at its start, if it was finished."""
+        return {} if self._checkpoint is None else self._checkpoint.calibrations
+
+    @property
+    def known(self) -> int:
+        """The first so many of the good images are those that a fit took in at earlier starts."""
+        whole = self._checkpoint is not None and self._checkpoint.progress.epoch
+        return len(self._checkpoint.good.names) if whole else 0
+
+    @property
+    def way_on(self) -> str:
+        """What to do once the user has stopped it."""
+        if self._whole_or_not_at_all:
+            return f"{self.folder} is as it was"
+        return f"go on with: python train.py --resume {self.folder}"
+
+    @property
+    def _whole_or_not_at_all(self) -> bool:
+        """Whether it is a finished fit that images are added to: replaced once all is done."""
+        return bool(self.additions) and self._checkpoint.optimizer is None
+
+    @property
     def complete(self) -> bool:
         """Whether there is nothing left to do: all is learned, and the verdict is set."""
-        if self._checkpoint is None or not self._checkpoint.calibrations:
+        if not self.calibrations or self.additions:
             return False
         fitted = self._checkpoint.optimizer is None
         return fitted or self.progress.epoch >= self.config.train.epochs
@@ -119,7 +159,7 @@ class Run:
         calibrations: dict[str, Calibration] | None = None,
     ) -> None:
         """Write the checkpoint, with the calibrations of a run that is finished."""
-        if not distributed.is_writer():
+        if not distributed.is_writer() or (self._whole_or_not_at_all and not calibrations):
             return
         if self.folder is None:
             self.folder = new_run(self.config)

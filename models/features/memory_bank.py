@@ -67,12 +67,17 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         self.register_buffer("bank", torch.zeros(0, channels))
         self.register_buffer("folds", torch.zeros(0, dtype=torch.int16))
         self.register_buffer("keys", torch.zeros(0))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.register_buffer("spacing", torch.zeros(0))
+        # What the density of further patches is measured among; half precision is plenty for that.
+        self.register_buffer("sample", torch.zeros(0, channels, dtype=torch.float16))
+        self.register_buffer("sample_keys", torch.zeros(0))
 
     def clear(self) -> None:
         """Forget all patches."""
-        for name in ("bank", "folds", "keys", "spacing"):
+        for name in ("bank", "folds", "keys", "spacing", "sample", "sample_keys"):
             setattr(self, name, getattr(self, name)[:0])
+        self.seen.zero_()
 
     @torch.no_grad()
     def collect(
@@ -91,22 +96,26 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         if counted is not None:
             arriving = arriving[rows(near(counted, features.shape[-2:]))[:, 0] > 0]
         folds = self.folds.new_full((len(arriving),), fold)
+        self.seen += len(arriving)
         kept = (self.bank, self.folds)
         (self.bank, self.folds), self.keys = keep_random(
             kept, self.keys, (arriving, folds), capacity
         )
 
     @torch.no_grad()
-    def thin_out(self, count: int, density: int, by_fold: bool = True) -> None:
-        """Keep `count` patches, and measure how densely the others lie around them.
+    def thin_out(self, share: float, density: int, capacity: int, by_fold: bool = True) -> None:
+        """Keep a share of the patches, and measure how densely the others lie around them.
 
         If each fold chooses a coreset of its own, what remains without a fold is what would have
-        been chosen without it. A small memory is better chosen from all patches together, for folds
+        been chosen without it, and patches of further images can be collected and thinned out
+        later: folds do not ask what others have chosen, and of a coreset the first entries are a
+        smaller coreset. A small memory is better chosen from all patches together, for folds
         choose much alike; without one of them there is then a little less than there would be.
 
         Args:
-            count: entries that stay, at least one of each fold.
+            share: of the patches that stays, at least one of each fold.
             density: neighbours that tell how densely patches lie; 0 leaves distances as they are.
+            capacity: as of `collect`.
             by_fold: whether each fold chooses its own.
         """
         if self.whiten:
@@ -115,18 +124,31 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
             self.whitenings = torch.stack(
                 [whitening(patches if len(patches) > 1 else self.bank) for patches in others]
             )
-        candidates = self._compared(self.bank)
-        projected, share = random_projection(candidates, PROJECTION), count / len(candidates)
-        chosen = []
+        # Entries that were chosen earlier have negative keys, by which no other takes their place:
+        # -1 and more, by the share of their fold's patches that were chosen before them.
+        rate, earlier = min(1.0, capacity / int(self.seen)), self.keys < 0
+        stays = earlier & (self.keys + 1 < share * rate)
+        # Further patches are sampled as sparsely as all are now.
+        new = ~earlier & (self.keys < rate) if earlier.any() else ~earlier
+        candidates, folds, drawn = self._compared(self.bank[new]), self.folds[new], self.keys[new]
+        projected = random_projection(candidates, PROJECTION)
+        chosen, keys = [], [self.keys[stays]]
         every = torch.arange(len(candidates), device=candidates.device)
-        parts = [every[self.folds == fold] for fold in self.folds.unique()] if by_fold else [every]
+        parts = [every[folds == fold] for fold in folds.unique()] if by_fold else [every]
         for own in tqdm(parts, "coreset", disable=None):
             wanted = min(max(1, round(share * len(own))), len(own))
             chosen.append(own[greedy_coreset(projected[own], wanted, quiet=True)])
-        places = torch.cat(chosen)
-        self.bank, self.folds, self.keys = candidates[places], self.folds[places], self.keys[:0]
+            keys.append(torch.arange(wanted).to(self.keys) * rate / len(own) - 1)
+        places = torch.cat([every[:0], *chosen])
+        self.bank = torch.cat([self.bank[stays], candidates[places]])
+        self.folds = torch.cat([self.folds[stays], folds[places]])
+        self.keys = torch.cat(keys)
         if density:
-            sample = candidates[torch.randperm(len(candidates))[:DENSITY_SAMPLE]]
+            drawn = torch.cat([self.sample_keys, drawn])
+            lowest = drawn.topk(min(DENSITY_SAMPLE, capacity, len(drawn)), largest=False).indices
+            sample = torch.cat([self.sample.to(candidates), candidates])[lowest]
+            if by_fold:  # further ones may come
+                self.sample, self.sample_keys = sample.half(), drawn[lowest]
             around = min(density, len(sample))
             distances, _ = nearest_few(self.bank, sample, around)
             spacing = distances.mean(dim=1)

@@ -51,6 +51,7 @@ class Padim(FeatureDetector, FittedDetector):
         self.register_buffer("pending", torch.zeros(0, 0, channels))
         # What `finish` makes of it: whitening[p] @ (x - mean[p]) has the Mahalanobis length of x.
         self.register_buffer("whitening", torch.zeros(0, channels, channels))
+        self.register_buffer("overall", torch.zeros(channels))  # variances that are mixed in
         self.left_out: LeftOut | None = None
 
     def features(self, images: Tensor) -> Tensor:
@@ -78,12 +79,14 @@ class Padim(FeatureDetector, FittedDetector):
     def collect(self, images: Tensor, fold: int) -> None:
         """Add the features of the images to the statistics, some images at a time.
 
-        The first ones also decide which channels are kept.
+        The very first ones also decide which channels are kept.
         """
         if not len(self.chosen):
             self.allocate(images[:1])
             order = torch.randperm(sum(self.backbone.channels))
             self.chosen = order[: self.mean.shape[1]].sort().values.to(images.device)
+        if len(self.whitening):
+            self.reopen()
         self.pending = torch.cat([self.pending, self.rows(self.features(images))])
         if len(self.pending) >= PENDING:
             self.add_pending()
@@ -106,7 +109,7 @@ class Padim(FeatureDetector, FittedDetector):
         self.scatter.baddbmm_(deviations.transpose(1, 2), deviations)
         self.mean += step * (new / total)
         self.count.fill_(total)
-        self.pending = self.pending[:0]
+        self.pending = self.pending[:0].clone()  # a checkpoint holds whole storages
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -116,7 +119,8 @@ class Padim(FeatureDetector, FittedDetector):
         within = self.scatter.diagonal(dim1=1, dim2=2).mean(dim=0) / freedom
         # Channels that are zero everywhere, as those behind a ReLU can be, say nothing.
         overall = (within + self.mean.var(dim=0, correction=0)).double().cpu()
-        overall = torch.diag(overall.clamp_min(1e-6 * overall.max()).clamp_min(1e-12))
+        self.overall.copy_(overall.clamp_min(1e-6 * overall.max()).clamp_min(1e-12))
+        overall = torch.diag(self.overall.cpu().double())
         identity = torch.eye(len(overall), dtype=torch.float64)
         for start in range(0, len(self.scatter), POSITIONS):
             part = self.scatter[start : start + POSITIONS]
@@ -124,6 +128,20 @@ class Padim(FeatureDetector, FittedDetector):
             factor = torch.linalg.cholesky(covariance)
             part.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
         self.whitening, self.scatter = self.scatter, self.scatter[:0]
+
+    def reopen(self) -> None:
+        """Turn the whitening matrices back into what `finish` made them of, in place.
+
+        So that no more is stored than what inference needs, for further images to be added.
+        """
+        freedom = max(1, int(self.count) - 1)
+        overall = torch.diag(self.overall.cpu().double())
+        identity = torch.eye(len(overall), dtype=torch.float64)
+        for part in self.whitening.split(POSITIONS):
+            factor = torch.linalg.solve_triangular(part.cpu().double(), identity, upper=False)
+            covariance = factor @ factor.mT
+            part.copy_((covariance - SHRINKAGE * overall) * freedom / (1 - SHRINKAGE))
+        self.scatter, self.whitening = self.whitening, self.whitening[:0]
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the Mahalanobis distance at every position; see `Detector.forward`."""
@@ -145,6 +163,8 @@ class Padim(FeatureDetector, FittedDetector):
         """Be in turn what it would be without each fold; see `Detector.leaving_out`."""
         try:
             for number, fold in enumerate(folds):
+                if not len(fold):  # its images are gone
+                    continue
                 own = torch.cat([self.whitened(self.features(batch)) for batch in fold], dim=2)
                 self.left_out = LeftOut(own, int(self.count))
                 yield number

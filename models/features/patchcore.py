@@ -43,8 +43,7 @@ class PatchCore(MemoryDetector):
     def finish(self) -> None:
         """Thin the memory out to the coreset."""
         settings = self.config.patchcore
-        count = round(settings.coreset * len(self.memory.bank))
-        self.memory.thin_out(count, settings.density)
+        self.memory.thin_out(settings.coreset, settings.density, settings.candidates)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their patches to the memory; see `Detector.forward`."""

@@ -254,7 +254,8 @@ class UNetAutoencoder(TrainedDetector):
         for memory in self.memories:
             # Whitened patches say as much with fewer entries.
             count = self.config.unet.memory // (3 if memory.whiten else 1)
-            memory.thin_out(count, density=50, by_fold=False)
+            share = min(1.0, count / len(memory.bank))
+            memory.thin_out(share, density=50, capacity=CANDIDATES, by_fold=False)
 
     def witnesses(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the witnesses say, at half the resolution, and the reconstruction.
