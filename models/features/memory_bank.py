@@ -138,7 +138,9 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         for own in tqdm(parts, "coreset", disable=None):
             wanted = min(max(1, round(share * len(own))), len(own))
             chosen.append(own[greedy_coreset(projected[own], wanted, quiet=True)])
-            keys.append(torch.arange(wanted).to(self.keys) * rate / len(own) - 1)
+            order = torch.arange(wanted).to(self.keys) + 0.5
+            order[0] = 0  # one stays in any case
+            keys.append(order / len(own) * rate - 1)
         places = torch.cat([every[:0], *chosen])
         self.bank = torch.cat([self.bank[stays], candidates[places]])
         self.folds = torch.cat([self.folds[stays], folds[places]])

@@ -57,6 +57,23 @@ def test_limits_are_nested_and_leave_the_held_out_images_alone():
         previous = learned
 
 
+def test_added_images_get_folds_of_their_own_unless_their_group_is_known():
+    good = GoodImages.dealt(NAMES, list(range(50)), 0.1, seed=0)
+    more = [f"/new/{number}.png" for number in range(21)]
+    added = good.with_added(more, [*range(50), 7, *range(50, 70)], 0.1, seed=0)
+    assert added.names == NAMES + more
+    for values, before in ((added.folds, good.folds), (added.held_out, good.held_out)):
+        assert values[:50] == before
+        assert values[50] == before[7]
+    assert not set(added.folds[51:]) & set(good.folds)
+    assert [len(own) for own in added.by_fold()][20:] == [1] * 20
+    assert sum(added.held_out) == 7 + (good.held_out[7])
+    one = good.with_added(more[:1], list(range(51)), 0.1, seed=0)
+    assert not one.held_out[50]  # it is there to be learned from
+    fitted = GoodImages.dealt(NAMES, list(range(50)), 0, seed=0)
+    assert not any(fitted.with_added(more, list(range(71)), 0, seed=0).held_out)
+
+
 def test_images_that_are_gone_are_named(tmp_path):
     good = GoodImages.dealt(NAMES[:3], [0, 1, 2], 0, seed=0)
     (tmp_path / "tile").mkdir()

@@ -113,7 +113,7 @@ def test_patchcore_bank_is_bounded_and_a_share_of_the_candidates(good):
     assert len(model.memory.bank) == 500
     model.finish()
     memory = model.memory
-    assert (len(memory.bank), len(memory.spacing), len(memory.keys)) == (50, 50, 0)
+    assert (len(memory.bank), len(memory.spacing), len(memory.keys)) == (50, 50, 50)
 
 
 def test_patchcore_knows_what_it_has_seen(good):

@@ -10,7 +10,7 @@ def filled(count=5, density=3, whiten=False):
     torch.manual_seed(0)
     for features in torch.rand(4, 6, 8, 8).split(1):
         bank.collect(features, capacity=200, fold=0)
-    bank.thin_out(count, density=density)
+    bank.thin_out(count / len(bank.bank), density=density, capacity=200)
     return bank
 
 
@@ -19,10 +19,22 @@ def test_patches_are_bounded_and_then_thinned_out():
     for _ in range(5):
         bank.collect(torch.rand(1, 6, 8, 8), capacity=100, fold=0)
         assert len(bank.bank) == len(bank.keys) <= 100
-    bank.thin_out(30, density=0)
-    assert (len(bank.bank), len(bank.keys), len(bank.spacing)) == (30, 0, 0)
-    bank.thin_out(1000, density=7)  # no more than there are
-    assert (len(bank.bank), len(bank.spacing)) == (30, 30)
+    bank.thin_out(0.3, density=0, capacity=100)
+    assert (len(bank.bank), len(bank.keys), len(bank.spacing)) == (30, 30, 0)
+
+
+def test_further_patches_make_a_coreset_shorter():
+    torch.manual_seed(0)
+    bank, later = MemoryBank(6), torch.rand(6, 6, 8, 8)
+    bank.collect(torch.rand(2, 6, 8, 8), capacity=128, fold=0)
+    bank.thin_out(0.25, density=7, capacity=128)
+    former = bank.bank
+    bank.collect(later, capacity=128, fold=0)  # four times as many patches
+    bank.thin_out(0.25, density=7, capacity=128)
+    assert torch.equal(bank.bank[:8], former[:8])
+    assert len(bank.bank) == len(bank.keys) == len(bank.spacing)
+    assert 28 <= len(bank.bank) <= 36
+    assert torch.isin(bank.bank[8:, 0], later[:, 0]).all()
     assert (bank.spacing > 0).all()
 
 
@@ -57,7 +69,7 @@ def test_whitened_distances_are_mahalanobis():
     features = (torch.randn(4, 8, 8, 6) @ mixing).permute(0, 3, 1, 2)
     bank = MemoryBank(6, whiten=True)
     bank.collect(features, capacity=1000, fold=0)
-    bank.thin_out(1000, density=0)
+    bank.thin_out(1, density=0, capacity=1000)
     patches = rows(features).double()
     assert torch.cov(bank.bank.T).diagonal().max() < 1.01
     assert bank.distances(features)[0].max() < 1e-2
@@ -88,7 +100,7 @@ def test_without_a_fold_it_is_the_bank_of_the_others(whiten):
         bank = MemoryBank(6, whiten)
         for number in chosen:
             bank.collect(folds[number], capacity=10_000, fold=number)
-        bank.thin_out(10_000, density=0)
+        bank.thin_out(1, density=0, capacity=10_000)
         return bank
 
     whole, others = bank_of(range(4)), bank_of([0, 1, 3])
