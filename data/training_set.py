@@ -1,7 +1,7 @@
 """The good images of a run: decoded, and fold by fold."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 

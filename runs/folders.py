@@ -68,8 +68,8 @@ def add_resume_flags(parser: argparse.ArgumentParser) -> None:
     kind = {"nargs": "?", "type": named_checkpoint, "const": Path(), "metavar": "RUN"}
     parser.add_argument("--resume", **kind, help=resume)
     add = (
-        "further good images, or folders, for a finished run: the newest, or that of --resume; "
-        "networks go on for a quarter of their epochs, or up to --epochs"
+        "learn further good images, or folders of them, in a finished run: that of --resume, or "
+        "the newest; a network goes on for a quarter of its epochs, or up to --epochs"
     )
     parser.add_argument("--add", nargs="+", default=[], metavar="FOLDER", help=add)
 

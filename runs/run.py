@@ -68,17 +68,14 @@ class Run:
             return run
         overrides = overrides_from(args)
         named = None if args.resume == Path() else args.resume
-        added = bool(args.add)
         category, model = overrides.get("data.category"), overrides.get("model")
-        file = find_run(named, category, model, finished=added)
+        file = find_run(named, category, model, finished=bool(args.add))
         checkpoint = load_checkpoint(file)
         done = checkpoint.progress.epoch
-        if added and not checkpoint.calibrations:
-            way_on = f"first finish it with: python train.py --resume {file.parent}"
-            raise UserError(
-                f"images are added to finished runs, which {file.parent} is not; {way_on}"
-            )
-        if added and checkpoint.optimizer is not None:
+        if args.add and not checkpoint.calibrations:
+            first = f"finish it first with: python train.py --resume {file.parent}"
+            raise UserError(f"{file.parent} is not finished, so nothing is added; {first}")
+        if args.add and checkpoint.optimizer is not None:
             overrides = {"train.epochs": done + math.ceil(LONGER * done)} | overrides
         config = resumed_config(checkpoint.config, overrides)
         if config.train.epochs < done and checkpoint.optimizer is not None:
@@ -103,8 +100,9 @@ class Run:
     @property
     def known(self) -> int:
         """The first so many of the good images are those that a fit took in at earlier starts."""
-        whole = self._checkpoint is not None and self._checkpoint.progress.epoch
-        return len(self._checkpoint.good.names) if whole else 0
+        if self._checkpoint is None or not self._checkpoint.progress.epoch:
+            return 0
+        return len(self._checkpoint.good.names)
 
     @property
     def way_on(self) -> str:

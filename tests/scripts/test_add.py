@@ -45,7 +45,7 @@ def test_a_fit_takes_them_in_and_is_calibrated_on_all(fitted, more):
     assert result.returncode == 0, result.stderr
     assert "left out: 2 of 8 images" in result.stderr
     assert "damaged.png" in result.stderr
-    assert "5 good images are added to 11" in result.stdout
+    assert "good images: 11 known, 5 added" in result.stdout
     checkpoint = load_checkpoint(run / "last.pt")
     assert checkpoint.good.names[11:] == [str(more / f"{number:03}.png") for number in range(5)]
     assert len(checkpoint.calibration.scores) == int(checkpoint.model["count"]) == 16
@@ -123,4 +123,4 @@ def test_what_cannot_be_added_is_one_line(trained, dataset, tmp_path):
     checkpoint = torch.load(tmp_path / "open/last.pt")
     torch.save(checkpoint | {"calibration": None}, tmp_path / "open/last.pt")
     result = run_script("train.py", "--add", ".", "--resume", tmp_path / "open", cwd=folder)
-    assert_one_line(result, "is not", "--resume")
+    assert_one_line(result, "is not finished", "--resume")
