@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from runs.good_images import FOLD, FOLDS, GoodImages, deal
+from runs.good_images import FOLD, FOLDS, GoodImages, by_part, deal, part_shown
 from utils.errors import UserError
 
 NAMES = [f"tile/{number:03}.png" for number in range(50)]
@@ -59,7 +59,7 @@ def test_limits_are_nested_and_leave_the_held_out_images_alone():
 
 def test_added_images_get_folds_of_their_own_unless_their_group_is_known():
     good = GoodImages.dealt(NAMES, list(range(50)), 0.1, seed=0)
-    more = [f"/new/{number}.png" for number in range(21)]
+    more = [f"/new/{number}.png" for number in range(21)]  # of the only part
     added = good.with_added(more, [*range(50), 7, *range(50, 70)], 0.1, seed=0)
     assert added.names == NAMES + more
     for values, before in ((added.folds, good.folds), (added.held_out, good.held_out)):
@@ -67,11 +67,18 @@ def test_added_images_get_folds_of_their_own_unless_their_group_is_known():
         assert values[50] == before[7]
     assert not set(added.folds[51:]) & set(good.folds)
     assert [len(own) for own in added.by_fold()][20:] == [1] * 20
+    assert [len(own) for own in added.by_part().values()] == [71]
     assert sum(added.held_out) == 7 + (good.held_out[7])
     one = good.with_added(more[:1], list(range(51)), 0.1, seed=0)
     assert not one.held_out[50]  # it is there to be learned from
     fitted = GoodImages.dealt(NAMES, list(range(50)), 0, seed=0)
     assert not any(fitted.with_added(more, list(range(71)), 0, seed=0).held_out)
+
+
+def test_what_lies_elsewhere_is_of_the_part_that_its_folder_is_named_by():
+    names = ["nut/train/good/0.png", "bolt/train/good/0.png", "/alarms/bolt/nut/1.png"]
+    assert [own.tolist() for own in by_part(names).values()] == [[0, 2], [1]]
+    assert part_shown("/alarms/1.png", ["nut", "bolt"]) is None
 
 
 def test_images_that_are_gone_are_named(tmp_path):

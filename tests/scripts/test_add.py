@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-import yaml
 from conftest import assert_one_line, run_script
 
 import train
@@ -48,7 +47,7 @@ def test_a_fit_takes_them_in_and_is_calibrated_on_all(fitted, more):
     assert "good images: 11 known, 5 added" in result.stdout
     checkpoint = load_checkpoint(run / "last.pt")
     assert checkpoint.good.names[11:] == [str(more / f"{number:03}.png") for number in range(5)]
-    assert len(checkpoint.calibration.scores) == int(checkpoint.model["count"]) == 16
+    assert len(checkpoint.calibrations["tile"].scores) == int(checkpoint.model["count"]) == 16
     result = run_script("calibrate.py", run, "--set", "score.reduce=max", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "from 16 good images" in result.stdout
@@ -59,7 +58,7 @@ def test_a_fit_takes_them_in_and_is_calibrated_on_all(fitted, more):
 
 def test_known_images_may_be_gone(fitted, more):
     folder, run = fitted
-    before = yaml.safe_load((run / "calibration.yaml").read_text())
+    before = load_checkpoint(run / "last.pt").calibrations["tile"].scores
     kept = folder / "data/mvtec/tile/train/good/003.png"
     for path in kept.parent.iterdir():
         if path != kept:
@@ -67,10 +66,10 @@ def test_known_images_may_be_gone(fitted, more):
     result = run_script("train.py", "--add", more, "--resume", run, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "10 of 11 known images are gone" in result.stderr
-    after = yaml.safe_load((run / "calibration.yaml").read_text())
-    same = [old == new for old, new in zip(before["scores"], after["scores"], strict=False)]
+    after = load_checkpoint(run / "last.pt").calibrations["tile"].scores
+    same = [old == new for old, new in zip(before, after, strict=False)]
     assert same == [place != 3 for place in range(11)]
-    assert len(after["scores"]) == 16
+    assert len(after) == 16
 
 
 def test_an_interrupted_addition_leaves_a_fit_as_it_was(fitted, more, monkeypatch):
@@ -104,7 +103,7 @@ def test_a_network_goes_on_with_all_images(trained, more, tmp_path, monkeypatch)
             result = run_script("train.py", "--resume", **where)
         assert result.returncode == 0, result.stderr
     broken, unbroken = (load_checkpoint(run / "last.pt") for run in runs)
-    assert len(broken.good.names) == len(broken.calibration.scores) == 16
+    assert len(broken.good.names) == len(broken.calibrations["tile"].scores) == 16
     assert broken.progress.epoch == broken.config.train.epochs == 3  # a quarter more, rounded up
     for key, value in unbroken.model.items():
         assert torch.equal(value, broken.model[key]), key
@@ -115,12 +114,12 @@ def test_what_cannot_be_added_is_one_line(trained, dataset, tmp_path):
     result = run_script("train.py", "--add", tmp_path, "--resume", run, cwd=folder)
     assert_one_line(result, "finds no images", str(tmp_path))
     result = run_script("train.py", "--add", dataset / "tile/test/good", cwd=folder)
-    assert_one_line(result, "tile/test", "measuring")
+    assert_one_line(result, "tile/test", "measure on")
     (tmp_path / "run.onnx").touch()
     result = run_script("train.py", "--add", ".", "--resume", tmp_path / "run.onnx", cwd=folder)
     assert_one_line(result, "export")
     shutil.copytree(run, tmp_path / "open")
     checkpoint = torch.load(tmp_path / "open/last.pt")
-    torch.save(checkpoint | {"calibration": None}, tmp_path / "open/last.pt")
+    torch.save(checkpoint | {"calibrations": {}}, tmp_path / "open/last.pt")
     result = run_script("train.py", "--add", ".", "--resume", tmp_path / "open", cwd=folder)
     assert_one_line(result, "is not finished", "--resume")
