@@ -27,7 +27,8 @@ def vary(images: Tensor, strength: float) -> Tensor:
     """
     varied = images.clone(memory_format=torch.contiguous_format)
     chosen = coins(len(images)).nonzero()[:, 0].to(images.device)
-    for own in chosen.split(AT_ONCE) if strength else ():
+    for start in range(0, len(chosen) if strength else 0, AT_ONCE):
+        own = chosen[start : start + AT_ONCE]
         varied[own] = _photographed_anew(varied[own], strength)
     return varied
 
