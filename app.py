@@ -21,7 +21,7 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from demo.detectors import Detectors, list_runs
@@ -29,8 +29,8 @@ from demo.uploads import upload_folder
 from inspection.open_run import parse_checked
 from runs import folders as runs
 from utils.errors import UserError, run_script
-from utils.extras import need
 from utils.flags import add_setting_flags, script_parser
+from utils.optional_packages import need
 
 
 def parse_args() -> argparse.Namespace:
@@ -133,18 +133,26 @@ def main() -> int:
 
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         with listen(args.host, args.port) as listening:
+            over = Event()
+
+            def serve() -> None:
+                try:
+                    server.run([listening])
+                finally:
+                    over.set()
+
             # In a thread that ends with this one: pages that are open keep a connection each.
-            serving = Thread(target=server.run, args=([listening],), daemon=True)
-            serving.start()
+            Thread(target=serve, daemon=True).start()
             shown = f"[{args.host}]" if ":" in args.host else args.host
             print(args.root_path or f"http://{shown}:{args.port}", " Ctrl-C stops")
             try:
-                while serving.is_alive():
-                    serving.join(1)  # on Windows Ctrl-C waits for it
+                # Not join, which takes a thread for ended when it is interrupted itself.
+                while not over.wait(1):  # on Windows Ctrl-C waits for it
+                    pass
             finally:
                 logging.disable()  # that a page is cut off is what was asked for
                 server.should_exit = server.force_exit = True
-                serving.join(3)  # or it would write to the folder that is being removed
+                over.wait(3)  # or it would write to the folder that is being removed
     sys.stdout.flush()
     os._exit(0)  # at once: what still answers a page would fill the folder again
 

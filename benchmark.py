@@ -19,7 +19,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import Cell
+from benchmarks.experiment import Experiment
 from data.mvtec import Category, list_categories
 from models import DETECTORS, check_model, reads, refuse_unread
 from utils.config import category_name, differences, load_config, with_absolute_paths
@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def chosen_cells(args: argparse.Namespace) -> list[Cell]:
+def chosen_cells(args: argparse.Namespace) -> list[Experiment]:
     """The cells that the flags ask for, in the order of the table.
 
     Raises:
@@ -91,7 +91,7 @@ def chosen_cells(args: argparse.Namespace) -> list[Cell]:
             Category(config.data.root, category)
             data = config.data.model_copy(update={"category": category})
             folder = args.output.resolve() / model / category
-            cells.append(Cell(config.model_copy(update={"data": data}), folder))
+            cells.append(Experiment(config.model_copy(update={"data": data}), folder))
             cells[-1].check()
     return cells
 
@@ -106,7 +106,7 @@ from datetime import timedelta
 import torch
 from tqdm import tqdm
 
-from benchmarks.results import table, write_results
+from benchmarks.table import table, write_results
 from runs import distributed
 
 LONGEST = timedelta(days=30)  # that a process waits for the others at the end

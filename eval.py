@@ -6,7 +6,8 @@
     python eval.py --synthetic                        without test images, to choose settings by
     python eval.py --html                             and a page to file or to send
 
-Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases.
+Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases. Pixels
+outside of data.region are not counted.
 """
 
 if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
@@ -18,9 +19,8 @@ import argparse
 from pathlib import Path
 
 from inspection.open_run import add_run_flags, open_run, parse_checked
-from utils.batches import add_batch_flag
 from utils.errors import answer_early, run_script
-from utils.flags import script_parser
+from utils.flags import add_batch_flag, script_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,7 +53,7 @@ from evaluation.html_report import html_report
 from evaluation.measure import Reader, Test, collect_pixels, measure, score_split
 from evaluation.metrics import BinnedPixelScores, PixelScores
 from evaluation.pseudo_split import pseudo_readers
-from evaluation.results import (
+from evaluation.report import (
     kinds_table,
     plots,
     refuse_foreign,

@@ -52,11 +52,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data.images import ImageError, read_ahead, read_image
+from data.images import ImageError, read_ahead
 from data.mvtec import Category
-from data.pseudo_defects import PseudoImage, pseudo_split
+from data.region import read_counted
 from data.tiles import read_tiles
 from evaluation.metrics import auroc
+from evaluation.pseudo_defects import PseudoImage, pseudo_split
 from inspection.inspector import Inspection, Inspector
 from inspection.onnx_export import write_half, write_int8, write_metadata, write_onnx
 from inspection.onnx_inspector import OnnxInspector
@@ -102,7 +103,7 @@ def check_output(file: Path) -> None:
 
 
 def compare(ours: Inspector, reference: Inspector, images: list[np.ndarray]) -> Agreement:
-    """Inspect the same images, uint8 [H, W, 3], with both."""
+    """Inspect the same images with both."""
     pairs = [(ours.inspect(image), reference.inspect(image)) for image in images]
 
     def difference(values: list[tuple[np.ndarray, np.ndarray]]) -> float:
@@ -129,7 +130,7 @@ def images_to_check(category: Category, good: list[Path]) -> list[np.ndarray]:
     except UserError:
         paths = good
     chosen = paths[:: max(1, len(paths) // CHECKED)][:CHECKED]
-    reader = read_ahead(chosen, lambda path: read_image(path, category.data))
+    reader = read_ahead(chosen, lambda path: read_counted(path, category.data))
     found = [image for _, image in reader]
     images = [image for image in found if not isinstance(image, ImageError)]
     if not images:
@@ -138,7 +139,7 @@ def images_to_check(category: Category, good: list[Path]) -> list[np.ndarray]:
 
 
 def good_images(paths: list[Path], config: Config) -> Iterator[np.ndarray]:
-    """Good images as the detector sees them, uint8 [h, w, 3]; damaged ones are left out.
+    """Good images as the detector sees them, uint8 [h, w, C]; damaged ones are left out.
 
     Of those that it sees in tiles one each, from all over the image in turn.
     """

@@ -23,20 +23,19 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePath
 
-from data.images import ImageError, read_ahead
+from data.images import ImageError, read_ahead, read_image
 from data.listing import expand
 from data.mvtec import Category
 from inspection.inspector import Inspector
 from inspection.open_run import add_run_flags, add_threshold_flag, open_run, parse_checked
 from inspection.pictures import KINDS, save_pictures
-from inspection.results import ResultFiles, entry, say
+from inspection.verdicts import ResultFiles, entry, say
 from runs.folders import run_name
 from streams.source import is_video
-from utils.batches import add_batch_flag
 from utils.config import nearest
 from utils.errors import UserError, run_script
 from utils.files import empty_folder, new_folder, printable
-from utils.flags import script_parser
+from utils.flags import add_batch_flag, script_parser
 
 LONGEST = 230
 """Bytes in the name of a panel or of its folder: disks take 255; `_overlay` or a number follow."""
@@ -145,7 +144,7 @@ def inspect(
                 inspection,
                 calibration,
                 path.name,
-                partial(inspector.read, path),
+                partial(read_image, path, inspector.config.data),
             )
             results.add(path, entry(inspection, calibration), files)
     return counts["good"], counts["defect"], counts["failed"]

@@ -25,7 +25,7 @@ from typing import Any
 from data.images import ImageError
 from inspection.open_run import add_run_flags, finite_threshold, open_run, parse_checked
 from inspection.panel import COMPRESSION, panel
-from inspection.results import entry, say
+from inspection.verdicts import entry, say
 from runs.folders import run_name
 from streams.alerts import Mqtt, Webhook
 from streams.annotated_video import AnnotatedVideo, annotate
@@ -179,7 +179,8 @@ def main() -> int:
             elif moved := drifts[source].add(calibration.severity(inspection.score)):
                 log.write(tell_drift(moved, source.name))
             if video:
-                video.write(annotate(frame.image, inspection, calibration, title), frame.fps)
+                seen = frame.image[..., :3]
+                video.write(annotate(seen, inspection, calibration, title), frame.fps)
         rate = heart.total("frames") / (time.perf_counter() - started)
     print(
         f"{heart.total('frames')} frames inspected, {heart.total('defects')} defective, "

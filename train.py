@@ -47,7 +47,6 @@ import torch
 from torch.optim import Optimizer
 
 from data.cache import DecodedImages
-from data.crops import random_crops
 from data.tensors import to_batch
 from data.training_set import in_folds, load_images
 from inspection.calibrating import calibrate_detector
@@ -56,7 +55,7 @@ from models.detector import Detector, FittedDetector, TrainedDetector
 from runs import distributed
 from runs.micro_batch import pick_micro_batch
 from runs.run import Run
-from runs.seed import epoch_order, seed_step
+from runs.seed import epoch_order, random_crops, seed_step
 from runs.step_bar import StepBar
 from utils.device import autocast, place
 

@@ -14,13 +14,12 @@ import time
 from pathlib import Path
 
 import infer
-from benchmarks.export_speed import spread
+from benchmarks.timing import spread
 from data.mvtec import Category
 from inspection import pictures
 from inspection.open_run import add_run_flags, open_run
-from utils.batches import add_batch_flag
 from utils.errors import run_script
-from utils.flags import script_parser
+from utils.flags import add_batch_flag, script_parser
 
 WAYS = {
     "panel, PNG level 6": (["panel"], 6),

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
-from data.pseudo_defects import PseudoImage
 from data.resize import fit
 from data.tensors import to_batch
 from evaluation.metrics import auroc
+from evaluation.pseudo_defects import PseudoImage
 from evaluation.pseudo_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
 from models.anomaly_map import image_score

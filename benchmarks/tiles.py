@@ -16,14 +16,20 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-from benchmarks.scripts import as_flags, read_metrics, script
+from benchmarks.experiment import Experiment
+from utils.config import load_config
 from utils.errors import run_script
 
 SIDE = 2048
 AREA = SIDE * SIDE / 1000
 TRAIN, GOOD, OF_EACH = 6, 8, 4
 TILES = [0, 1024, 512]
-SETTINGS = {"model": "patchcore", "data.size": 128, "patchcore.candidates": 20_000}
+SETTINGS = {
+    "model": "patchcore",
+    "data.category": "surface",
+    "data.size": 128,
+    "patchcore.candidates": 20_000,
+}
 
 
 def surface(rng: np.random.Generator) -> np.ndarray:
@@ -94,16 +100,15 @@ def main() -> int:
         print(f"| tile | image AUROC | {' | '.join(names)} | ms an image | fit |")
         print("| --- |" + " --- |" * (len(names) + 3))
         for tile in TILES:
-            flags = ["--data-root", folder / "data", "--category", "surface"]
-            settings = as_flags(SETTINGS | {"data.tile": tile})
-            fit = script("train.py", *flags, *settings, cwd=folder, log=folder / "log")
-            script("eval.py", *flags, "--output", "eval", cwd=folder, log=folder / "log")
-            metrics = read_metrics(folder / "eval")
-            figures = [metrics["image_auroc"], *(metrics[f"auroc_{name}"] for name in names)]
-            cells = [f"{tile}x{tile}" if tile else "the whole image"]
-            cells += [f"{figure:.3f}" for figure in figures]
-            cells += [f"{metrics['ms_per_image']:.0f}", f"{fit.seconds:.0f} s"]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            config = load_config(
+                overrides=SETTINGS | {"data.root": str(folder / "data"), "data.tile": tile}
+            )
+            found = Experiment(config, folder / str(tile)).compute()
+            figures = [found["image_auroc"], *(found[f"auroc_{name}"] for name in names)]
+            entries = [f"{tile}x{tile}" if tile else "the whole image"]
+            entries += [f"{figure:.3f}" for figure in figures]
+            entries += [f"{found['ms_per_image']:.0f}", f"{found['fit_seconds']:.0f} s"]
+            print(f"| {' | '.join(entries)} |", flush=True)
     return 0
 
 

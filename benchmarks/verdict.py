@@ -11,28 +11,29 @@ file that --output names; the same command again goes on from there.
 """
 
 import argparse
+import contextlib
 import csv
+import io
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import train
 from data.cache import DecodedImages, decode_all
-from data.crops import random_crops
 from data.mvtec import Category
 from data.tensors import to_batch
-from data.training_set import in_folds
 from inspection.calibrating import calibrate_detector
 from models import DETECTORS, build_model
-from models.detector import Detector, TrainedDetector
+from models.detector import TrainedDetector
 from runs.good_images import GoodImages
-from runs.micro_batch import pick_micro_batch
-from runs.seed import epoch_order, seed_step
-from train import learning_rate, train_step
+from runs.run import Run
+from runs.seed import seed_step
 from utils.calibration import Calibration
 from utils.config import Config, load_config
-from utils.device import pick_device, place
+from utils.device import place
 from utils.flags import add_setting_flags, overrides_from, script_parser
 
 HIDDEN = 0.2
@@ -54,63 +55,40 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def learned(
-    config: Config, images: np.ndarray, device: torch.device
-) -> tuple[Detector, Calibration]:
-    """A detector that has learned from good images, uint8 [N, H, W, 3], as train.py does it."""
-    seed_step(config.seed, -1, -1)
-    model = place(build_model(config), device)
-    model.load_pretrained()
-    share = config.calibration.holdout if isinstance(model, TrainedDetector) else 0
-    names = [str(number) for number in range(len(images))]
-    good = GoodImages.dealt(names, list(range(len(images))), share, config.seed)
-    decoded = DecodedImages.whole(images)
-    folds = in_folds(decoded, good, config.train.batch, device)
-    if isinstance(model, TrainedDetector):
-        train(model.train(), images[good.learned], device)
-        model.eval().finish(folds)
-    else:
-        for number, fold in enumerate(folds):
-            for batch in fold:
-                model.collect(batch, number)
-        model.finish()
-    return model, calibrate_detector(model, decoded, good, device)
+class Unsaved(Run):
+    """A run of train.py that leaves no files."""
+
+    def save(self, *_: object) -> None:
+        """Write nothing."""
 
 
-def train(model: TrainedDetector, images: np.ndarray, device: torch.device) -> None:
-    """All epochs of train.py, without what makes them resumable."""
-    config, optimizer = model.config, model.optimizer()
-    at_once, size = pick_micro_batch(config, device), config.train.batch
-    steps = -(-len(images) // size)
-    for epoch in range(config.train.epochs):
-        order = epoch_order(config.seed, epoch, len(images))
-        for step in range(steps):
-            seed_step(config.seed, epoch, step)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config.train, epoch + step / steps)
-            batch = images[order[step * size :][:size]]
-            batch = random_crops(batch, config.train.crop, config.seed, epoch, step)
-            train_step(model, optimizer, batch, device, at_once)
-
-
-@torch.inference_mode()
 def called_defective(
-    model: Detector, calibration: Calibration, images: np.ndarray, device: torch.device
-) -> int:
-    """How many of the images, uint8 [N, H, W, 3], the detector calls defective."""
-    scores = [model(to_batch(image[None], device)).score.item() for image in images]
-    return sum(map(calibration.is_defect, scores))
+    config: Config, images: np.ndarray, hidden: np.ndarray
+) -> tuple[int, Calibration]:
+    """Learn from good images as train.py does, and judge others, all uint8 [N, H, W, 3].
 
-
-def trials(args: argparse.Namespace) -> list[tuple[str, str, int, int]]:
-    """Model, category, number of images and seed of each fit."""
-    return [
-        (model, category, number, seed)
-        for category in args.categories
-        for seed in range(args.seeds)
-        for number in NUMBERS
-        for model in args.models
-    ]
+    Returns:
+        How many of the others are called defective, and the calibration.
+    """
+    run = Unsaved(config)
+    seed_step(config.seed, epoch=-1, step=-1)
+    model = place(build_model(config), run.device)
+    model.load_pretrained()
+    learns = isinstance(model, TrainedDetector)
+    share, places = config.calibration.holdout if learns else 0, list(range(len(images)))
+    run.good = GoodImages.dealt(list(map(str, places)), places, share, config.seed)
+    decoded = DecodedImages.whole(images)
+    with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
+        if learns:
+            whole = train.train(run, model, model.optimizer(), decoded)
+        else:
+            whole = train.fit(run, model, decoded)
+    if not whole:
+        raise KeyboardInterrupt
+    calibration = calibrate_detector(model, decoded, run.good, run.device)
+    with torch.inference_mode():
+        scores = [model(to_batch(image[None], run.device)).score.item() for image in hidden]
+    return sum(map(calibration.is_defect, scores)), calibration
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -139,29 +117,29 @@ def main() -> None:
         with args.output.open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    kept: tuple[str, np.ndarray] = "", np.empty(0)
-    for model, category, number, seed in trials(args):
-        overrides = overrides_from(args) | {"model": model, "data.category": category, "seed": seed}
+    category, images = "", np.empty(0)
+    for chosen, seed, number, model in product(
+        args.categories, range(args.seeds), NUMBERS, args.models
+    ):
+        overrides = overrides_from(args) | {"model": model, "data.category": chosen, "seed": seed}
         config = load_config(overrides=overrides)
-        device = pick_device(config.device)
-        if kept[0] != category:
-            paths = Category(config.data.root, category).train_images()
-            kept = category, decode_all(paths, config.data)[0].tiles
-        order = np.random.default_rng(seed).permutation(len(kept[1]))
+        if category != chosen:
+            paths = Category(config.data.root, chosen).train_images()
+            category, images = chosen, decode_all(paths, config.data)[0].tiles
+        order = np.random.default_rng(seed).permutation(len(images))
         hidden, rest = np.split(order, [round(HIDDEN * len(order))])
-        chosen = rest[:number] if number else rest
-        key = [model, category, str(len(chosen)), str(seed)]
-        if len(chosen) < number or any([row[c] for c in COLUMNS[:4]] == key for row in rows):
+        learned = np.sort(rest[:number] if number else rest)
+        key = [model, category, str(len(learned)), str(seed)]
+        if len(learned) < number or any([row[c] for c in COLUMNS[:4]] == key for row in rows):
             continue
-        detector, calibration = learned(config, kept[1][np.sort(chosen)], device)
-        called = called_defective(detector, calibration, kept[1][hidden], device)
+        called, calibration = called_defective(config, images[learned], images[hidden])
         values = [*key, len(hidden), called, calibration.threshold, calibration.false_alarms]
         rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
         with args.output.open("w", encoding="utf-8", newline="") as stream:
             writer = csv.DictWriter(stream, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        print(f"{model} {category} {len(chosen)} seed {seed}: {called} of {len(hidden)} called")
+        print(f"{model} {category} {len(learned)} seed {seed}: {called} of {len(hidden)} called")
     print(table(rows))
 
 

@@ -24,7 +24,8 @@ class DecodedImages:
     """Images as a detector sees them: each as one frame, or as its tiles.
 
     Attributes:
-        tiles: uint8 [T, h, w, 3]; frames are tiles, too, a single one each.
+        tiles: uint8 [T, h, w, C]; frames are tiles, too, a single one each. C is 3, or 4 with a
+            region of interest.
         grids: of each image, where its tiles lie.
         firsts: of each image, the place of its first tile; the others follow.
     """
@@ -55,7 +56,7 @@ class DecodedImages:
 
     def image(self, number: int) -> np.ndarray:
         """One of the images, joined of its tiles and without padding: uint8 [H, W, 3]."""
-        return self.grids[number].join(self.tiles[self.places([number])])
+        return self.grids[number].join(self.tiles[self.places([number])])[..., :3]
 
 
 def decode_all(
@@ -81,7 +82,7 @@ def decode_all(
     count = len(paths)
     if data.tile:  # upright or not, an image has as many
         count = sum(len(Grid.over(header_size(path), data)) for path in paths)
-    shape = (count, *data.size, 3)
+    shape = (count, *data.size, 3 if data.region is None else 4)
     needed = int(np.prod(shape, dtype=np.int64))
     tiles: np.ndarray
     if needed <= memory_gib * 2**30:

@@ -12,7 +12,6 @@ from typing import TypeVar
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from data.resize import fit
 from utils.config import DataConfig, default_config
 from utils.errors import UserError, say_once
 
@@ -59,11 +58,6 @@ def read_image(path: Path, data: DataConfig = DEFAULTS) -> np.ndarray:
         if deep and depth < 16:  # Pillow keeps the upper 8 bits alone
             raise ImageError(f"16-bit colours need data.depth=16, not {depth}; or convert it")
         return _to_rgb(image)
-
-
-def read_resized(path: Path, data: DataConfig) -> np.ndarray:
-    """Read an image, as `read_image` does, and fit it into `data.size`: uint8 [h, w, 3]."""
-    return fit(read_image(path, data), data)
 
 
 def upright_size(path: Path) -> tuple[int, int]:

@@ -40,10 +40,7 @@ def find_masks(images: Sequence[Path], kind: Path, masks: Path) -> list[Path | N
 
 
 def read_mask(path: Path, size: tuple[int, int], data: DataConfig = DEFAULTS) -> np.ndarray:
-    """Read a ground-truth mask: bool [H, W], True where the defect is.
-
-    That is above half of the mask's highest value, be it 0 and 1, 0 and 255, or soft; in a mask
-    of small whole numbers, which are kinds of defects, it is above 0.
+    """Read a ground-truth mask: bool [H, W], True where the defect is; see `read_marked`.
 
     Args:
         path: the file.
@@ -53,20 +50,28 @@ def read_mask(path: Path, size: tuple[int, int], data: DataConfig = DEFAULTS) ->
     Raises:
         ImageError: if it cannot be read, is not of the size of its image, or marks nothing.
     """
-    with opened(path, data) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        values = _values(image)
-    if values.shape != size:
+    mask = read_marked(path, data)
+    if mask.shape != size:
         raise ImageError(
-            f"mask {path} is {values.shape[1]}x{values.shape[0]} but its image is "
-            f"{size[1]}x{size[0]}"
+            f"mask {path} is {mask.shape[1]}x{mask.shape[0]} but its image is {size[1]}x{size[0]}"
         )
-    highest = values.max()
-    are_labels = np.issubdtype(values.dtype, np.integer) and highest <= LABELS
-    mask = values > (0 if are_labels else highest / 2)
     if not mask.any():
         raise ImageError(f"mask {path} is empty, but its image is one of a defect")
     return mask
+
+
+def read_marked(path: Path, data: DataConfig = DEFAULTS) -> np.ndarray:
+    """What a mask marks: bool [H, W] of its own size; raises `ImageError`.
+
+    That is above half of the mask's highest value, be it 0 and 1, 0 and 255, or soft; in a mask
+    of small whole numbers, which are kinds of defects, it is above 0.
+    """
+    with opened(path, data) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        values = _values(image)
+    highest = values.max()
+    are_labels = np.issubdtype(values.dtype, np.integer) and highest <= LABELS
+    return values > (0 if are_labels else highest / 2)
 
 
 def _values(image: Image.Image) -> np.ndarray:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import DEFAULTS, ImageError, read_image
+from data.images import DEFAULTS, ImageError
 from data.listing import FORMATS, is_image, list_images, subfolders
 from data.masks import find_masks, read_mask
+from data.region import read_counted
 from utils.config import DataConfig, nearest
 from utils.errors import UserError, say_once
 
@@ -51,11 +52,11 @@ class TestImage:
         return self.defect != "good"
 
     def read(self) -> tuple[np.ndarray, np.ndarray | ImageError | None]:
-        """Image uint8 [H, W, 3] and mask bool [H, W]; raises `ImageError` if the image is damaged.
+        """Image, see `read_counted`, and mask bool [H, W]; raises `ImageError` if it is damaged.
 
         In place of the mask: None for good parts, an error where it is missing, damaged or empty.
         """
-        image = read_image(self.path, self.data)
+        image = read_counted(self.path, self.data)
         if not self.is_defect:
             return image, None
         if self.mask is None:

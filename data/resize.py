@@ -42,7 +42,7 @@ def placement(size: tuple[int, int], data: DataConfig) -> Placement:
 
 
 def fit(image: np.ndarray, data: DataConfig) -> np.ndarray:
-    """An image uint8 [H, W, 3] of any size as the detector sees it, uint8 [h, w, 3] of `data.size`.
+    """An image uint8 [H, W, C] of any size as the detector sees it, uint8 [h, w, C] of `data.size`.
 
     Around a padded image its border is repeated: an edge would be something to look at.
     """
@@ -58,7 +58,10 @@ def fit(image: np.ndarray, data: DataConfig) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 [H, W, 3] to size (height, width), without aliasing; ratios are not kept."""
+    """Resize uint8 [H, W, C] to size (height, width), without aliasing; ratios are not kept.
+
+    C is 3, or 4 with alpha: Pillow weighs the colours by it.
+    """
     height, width = size
     if image.shape[:2] == (height, width):
         return image

@@ -7,14 +7,44 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.region import OUTSIDE
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB in [0, 1]: what networks trained on ImageNet are normalised by."""
 
 
 def to_batch(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1] on the device, in channels-last layout."""
+    """uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1] on the device, in channels-last layout.
+
+    Of [B, H, W, 4], what does not count becomes `OUTSIDE`.
+    """
     pixels = torch.from_numpy(images).to(device)
-    return pixels.permute(0, 3, 1, 2).float().div_(255)
+    batch = pixels[..., :3].permute(0, 3, 1, 2).float().div_(255)
+    if pixels.shape[3] == 4:
+        batch = torch.where(pixels[:, None, :, :, 3] > 127, batch, OUTSIDE)
+    return batch
+
+
+def counted(images: Tensor) -> Tensor:
+    """What counts of images of `to_batch`, [B, 3, H, W]: bool [B, 1, H, W]."""
+    # Turned ones are off by rounding, those of half precision by 0.0001; 8 bits by 0.002.
+    return ((images - OUTSIDE).abs() > 0.001).any(dim=1, keepdim=True)
+
+
+def near(counted: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Which cells of a grid hold, or lie two cells or less from, what counts.
+
+    What lies farther out adds nothing to the map where it counts.
+
+    Args:
+        counted: bool [B, 1, H, W].
+        cells: rows and columns of the grid that the images are divided into.
+
+    Returns:
+        float [B, 1, *cells], 0 or 1.
+    """
+    there = F.interpolate(counted.float(), cells, mode="area") > 0
+    return F.max_pool2d(there.float(), 5, 1, 2)
 
 
 def to_pixels(images: Tensor) -> np.ndarray:

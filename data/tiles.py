@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import read_image
+from data.region import counted, read_counted
 from data.resize import WHOLE, Window, fit, placement, resize
 from utils.config import DataConfig
 
@@ -61,11 +61,11 @@ class Grid:
         """The tiles of an image, row by row, resized to what the detector takes.
 
         Args:
-            image: uint8 [H, W, 3]; where it is smaller than a tile, its edge is repeated.
+            image: uint8 [H, W, C]; where it is smaller than a tile, its edge is repeated.
             data: settings that the grid was made with.
 
         Returns:
-            uint8 [T, h, w, 3] of `data.size`.
+            uint8 [T, h, w, C] of `data.size`.
         """
         if not data.tile:
             return fit(image, data)[None]
@@ -81,6 +81,15 @@ class Grid:
             ]
         )
 
+    def counted(self, tiles: np.ndarray) -> np.ndarray:
+        """What counts of the tiles that `cut` made: bool [T, h, w], False in padding.
+
+        False, too, outside of the region of interest, if there is one.
+        """
+        shown = np.zeros(tiles.shape[:3], bool)
+        shown[:, *self.inside] = True
+        return shown & counted(tiles)
+
     def join(self, tiles: np.ndarray) -> np.ndarray:
         """Lay tiles side by side again, each fading into its neighbours where they overlap.
 
@@ -88,7 +97,7 @@ class Grid:
         around; the weights add up to one everywhere. Padding is cut off.
 
         Args:
-            tiles: [T, h, w] or [T, h, w, C], in the order of `cut`.
+            tiles: [T, h, w] or [T, h, w, C], in the order of `cut`; of bool, what any of them says.
 
         Returns:
             Of the type of the tiles: [rows, columns] of `inside`, and C.
@@ -114,8 +123,8 @@ class Grid:
 
 
 def read_tiles(path: Path, data: DataConfig) -> tuple[np.ndarray, Grid]:
-    """Read an image, as `read_image` does, as a detector sees it: uint8 [T, h, w, 3], and where."""
-    image = read_image(path, data)
+    """Read an image, as `read_counted` does, cut as a detector sees it: [T, h, w, C], and where."""
+    image = read_counted(path, data)
     grid = Grid.over(image.shape[:2], data)
     return grid.cut(image, data), grid
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from data.cache import DecodedImages, decode_all
 from data.depth import with_depth
 from data.mvtec import Category
+from data.region import keep_region
 from data.tensors import to_batch
 from data.tiles import shrinking_hint
 from data.twins import find_twins, groups, thumbnail, twins_warning
@@ -27,7 +28,7 @@ def load_images(run: Run, hold_out: bool) -> DecodedImages:
     category = Category(settings.data.root, settings.data.category)
     paths = run.good.paths(category.train) if run.resumed else category.train_images()
     if not run.resumed:
-        run.config = settings = with_depth(settings, paths)
+        run.config = settings = keep_region(with_depth(settings, paths), paths)
     images, readable = decode_all(paths, settings.data, quiet=not distributed.is_writer())
     if run.resumed and len(readable) < len(paths):
         raise UserError(f"{len(paths) - len(readable)} images of this run can no longer be read")

@@ -11,12 +11,9 @@ BANNER = Template(
 
 
 def banner(kind: str, headline: str, text: object) -> str:
-    """A banner; what it says is shown as it is, also where it looks like HTML.
+    """A headline in large letters and a text, shown as they are, also where they look like HTML.
 
-    Args:
-        kind: good, defect, error or plain: its colour.
-        headline: in large letters; may be empty.
-        text: beside it.
+    The kind (good, defect, error or plain) gives the colour.
     """
     return BANNER.substitute(kind=kind, headline=html.escape(headline), text=html.escape(str(text)))
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category, TestImage
+from data.region import read_counted
 from inspection.inspector import Inspection, Inspector
 from inspection.open_run import open_inspector
 from runs import folders as runs
@@ -71,9 +72,9 @@ def thumbnails(data: DataConfig) -> list[tuple[TestImage, Image.Image]]:
 
 
 def read_upload(path: Path, data: DataConfig) -> np.ndarray:
-    """Read an image as `read_image` does; its error does not tell where uploads are kept."""
+    """Read an image as `read_counted` does; its error does not tell where uploads are kept."""
     try:
-        return read_image(path, data)
+        return read_counted(path, data)
     except ImageError as error:
         raise ImageError(str(error).replace(str(path), path.name)) from None
 

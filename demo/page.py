@@ -11,6 +11,7 @@ import pandas as pd
 
 from demo.banner import banner, summary_banner, verdict_banner
 from demo.detectors import Detectors, list_runs, thumbnails
+from demo.region import lay_out_region
 from demo.scale import BINS, COLOURS, Scale, bars, effect
 from inspection.inspector import Inspection
 from inspection.panel import tiles
@@ -54,19 +55,12 @@ class Opened(NamedTuple):
 
 def table_of(results: list[Result], calibration: Calibration) -> pd.DataFrame:
     """A row of `COLUMNS` for each image; what cannot be had is empty."""
-    rows = [
-        [result.name, None, None, "", calibration.threshold, result.error]
-        if result.score is None
-        else [
-            result.name,
-            result.score,
-            calibration.severity(result.score),
-            calibration.verdict(result.score),
-            calibration.threshold,
-            "",
-        ]
-        for result in results
-    ]
+    rows = []
+    for name, score, error in results:
+        found = [None, None, ""]
+        if score is not None:
+            found = [score, calibration.severity(score), calibration.verdict(score)]
+        rows.append([name, *found, calibration.threshold, error])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -74,8 +68,8 @@ def table_of(results: list[Result], calibration: Calibration) -> pd.DataFrame:
 class Page:
     """The page of one server; what a visitor sees lies in gradio's states, a set for each.
 
-    Methods that are no part of its making are what gradio calls: they take values of components
-    and return those that change.
+    Methods that are no part of its making are what gradio calls: they take what is known, values by
+    component, and return those that change.
 
     Args:
         detectors: opens and runs the detectors.
@@ -103,14 +97,9 @@ class Page:
             with gr.Tab("One image"):
                 self._lay_out_one_image()
             with gr.Tab("Many images"):
-                self.files = gr.File(
-                    label="Images", file_count="multiple", height=140, elem_id="files"
-                )
-                self.summary = gr.HTML(elem_id="summary")
-                self.csv = gr.DownloadButton(
-                    "Download as CSV", size="sm", visible=False, elem_id="csv"
-                )
-                self.table = gr.Dataframe(interactive=False, visible=False, wrap=True)
+                self._lay_out_many_images()
+            with gr.Tab("Region"):
+                lay_out_region(self.folder)
             self._wire()
 
     def _lay_out_threshold(self) -> None:
@@ -174,9 +163,15 @@ class Page:
             elem_id="pictures",
         )
 
+    def _lay_out_many_images(self) -> None:
+        self.files = gr.File(label="Images", file_count="multiple", height=140, elem_id="files")
+        self.summary = gr.HTML(elem_id="summary")
+        self.csv = gr.DownloadButton("Download as CSV", size="sm", visible=False, elem_id="csv")
+        self.table = gr.Dataframe(interactive=False, visible=False, wrap=True)
+
     def _wire(self) -> None:
         """Every event changes what is known, then `show` says what follows from that."""
-        known = [self.threshold, self.opened, self.shot, self.results]
+        known = {self.threshold, self.opened, self.shot, self.results}
         shown = [self.problem, self.chart, self.effect, self.reset, self.keep]
         shown += [self.verdict, self.drawn, self.summary, self.table, self.csv]
         found = [self.shot, self.threshold]
@@ -193,24 +188,20 @@ class Page:
         ):
             then_show(opened.then(self.inspect_again, known, found))
         # Once seen, files are taken out of their boxes, which makes room for the next ones.
-        then_show(self.upload.upload(self.inspect, [self.upload, *known], found)).then(
+        then_show(self.upload.upload(self.inspect_upload, {self.upload, *known}, found)).then(
             lambda: None, None, self.upload
         )
-        then_show(self.webcam.input(self.inspect_webcam, [self.webcam, *known], found))
-        then_show(self.examples.select(self.inspect_example, [self.paths, *known], found))
-        then_show(
-            self.files.upload(
-                self.inspect_many, [self.files, *known], [self.results, self.threshold]
-            )
-        ).then(lambda: None, None, self.files)
+        then_show(self.webcam.input(self.inspect_webcam, {self.webcam, *known}, found))
+        then_show(self.examples.select(self.inspect_example, {self.paths, *known}, found))
+        many = [self.results, self.threshold]
+        then_show(self.files.upload(self.inspect_many, {self.files, *known}, many)).then(
+            lambda: None, None, self.files
+        )
         quiet = {"trigger_mode": "always_last", "show_progress": "hidden"}
         self.threshold.input(self.show, known, shown, **quiet)
-        then_show(self.reset.click(self.own_threshold, self.opened, self.threshold))
-        then_show(
-            self.keep.click(
-                self.keep_threshold, [self.threshold, self.opened], [self.opened, self.problem]
-            )
-        )
+        then_show(self.reset.click(self.own_threshold, {self.opened}, self.threshold))
+        kept = [self.opened, self.problem]
+        then_show(self.keep.click(self.keep_threshold, {self.threshold, self.opened}, kept))
         self.drawn.change(self.draw, known, self.pictures)  # not while only the numbers change
 
     def greet(self, request: gr.Request) -> tuple:
@@ -231,90 +222,73 @@ class Page:
         pictures = [(picture, example.defect) for example, picture in small]
         return opened, "", slider, paths, gr.update(value=pictures, visible=bool(pictures)), []
 
-    def inspect(
-        self,
-        path: str | None,
-        value: float,
-        opened: Opened | None,
-        shot: Shot,
-        results: list[Result],
-        name: str = "",
-    ) -> tuple:
+    def inspect(self, known: dict, path: str | None, name: str = "") -> tuple:
         """Inspect a file in place of the one that is shown; without one, none is."""
-        shot = Shot(path, name or Path(path or "").name)
+        opened, shot = known[self.opened], Shot(path, name or Path(path or "").name)
         if opened is None or path is None:
             return shot, gr.skip()
         try:
             shot = shot._replace(inspection=self.detectors.inspect(opened.run, Path(path)))
         except UserError as error:
             return Shot(error=str(error)), gr.skip()
-        return shot, self.fit(value, opened, shot, results)
+        return shot, self.fit(known | {self.shot: shot})
 
-    def inspect_webcam(self, path: str | None, *known: Any) -> tuple:
+    def inspect_upload(self, known: dict) -> tuple:
+        """Inspect what was dropped."""
+        return self.inspect(known, known[self.upload])
+
+    def inspect_webcam(self, known: dict) -> tuple:
         """Inspect what the webcam took."""
-        return self.inspect(path, *known, name="webcam")
+        return self.inspect(known, known[self.webcam], "webcam")
 
-    def inspect_example(
-        self,
-        paths: list[str],
-        value: float,
-        opened: Opened | None,
-        shot: Shot,
-        results: list[Result],
-        event: gr.SelectData,
-    ) -> tuple:
+    def inspect_example(self, known: dict, event: gr.SelectData) -> tuple:
         """Inspect the example that was clicked."""
-        path = Path(paths[event.index])
-        name = f"{path.parent.name}/{path.name}"
-        return self.inspect(str(path), value, opened, shot, results, name)
+        path = Path(known[self.paths][event.index])
+        return self.inspect(known, str(path), f"{path.parent.name}/{path.name}")
 
-    def inspect_again(
-        self, value: float, opened: Opened | None, shot: Shot, results: list[Result]
-    ) -> tuple:
+    def inspect_again(self, known: dict) -> tuple:
         """Inspect the image that is shown, if any, with the run that is open now."""
+        shot = known[self.shot]
         if shot.path is None:
             return gr.skip(), gr.skip()
-        return self.inspect(shot.path, value, opened, shot, results, name=shot.name)
+        return self.inspect(known, shot.path, shot.name)
 
     def inspect_many(
         self,
-        paths: list[str],
-        value: float,
-        opened: Opened | None,
-        shot: Shot,
-        results: list[Result],
+        known: dict,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  (how gradio finds it)
     ) -> tuple:
         """Inspect many files in place of those in the table."""
         results = []
-        for path in progress.tqdm([Path(path) for path in paths], unit="images"):
+        for path in progress.tqdm(list(map(Path, known[self.files])), unit="images"):
             try:
-                if opened is None:
+                if known[self.opened] is None:
                     raise UserError(NO_RUN)
-                score = self.detectors.inspect(opened.run, path).score
+                score = self.detectors.inspect(known[self.opened].run, path).score
                 results.append(Result(path.name, score))
             except UserError as error:
                 results.append(Result(path.name, None, str(error)))
-        return results, self.fit(value, opened, shot, results)
+        return results, self.fit(known | {self.results: results})
 
-    def fit(
-        self, value: float, opened: Opened | None, shot: Shot, results: list[Result]
-    ) -> dict[str, Any]:
+    def fit(self, known: dict) -> dict[str, Any]:
         """Range of the slider for a threshold on either side of what was seen."""
-        if opened is None:
+        if known[self.opened] is None:
             return gr.skip()
-        scores = [value, shot.score, *(result.score for result in results)]
-        return gr.update(**opened.scale.slider([score for score in scores if score is not None]))
+        scores = [known[self.shot].score, *(result.score for result in known[self.results])]
+        seen = [known[self.threshold], *(score for score in scores if score is not None)]
+        return gr.update(**known[self.opened].scale.slider(seen))
 
-    def own_threshold(self, opened: Opened | None) -> float:
+    def own_threshold(self, known: dict) -> float:
         """The threshold of the run."""
+        opened = known[self.opened]
         return gr.skip() if opened is None else opened.scale.own
 
-    def keep_threshold(self, value: float, opened: Opened, request: gr.Request) -> tuple:
+    def keep_threshold(self, known: dict, request: gr.Request) -> tuple:
         """Write the threshold that is being tried into the run."""
         from inspection.recalibrate import set_calibration  # late: an export needs no torch
 
-        calibration = opened.scale.at(value)
+        opened = known[self.opened]
+        calibration = opened.scale.at(known[self.threshold])
         try:
             if not self.may_keep(request):  # a hidden button can still be asked for
                 raise UserError("thresholds are kept from this machine only, or with --auth")
@@ -323,10 +297,9 @@ class Page:
             return opened, banner("error", "", error)
         return opened._replace(scale=Scale(calibration)), ""
 
-    def show(
-        self, value: float, opened: Opened | None, shot: Shot, results: list[Result]
-    ) -> dict[Any, Any]:
+    def show(self, known: dict) -> dict[Any, Any]:
         """What follows from the scores at a threshold, without the detector."""
+        opened, shot = known[self.opened], known[self.shot]
         if opened is None:
             return {
                 self.chart: gr.update(value=None),
@@ -335,8 +308,8 @@ class Page:
                 self.drawn: None,
                 **self.show_many([], None),
             }
-        calibration = opened.scale.at(value)
-        is_own = calibration is opened.scale.calibration
+        calibration = opened.scale.at(known[self.threshold])
+        on_trial = gr.update(interactive=calibration is not opened.scale.calibration)
         drawn = None
         if shot.score is not None:
             verdict = verdict_banner(calibration, shot.score, shot.name)
@@ -348,12 +321,12 @@ class Page:
             self.chart: gr.update(
                 value=bars(calibration, shot.score), x_lim=[low, high], x_bin=(high - low) / BINS
             ),
-            self.effect: effect(calibration, is_own),
-            self.reset: gr.update(interactive=not is_own),
-            self.keep: gr.update(interactive=not is_own),
+            self.effect: effect(calibration, calibration is opened.scale.calibration),
+            self.reset: on_trial,
+            self.keep: on_trial,
             self.verdict: verdict,
             self.drawn: drawn,
-            **self.show_many(results, calibration),
+            **self.show_many(known[self.results], calibration),
         }
 
     def show_many(self, results: list[Result], calibration: Calibration | None) -> dict[Any, Any]:
@@ -371,12 +344,11 @@ class Page:
             self.csv: gr.update(value=str(file), visible=True),
         }
 
-    def draw(
-        self, value: float, opened: Opened | None, shot: Shot, results: list[Result]
-    ) -> dict[str, Any]:
+    def draw(self, known: dict) -> dict[str, Any]:
         """The pictures of an inspected image: input, reconstruction (if any), heatmap, overlay."""
+        opened, shot = known[self.opened], known[self.shot]
         if opened is None or shot.inspection is None:
             return gr.update(value=[], visible=False)
-        shown = tiles(shot.inspection, opened.scale.at(value), PICTURE)
+        shown = tiles(shot.inspection, opened.scale.at(known[self.threshold]), PICTURE)
         pictures = [(picture, caption) for caption, picture in shown.items()]
         return gr.update(value=pictures, visible=True, selected_index=None)

@@ -13,18 +13,18 @@ COLOURS = {"good": "#22a06b", "good, called defective": "#e5484d", "this image":
 """Of the histogram's bars."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scale:
     """Where the thresholds to try lie for a run of this calibration."""
 
     calibration: Calibration
 
-    @property
-    def digits(self) -> int:
-        """Decimals that a threshold is tried at: about two of the spread of good images."""
+    def __post_init__(self) -> None:
         values = [self.calibration.threshold, *self.calibration.scores]
-        spread = max(values) - min(values) or abs(max(values)) or 1.0
-        return 2 - math.floor(math.log10(spread))
+        self.low, self.high = min(values), max(values)
+        self.spread = self.high - self.low or abs(self.high) or 1.0
+        # Decimals that a threshold is tried at: about two of the spread of good images.
+        self.digits = 2 - math.floor(math.log10(self.spread))
 
     @property
     def own(self) -> float:
@@ -41,9 +41,7 @@ class Scale:
 
     def span(self, seen: Sequence[float] = ()) -> tuple[float, float]:
         """Both ends: good images on the left, room for defects, and for all scores seen."""
-        values = [self.calibration.threshold, *self.calibration.scores]
-        spread = max(values) - min(values) or abs(max(values)) or 1.0
-        low, high = min(values) - spread / 4, max(values) + spread
+        low, high = self.low - self.spread / 4, self.high + self.spread
         room = (high - low) / 20
         low = min([low, *(score - room for score in seen)])
         high = max([high, *(score + room for score in seen)])
@@ -56,12 +54,7 @@ class Scale:
 
 
 def effect(calibration: Calibration, is_own: bool) -> str:
-    """What a threshold does to the good images.
-
-    Args:
-        calibration: with this threshold.
-        is_own: whether it is the run's, not one that is being tried.
-    """
+    """What a threshold, the run's own or one on trial, does to the good images."""
     called = sum(map(calibration.is_defect, calibration.scores))
     own = "Threshold set by hand" if calibration.by_hand else "Calibrated threshold"
     return (

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.images import ImageError
 from data.mvtec import TestImage
-from data.pseudo_defects import PseudoImage
+from data.region import counted
 from evaluation.metrics import (
     BinnedPixelScores,
     PixelScores,
@@ -24,6 +24,7 @@ from evaluation.metrics import (
     oracle_f1,
     precision_recall_f1,
 )
+from evaluation.pseudo_defects import PseudoImage
 from inspection.inspector import Inspector
 from utils.calibration import Calibration
 from utils.errors import UserError
@@ -97,7 +98,8 @@ def score_split(
         readers: test images, each with what reading it gave. No batch has images of two readers:
             between them the scale of the anomaly map may change.
         count: how many images they have.
-        pixels: gets the anomaly maps at the size of the original images; None collects none.
+        pixels: gets the anomaly maps at the size of the original images, of which what lies
+            outside of `data.region` is not counted; None collects none.
 
     Returns:
         The scored images, and what went wrong with the others and with masks.
@@ -109,7 +111,9 @@ def score_split(
     inspections = chain.from_iterable(
         inspector.inspect_all(_with_masks(reader)) for reader in readers
     )
-    for (test, mask), inspection in tqdm(inspections, "scoring", count, unit="image", disable=None):
+    for (test, mask, seen), inspection in tqdm(
+        inspections, "scoring", count, unit="image", disable=None
+    ):
         if isinstance(inspection, ImageError):
             problems.append(f"left out: {inspection}")
             continue
@@ -121,17 +125,18 @@ def score_split(
             continue
         anomaly_map = inspection.anomaly_map
         # Unseen pixels cannot be found: none is called defective before all that were seen.
-        pixels.add(inspection.at_original_size(anomaly_map, anomaly_map.min()), mask)
+        pixels.add(inspection.at_original_size(anomaly_map, anomaly_map.min()), mask, seen)
     if not rows:
         raise UserError(f"none of {count} test images can be read; the first is {problems[0]}")
     return rows, problems
 
 
-def _with_masks(reader: Reader) -> Iterator[tuple[tuple[Test, Any], Any]]:
-    """Test images and their masks on the one side, images, or errors, on the other."""
+def _with_masks(reader: Reader) -> Iterator[tuple[tuple[Test, Any, Any], Any]]:
+    """Test images, their masks and regions, if any, and on the other side images, or errors."""
     for test, found in reader:
         image, mask = (found, None) if isinstance(found, ImageError) else found
-        yield (test, mask), image
+        has_region = not isinstance(image, ImageError) and image.shape[2] == 4
+        yield (test, mask, counted(image) if has_region else None), image
 
 
 def scores_by_class(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,14 @@
 """Detection metrics: image level, and pixel level over a whole test set.
 
 Scores are anomaly scores: any finite number, larger meaning more anomalous. `good` always holds
-the scores of the normal class and `defect` those of the anomalous one; the same functions serve
-images and pixels. A NaN or infinite score raises instead of being ranked somewhere, since it means
-that the model is broken.
+the scores of the normal class and `defect` those of the anomalous one, in any shape; the same
+functions serve images and pixels, and give NaN where a class that they need is empty. A NaN or
+infinite score raises `ValueError` instead of being ranked somewhere, since it means that the model
+is broken.
 """
 
 from collections.abc import Sequence
+from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +33,8 @@ class _Sweep(NamedTuple):
     hits: NDArray  # defect scores >= t
     false_above: NDArray  # good scores > t
     false_from: NDArray  # good scores >= t
+    good: int  # good scores
+    defect: int  # defect scores
 
 
 def _finite(scores: ArrayLike) -> NDArray:
@@ -44,14 +48,13 @@ def _sorted(good: ArrayLike, defect: ArrayLike) -> tuple[NDArray, NDArray]:
     good, defect = _finite(good), _finite(defect)
     # With one dtype on both sides np.searchsorted does not have to cast (and copy) either of them.
     dtype = np.result_type(good, defect)
-    good, defect = good.astype(dtype), defect.astype(dtype)
-    good.sort()
-    defect.sort()
-    return good, defect
+    return np.sort(good.astype(dtype)), np.sort(defect.astype(dtype))
 
 
-def _sweep(good: NDArray, defect: NDArray) -> _Sweep:
-    """Both arguments sorted, of one dtype and not empty."""
+def _sweep(good: NDArray, defect: NDArray) -> _Sweep | None:
+    """Of scores that are sorted and of one dtype; None where a class is empty."""
+    if not good.size or not defect.size:
+        return None
     first = np.flatnonzero(np.concatenate(([True], defect[1:] != defect[:-1])))
     values = defect[first]
     return _Sweep(
@@ -60,55 +63,32 @@ def _sweep(good: NDArray, defect: NDArray) -> _Sweep:
         hits=defect.size - first,
         false_above=good.size - np.searchsorted(good, values, side="right"),
         false_from=good.size - np.searchsorted(good, values, side="left"),
+        good=good.size,
+        defect=defect.size,
     )
 
 
-def _auroc(sweep: _Sweep, n_good: int, n_defect: int) -> float:
+def _auroc(sweep: _Sweep) -> float:
     # Twice the number of (defect, good) pairs in the wrong order, a tie being half wrong.
     losses = np.sum(sweep.tied * (sweep.false_above + sweep.false_from))
-    return float(1 - losses / (2 * n_good * n_defect))
+    return float(1 - losses / (2 * sweep.good * sweep.defect))
 
 
-def _average_precision(sweep: _Sweep, n_defect: int) -> float:
-    return float(np.sum(sweep.tied * (sweep.hits / (sweep.hits + sweep.false_from))) / n_defect)
+def _average_precision(sweep: _Sweep) -> float:
+    precision = sweep.hits / (sweep.hits + sweep.false_from)
+    return float(np.sum(sweep.tied * precision) / sweep.defect)
 
 
 def auroc(good: ArrayLike, defect: ArrayLike) -> float:
-    """Area under the ROC curve: P(defect score > good score), a tie counting half.
-
-    Args:
-        good: scores of the normal class, any shape.
-        defect: scores of the anomalous class, any shape.
-
-    Returns:
-        A value in [0, 1], or NaN when either side is empty.
-
-    Raises:
-        ValueError: a score is NaN or infinite.
-    """
-    good, defect = _sorted(good, defect)
-    if not good.size or not defect.size:
-        return float("nan")
-    return _auroc(_sweep(good, defect), good.size, defect.size)
+    """Area under the ROC curve: P(defect score > good score), a tie counting half."""
+    sweep = _sweep(*_sorted(good, defect))
+    return nan if sweep is None else _auroc(sweep)
 
 
 def average_precision(good: ArrayLike, defect: ArrayLike) -> float:
-    """Average precision: sum of (R_n - R_{n-1}) P_n over distinct thresholds, as in scikit-learn.
-
-    Args:
-        good: scores of the normal class, any shape.
-        defect: scores of the anomalous class, any shape.
-
-    Returns:
-        A value in (0, 1], or NaN when either side is empty.
-
-    Raises:
-        ValueError: a score is NaN or infinite.
-    """
-    good, defect = _sorted(good, defect)
-    if not good.size or not defect.size:
-        return float("nan")
-    return _average_precision(_sweep(good, defect), defect.size)
+    """Average precision: sum of (R_n - R_{n-1}) P_n over distinct thresholds, as scikit-learn."""
+    sweep = _sweep(*_sorted(good, defect))
+    return nan if sweep is None else _average_precision(sweep)
 
 
 def oracle_f1(good: ArrayLike, defect: ArrayLike) -> tuple[float, float]:
@@ -117,22 +97,14 @@ def oracle_f1(good: ArrayLike, defect: ArrayLike) -> tuple[float, float]:
     The threshold is picked with the test labels, so no deployed detector can count on this F1;
     `precision_recall_f1` judges a threshold fixed beforehand.
 
-    Args:
-        good: scores of the normal class, any shape.
-        defect: scores of the anomalous class, any shape.
-
     Returns:
-        (F1 in [0, 1], threshold), where `score >= threshold` is positive and the threshold is an
-        observed score, the highest one if several reach the same F1. NaNs when either side is
-        empty.
-
-    Raises:
-        ValueError: a score is NaN or infinite.
+        (F1, threshold), where `score >= threshold` is positive and the threshold is an observed
+        score, the highest one if several reach the same F1.
     """
     good, defect = _sorted(good, defect)
-    if not good.size or not defect.size:
-        return float("nan"), float("nan")
     sweep = _sweep(good, defect)
+    if sweep is None:
+        return nan, nan
     f1 = 2 * sweep.hits / (defect.size + sweep.hits + sweep.false_from)
     best = np.flatnonzero(f1 == f1.max())[-1]
     return float(f1[best]), float(defect[sweep.first[best]])
@@ -140,10 +112,6 @@ def oracle_f1(good: ArrayLike, defect: ArrayLike) -> tuple[float, float]:
 
 def count_above(scores: ArrayLike, threshold: float) -> int:
     """How many scores lie above a threshold: of good ones the false alarms, of others the finds.
-
-    Args:
-        scores: of one class, any shape.
-        threshold: in the unit of the scores, fixed without looking at them.
 
     Raises:
         ValueError: a score is NaN or infinite, or the threshold is NaN.
@@ -158,25 +126,15 @@ def count_above(scores: ArrayLike, threshold: float) -> int:
 def precision_recall_f1(
     good: ArrayLike, defect: ArrayLike, threshold: float
 ) -> tuple[float, float, float]:
-    """Precision, recall and F1 of the verdict `score > threshold`.
+    """Precision, recall and F1 of the verdict `score > threshold`, fixed beforehand.
 
-    Args:
-        good: scores of the normal class, any shape.
-        defect: scores of the anomalous class, any shape.
-        threshold: in the unit of the scores, fixed without looking at them.
-
-    Returns:
-        (precision, recall, F1), each in [0, 1]; precision is 0.0 when nothing is flagged. Recall is
-        NaN when there are no defect scores, the other two when either side is empty.
-
-    Raises:
-        ValueError: a score is NaN or infinite, or the threshold is NaN.
+    Precision is 0.0 when nothing is flagged; recall wants defect scores alone.
     """
     hits = count_above(defect, threshold)
     flagged = hits + count_above(good, threshold)
-    recall = hits / np.size(defect) if np.size(defect) else float("nan")
+    recall = hits / np.size(defect) if np.size(defect) else nan
     if not np.size(good) or not np.size(defect):
-        return float("nan"), recall, float("nan")
+        return nan, recall, nan
     precision = hits / flagged if flagged else 0.0
     return precision, recall, 2 * hits / (flagged + np.size(defect))
 
@@ -196,9 +154,6 @@ def bootstrap_auroc(
         resamples: number of resamples.
         level: coverage of the interval, in (0, 1).
 
-    Returns:
-        (low, high), each in [0, 1]; NaNs when either side is empty.
-
     Raises:
         ValueError: a score is NaN or infinite, or the level is not in (0, 1).
     """
@@ -206,14 +161,14 @@ def bootstrap_auroc(
         raise ValueError(f"level must lie in (0, 1), got {level}")
     good, defect = _finite(good), _finite(defect)
     if not good.size or not defect.size:
-        return float("nan"), float("nan")
+        return nan, nan
     wins = (defect[:, None] > good) + 0.5 * (defect[:, None] == good)
     # A resample is how often each image was drawn; its AUROC is bilinear in the two count vectors.
     rng = np.random.default_rng(seed)
-    n_good, n_defect = good.size, defect.size
-    good_counts = rng.multinomial(n_good, np.full(n_good, 1 / n_good), size=resamples)
-    defect_counts = rng.multinomial(n_defect, np.full(n_defect, 1 / n_defect), size=resamples)
-    aurocs = np.sum((defect_counts @ wins) * good_counts, axis=1) / (n_good * n_defect)
+    good_counts, defect_counts = (
+        rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in (good.size, defect.size)
+    )
+    aurocs = np.sum((defect_counts @ wins) * good_counts, axis=1) / wins.size
     low, high = np.quantile(aurocs, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -227,19 +182,22 @@ class PixelScores:
     EXACT = True
 
     def __init__(self) -> None:
-        """Start with no images."""
         self._good: list[NDArray] = []  # float32 scores of defect-free pixels
         self._defect: list[NDArray] = []  # float32 scores of defective pixels
         self._weight: list[NDArray] = []  # float64, 1 / area of the region each of them lies in
         self._regions = 0
 
-    def add(self, anomaly_map: NDArray, mask: NDArray | None = None) -> None:
+    def add(
+        self, anomaly_map: NDArray, mask: NDArray | None = None, counted: NDArray | None = None
+    ) -> None:
         """Add one test image.
 
         Args:
             anomaly_map: [H, W] scores, kept as float32.
             mask: [H, W] bool, True where defective, at the resolution of the map; None for a good
                 image.
+            counted: [H, W] bool, the pixels that count, as with a region of interest; None: all.
+                Of a defect that leaves the region the part within it is to be found.
 
         Raises:
             ValueError: the map is not [H, W], holds NaN or infinity, or the mask differs in shape.
@@ -249,14 +207,17 @@ class PixelScores:
             raise ValueError(f"anomaly map must be [H, W], got shape {anomaly_map.shape}")
         scores = _finite(anomaly_map)
         if mask is None:
-            self._keep_good(scores)
+            self._keep_good(scores if counted is None else anomaly_map[counted])
             return
         mask = np.asarray(mask, dtype=bool)
         if mask.shape != anomaly_map.shape:
             raise ValueError(f"map {anomaly_map.shape} and mask {mask.shape} differ in shape")
+        good = ~mask
+        if counted is not None:
+            mask, good = mask & counted, good & counted
         labels, regions = ndimage.label(mask, structure=EIGHT_CONNECTED)
         inside = labels[mask]
-        self._keep_good(anomaly_map[~mask])
+        self._keep_good(anomaly_map[good])
         self._keep_defect(anomaly_map[mask], 1 / np.bincount(inside)[inside])
         self._regions += regions
 
@@ -286,16 +247,15 @@ class PixelScores:
         swept = self._swept()
         if swept is None:
             keys = ["pixel_auroc", "pixel_ap", *(f"aupro_{limit:g}" for limit in limits)]
-            return dict.fromkeys([*keys, "pixel_error"], float("nan"))
-        sweep, weight, n_good = swept
-        n_defect = int(sweep.hits[0])
-        fpr, pro = _pro_curve(sweep, weight, n_good)
+            return dict.fromkeys([*keys, "pixel_error"], nan)
+        sweep, weight = swept
+        fpr, pro = _pro_curve(sweep, weight)
         results = {
-            "pixel_auroc": _auroc(sweep, n_good, n_defect),
-            "pixel_ap": _average_precision(sweep, n_defect),
+            "pixel_auroc": _auroc(sweep),
+            "pixel_ap": _average_precision(sweep),
             **{f"aupro_{limit:g}": _area_up_to(limit, fpr, pro) for limit in limits},
         }
-        error = 0.0 if self.EXACT else _largest_error(results, limits, *swept)
+        error = 0.0 if self.EXACT else _largest_error(results, limits, sweep, weight)
         return results | {"pixel_error": error}
 
     def _keep_good(self, scores: NDArray) -> None:
@@ -305,18 +265,16 @@ class PixelScores:
         self._defect.append(scores)
         self._weight.append(weight)
 
-    def _swept(self) -> tuple[_Sweep, NDArray, int] | None:
-        """The sweep, each step's share [T] of PRO and the number of good pixels."""
+    def _swept(self) -> tuple[_Sweep, NDArray] | None:
+        """The sweep and each step's share [T] of PRO; None where a class has no pixels."""
         good = _join(self._good, np.float32)
         good.sort()
         defect, weight = _join(self._defect, np.float32), _join(self._weight, np.float64)
         order = np.argsort(defect)
         defect, weight = defect[order], weight[order]
         self._good, self._defect, self._weight = [good], [defect], [weight]
-        if not good.size or not defect.size:
-            return None
         sweep = _sweep(good, defect)
-        return sweep, np.add.reduceat(weight, sweep.first) / self._regions, good.size
+        return sweep and (sweep, np.add.reduceat(weight, sweep.first) / self._regions)
 
 
 class BinnedPixelScores(PixelScores):
@@ -328,7 +286,6 @@ class BinnedPixelScores(PixelScores):
     EXACT = False
 
     def __init__(self) -> None:
-        """Start with no images."""
         self._good = np.zeros(2**BIN_BITS, np.int64)  # defect-free pixels in each bin
         self._defect = np.zeros(2**BIN_BITS, np.int64)  # defective pixels
         self._weight = np.zeros(2**BIN_BITS)  # sum of 1 / area of the region they lie in
@@ -342,7 +299,7 @@ class BinnedPixelScores(PixelScores):
         self._defect += np.bincount(bins, minlength=2**BIN_BITS)
         self._weight += np.bincount(bins, weight, minlength=2**BIN_BITS)
 
-    def _swept(self) -> tuple[_Sweep, NDArray, int] | None:
+    def _swept(self) -> tuple[_Sweep, NDArray] | None:
         used = np.flatnonzero(self._defect)
         from_here = np.cumsum(self._good[::-1])[::-1]
         n_good = int(from_here[0])
@@ -351,8 +308,10 @@ class BinnedPixelScores(PixelScores):
         tied = self._defect[used]
         hits = np.cumsum(tied[::-1])[::-1]
         false_from = from_here[used]
-        sweep = _Sweep(hits[0] - hits, tied, hits, false_from - self._good[used], false_from)
-        return sweep, self._weight[used] / self._regions, n_good
+        false_above = false_from - self._good[used]
+        n_defect = int(hits[0])
+        sweep = _Sweep(n_defect - hits, tied, hits, false_above, false_from, n_good, n_defect)
+        return sweep, self._weight[used] / self._regions
 
 
 def _bins(scores: NDArray) -> NDArray:
@@ -363,18 +322,14 @@ def _bins(scores: NDArray) -> NDArray:
 
 
 def _largest_error(
-    results: dict[str, float],
-    limits: Sequence[float],
-    sweep: _Sweep,
-    weight: NDArray,
-    n_good: int,
+    results: dict[str, float], limits: Sequence[float], sweep: _Sweep, weight: NDArray
 ) -> float:
     """How far metrics of bins can be from exact ones.
 
     In the worst order within each bin all defective pixels lie below the others, in the best one
     above them; the curves of every order lie between those two.
     """
-    before, n_defect = sweep.hits - sweep.tied, sweep.hits[0]
+    before, n_good, n_defect = sweep.hits - sweep.tied, sweep.good, sweep.defect
     worst, best = sweep.false_from, sweep.false_above
     ends = {
         "pixel_auroc": [1 - np.sum(sweep.tied * (n / n_good)) / n_defect for n in (worst, best)],
@@ -401,7 +356,7 @@ def _join(pieces: list[NDArray], dtype: type) -> NDArray:
     return joined
 
 
-def _pro_curve(sweep: _Sweep, weight: NDArray, n_good: int) -> tuple[NDArray, NDArray]:
+def _pro_curve(sweep: _Sweep, weight: NDArray) -> tuple[NDArray, NDArray]:
     """FPR and PRO, [2T + 2] each, from (0, 0) to (1, 1); `weight` [T] is what each step adds."""
     reached = np.cumsum(weight[::-1])
     fpr = np.ones(2 * reached.size + 2)
@@ -409,8 +364,8 @@ def _pro_curve(sweep: _Sweep, weight: NDArray, n_good: int) -> tuple[NDArray, ND
     fpr[0] = pro[0] = 0
     # Each defect score adds two points: before it (good scores above it passed, none of its own
     # pixels) and after it. Good scores tied with it thus make the step a slope.
-    fpr[1:-1:2] = sweep.false_above[::-1] / n_good
-    fpr[2:-1:2] = sweep.false_from[::-1] / n_good
+    fpr[1:-1:2] = sweep.false_above[::-1] / sweep.good
+    fpr[2:-1:2] = sweep.false_from[::-1] / sweep.good
     pro[1] = 0
     pro[3:-1:2] = reached[:-1]
     pro[2:-1:2] = reached

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.cache import decode_all
 from data.images import ImageError, read_ahead
-from data.pseudo_defects import PseudoImage, pseudo_split
+from evaluation.pseudo_defects import PseudoImage, pseudo_split
 from inspection.inspector import Inspector
 from inspection.torch_inspector import TorchInspector
 from utils.errors import UserError

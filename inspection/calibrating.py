@@ -39,11 +39,12 @@ def calibrate_detector(
         for number in model.leaving_out(folds):
             found = _tile_by_tile(model, folds[number])
             for place in of_fold[number]:
-                grid = images.grids[place]
+                grid, tiles = images.grids[place], images.tiles[images.places([place])]
                 maps, of_tiles = zip(*islice(found, len(grid)), strict=True)
-                joined = grid.join(np.stack(maps))
-                scores[place] = shown_score(joined, max(of_tiles), config)
-                peaks[place], levels[place] = joined.max(), np.median(joined)
+                maps, counted = np.stack(maps), grid.counted(tiles)
+                scores[place] = shown_score(maps, of_tiles, counted, config.score.reduce)
+                values = grid.join(maps)[grid.join(counted)]
+                peaks[place], levels[place] = values.max(), np.median(values)
                 bar.update()
     held_out = np.array(good.held_out)
     return calibrate(

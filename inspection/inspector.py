@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from data.images import read_image
+from data.region import read_counted, with_region
 from data.resize import WHOLE, Window, resize
 from data.tiles import Grid
 from inspection.shown_score import shown_score
@@ -32,9 +32,10 @@ class Inspection(NamedTuple):
 
     Attributes:
         image: uint8 [h, w, 3], the image at the size that the detector sees it, without padding;
-            where that sees tiles, small enough to look at.
+            where that sees tiles, small enough to look at; black outside of `data.region`.
         reconstruction: uint8 of the same shape, or None for detectors that do not reconstruct.
-        anomaly_map: float32 [h, w] of what the image shows, raw; of tiles, joined.
+        anomaly_map: float32 [h, w] of what the image shows, raw; of tiles, joined; as cold as good
+            parts, or colder, outside of `data.region`.
         score: higher is stranger.
         size: (height, width) of the original image.
         milliseconds: time of the detector alone, without reading and resizing; that of its batch
@@ -79,7 +80,7 @@ class Inspection(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """An image as the detector sees it: its tiles, uint8 [T, h, w, 3], and a picture to show."""
+    """An image as the detector sees it: its tiles, uint8 [T, h, w, C], and a picture to show."""
 
     grid: Grid
     tiles: np.ndarray
@@ -104,7 +105,8 @@ class Inspector(ABC):
         """What the detector says of a batch of images, of each by itself.
 
         Args:
-            images: uint8 [B, h, w, 3], of the size in the settings.
+            images: uint8 [B, h, w, 3], of the size in the settings, or [B, h, w, 4] with the region
+                of interest.
 
         Returns:
             Anomaly maps float32 [B, h, w], scores float32 [B] and reconstructions uint8
@@ -112,8 +114,8 @@ class Inspector(ABC):
         """
 
     def read(self, path: Path) -> np.ndarray:
-        """Read an image file as in training: uint8 [H, W, 3]; raises `ImageError`."""
-        return read_image(path, self.config.data)
+        """Read an image file as in training; see `read_counted`."""
+        return read_counted(path, self.config.data)
 
     def inspect(self, image: np.ndarray) -> Inspection:
         """Fit or cut an image, uint8 [H, W, 3], as in training and run the detector on it.
@@ -121,7 +123,8 @@ class Inspector(ABC):
         The score of an image that is seen in tiles is that of its strangest tile.
 
         Raises:
-            UserError: if the score is not finite, as a diverged training leaves it.
+            UserError: if the score is not finite, as a diverged training leaves it, or there is no
+                `data.region` for such an image; see `with_region`.
         """
         ((_, inspection),) = self.inspect_all([(None, image)])
         return inspection
@@ -151,9 +154,10 @@ class Inspector(ABC):
         if not isinstance(found, np.ndarray):
             return found
         data, size = self.config.data, found.shape[:2]
-        grid = Grid.over(size, data)
-        tiles = grid.cut(found, data)
-        return _Seen(grid, tiles, resize(found, _shown(size)) if data.tile else grid.join(tiles))
+        image, grid = with_region(found, data), Grid.over(size, data)
+        tiles = grid.cut(image, data)
+        picture = resize(image, _shown(size)) if data.tile else grid.join(tiles)
+        return _Seen(grid, tiles, picture[..., :3])
 
     def _inspections(self, images: list[_Seen]) -> Iterator[Inspection]:
         """The inspections of one batch; the detector runs when the first is asked for."""
@@ -169,10 +173,13 @@ class Inspector(ABC):
             for of_parts in zip(*parts, strict=True)
         )
         end = 0
-        for grid, _, picture in images:
+        for grid, of_image, picture in images:
             own = slice(end, end := end + len(grid))
-            anomaly_map = grid.join(anomaly_maps[own])
-            score = shown_score(anomaly_map, float(scores[own].max()), self.config)
+            counted = grid.counted(of_image)
+            score = shown_score(anomaly_maps[own], scores[own], counted, self.config.score.reduce)
+            anomaly_map, shown = grid.join(anomaly_maps[own]), grid.join(counted)
+            if not shown.all():
+                anomaly_map[~shown] = min(self.calibration.low, anomaly_map[shown].min())
             if not np.isfinite(score):
                 raise UserError(f"the detector gave the score {score}: its training has diverged")
             reconstruction = None

@@ -17,7 +17,7 @@ from models.detector import Detector
 from runs.folders import FORMAT
 from utils.calibration import Calibration
 from utils.errors import UserError
-from utils.extras import need
+from utils.optional_packages import need
 
 OUTPUTS = ["anomaly_map", "score", "reconstruction"]
 LIMIT_GIB = 2.0

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from data.region import OUTSIDE, counted
 from inspection.inspector import Inspector
 from runs.folders import FORMAT, checked, refuse_other
 from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
-from utils.extras import need
+from utils.optional_packages import need
 
 VERSION = 5
 NO_DIGEST = b"0" * 64
@@ -64,8 +65,9 @@ def _settings(file: Path, about: dict[str, str]) -> tuple[Config, Calibration]:
 
 
 def as_input(images: np.ndarray) -> np.ndarray:
-    """uint8 [B, h, w, 3] as the graph takes it: float32 [B, 3, h, w] in [0, 1]."""
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 255
+    """uint8 [B, h, w, C] as the graph takes it: float32 [B, 3, h, w]; see `to_batch`."""
+    pixels = np.ascontiguousarray(images[..., :3].transpose(0, 3, 1, 2), np.float32) / 255
+    return np.where(counted(images)[:, None], pixels, np.float32(OUTSIDE))
 
 
 class OnnxInspector(Inspector):

@@ -9,8 +9,8 @@ import yaml
 from inspection.onnx_inspector import NO_DIGEST, sealed
 from utils.calibration import Calibration
 from utils.config import Config
-from utils.extras import need
 from utils.files import new_file, replacing, write_whole
+from utils.optional_packages import need
 
 FORMER = "former-calibration.yaml"
 """File of a run that a calibration goes to when another one takes its place; then -2 and so on."""

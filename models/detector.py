@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from data.tensors import counted
 from utils.config import Config
 
 
@@ -15,8 +16,8 @@ class Prediction(NamedTuple):
     Attributes:
         anomaly_map: [B, 1, H, W] float, at the size of the input; higher is stranger. Raw: no
             clamping and no per-image normalisation, so that values compare from image to image.
-        score: [B] float, one number an image; higher is stranger. Of padded images (`data.fit`)
-            it says nothing: their score is that of the map's part that shows the image.
+        score: [B] float, one number an image; higher is stranger. Of padded images (`data.fit`),
+            and with `data.region`, it says nothing: the score is that of what counts of the map.
         reconstruction: [B, 3, H, W] float in [0, 1], or None for detectors that do not reconstruct.
     """
 
@@ -65,6 +66,10 @@ class Detector(StoredAtAnyLength, nn.Module):
         Any normalisation that a backbone wants happens in here.
         """
         raise NotImplementedError
+
+    def counted(self, images: Tensor) -> Tensor | None:
+        """What of images counts by `data.region`: bool [B, 1, H, W]; None: all of it."""
+        return None if self.config.data.region is None else counted(images)
 
     def load_pretrained(self) -> None:
         """Load the weights that the detector builds upon, if any; called once, when a run starts.

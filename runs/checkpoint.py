@@ -37,21 +37,13 @@ Count = Annotated[int, Field(ge=0)]
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """How far a run has come."""
 
-    Attributes:
-        epoch: the epoch under way, from 0; equal to `train.epochs` when all are done.
-        step: the next step of that epoch, from 0.
-        loss_sum: loss of the epoch so far, summed over images.
-        seconds: time spent in the epoch so far.
-        micro_batch: images at once; kept, since another split would change the last bits.
-    """
-
-    epoch: Count = 0
-    step: Count = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    micro_batch: Count = 0
+    epoch: Count = 0  # the one under way, from 0; equal to `train.epochs` when all are done
+    step: Count = 0  # the next one of that epoch, from 0
+    loss_sum: float = 0.0  # of the epoch so far, summed over images
+    seconds: float = 0.0  # spent in the epoch so far
+    micro_batch: Count = 0  # images at once; kept, since another split would change the last bits
 
     @property
     def at(self) -> tuple[int, int]:

@@ -8,33 +8,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-TORCHRUN = [
-    "RANK",
-    "LOCAL_RANK",
-    "GROUP_RANK",
-    "ROLE_RANK",
-    "ROLE_NAME",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_WORLD_SIZE",
-    "ROLE_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
+TORCHRUN = {
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING",
-]
+}  # fmt: skip
 """What torchrun sets in the environment of its processes, apart from TORCHELASTIC_*."""
 
 
 def start(device: torch.device, patience: timedelta | None = None) -> None:
     """Join the process group if torchrun started this process (NCCL on CUDA, else Gloo).
 
-    Args:
-        device: what this process computes on.
-        patience: how long a process waits for the others before it fails; None for torch's default.
+    `patience` is how long it waits for the others before it fails; None for torch's default.
     """
-    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
@@ -74,16 +63,13 @@ def sum_gradients(model: nn.Module) -> None:
     """Add up the gradients of all processes, in one message."""
     if not dist.is_initialized():
         return
-    gradients = [
-        torch.zeros_like(p) if p.grad is None else p.grad
-        for p in model.parameters()
-        if p.requires_grad
-    ]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trainable]
     summed = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(summed)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    pieces: tuple[Tensor, ...] = summed.split([p.numel() for p in trainable])
-    for parameter, piece in zip(trainable, pieces, strict=True):
+    for parameter, piece in zip(
+        trainable, summed.split([p.numel() for p in trainable]), strict=True
+    ):
         parameter.grad = piece.view(parameter.shape)
 
 
@@ -119,11 +105,8 @@ def child_environment() -> dict[str, str]:
     They know nothing of torchrun. The cores and the free memory of the machine are divided among
     them, and each gets the GPU of the process that starts it.
     """
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in TORCHRUN and not name.startswith("TORCHELASTIC_")
-    }
+    own = [name for name in os.environ if name.startswith("TORCHELASTIC_") or name in TORCHRUN]
+    environment = {name: value for name, value in os.environ.items() if name not in own}
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if processes > 1:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

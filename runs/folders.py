@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from utils.config import Config, config_from
 from utils.errors import UserError
+from utils.files import new_folder
 from utils.yaml_files import read_yaml
 
 Kind = TypeVar("Kind")
@@ -62,16 +63,10 @@ def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
 def new_run(config: Config) -> Path:
     """A folder for a new run, named by category, detector and time; created."""
     stem = f"{config.data.category}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for suffix in ["", *(f"-{number}" for number in range(2, 100))]:
-        run = ROOT / (stem + suffix)
-        try:
-            run.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"cannot create {run}: {error.strerror}") from None
-        return run
-    raise UserError(f"too many runs named {stem} in {ROOT}")
+    try:
+        return new_folder(ROOT / stem)
+    except OSError as error:
+        raise UserError(f"cannot create {ROOT / stem}: {error.strerror}") from None
 
 
 def run_name(file: Path) -> str:

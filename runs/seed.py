@@ -20,3 +20,24 @@ def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """The order in which an epoch visits `count` images: a permutation of 0 .. count - 1."""
     return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def random_crops(images: np.ndarray, side: int, seed: int, epoch: int, step: int) -> np.ndarray:
+    """A random square of each image, uint8 [B, H, W, 3], to learn from in a step.
+
+    A convolutional network learns as much from it as from as many pixels elsewhere, and squares of
+    several images tell it more than one image of the same cost. A side of 0, or of more than the
+    images have, leaves them whole.
+
+    Returns:
+        uint8 [B, min(side, H), min(side, W), 3].
+    """
+    height, width = images.shape[1:3]
+    if not 0 < side < max(height, width):
+        return images
+    rows, columns = min(side, height), min(side, width)
+    rng = np.random.default_rng([seed, epoch, step])
+    tops = rng.integers(0, height - rows + 1, len(images))
+    lefts = rng.integers(0, width - columns + 1, len(images))
+    corners = zip(images, tops, lefts, strict=True)
+    return np.stack([image[y : y + rows, x : x + columns] for image, y, x in corners])

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from utils.errors import UserError
-from utils.extras import need
+from utils.optional_packages import need
 
 WAITING = 1000  # messages that wait at most; further ones are dropped
 PAUSES = 1.0, 60.0  # seconds before the first retry, and between later ones at most

@@ -10,8 +10,8 @@ from inspection.inspector import Inspection
 from inspection.panel import BACKGROUND, HEADER, draw_verdict, whole_overlay
 from utils.calibration import Calibration
 from utils.errors import UserError
-from utils.extras import opencv
 from utils.files import new_file
+from utils.optional_packages import opencv
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """Those that every build of OpenCV writes and every player knows."""

@@ -11,7 +11,7 @@ from data.images import ImageError
 from streams.source import Frame, Gap, Source, iso, now
 from utils.addresses import masked
 from utils.errors import UserError
-from utils.extras import opencv
+from utils.optional_packages import opencv
 
 PAUSES = 1.0, 30.0  # seconds before the first try to open a lost camera again, and at most
 

@@ -11,19 +11,12 @@ BACK = 0.05  # p above which they are back
 
 
 class Moved(NamedTuple):
-    """The good parts have moved away from those of the calibration, or are back.
+    """The good parts have moved away from those of the calibration, or are back."""
 
-    Attributes:
-        away: False if they are back.
-        p: of the test.
-        median: severity that half of the last good parts stay below.
-        expected: and half of those of the calibration.
-    """
-
-    away: bool
-    p: float
-    median: float
-    expected: float
+    away: bool  # False if they are back
+    p: float  # of the test
+    median: float  # severity that half of the last good parts stay below
+    expected: float  # and half of those of the calibration
 
 
 class Drift:

@@ -15,14 +15,9 @@ EVERY = 2.0  # seconds between two beats
 class Heartbeat:
     """Counts what is inspected, and tells it in a file that is replaced every few seconds.
 
-    It is written by the loop that inspects: where that hangs, the file grows old.
-
-    Args:
-        path: JSON; None writes no file.
-        names: those of the sources, each of which is named from the start.
-
-    Attributes:
-        sources: by name: frames, defects, failures, and the time of the last frame, if any.
+    It is written by the loop that inspects: where that hangs, the file grows old. It holds JSON:
+    `sources` by name, all from the start: frames, defects, failures, and the time of the last one.
+    A path of None writes none.
 
     Raises:
         UserError: if the file is there and is no heartbeat.

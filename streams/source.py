@@ -39,14 +39,9 @@ def iso(time: datetime) -> str:
 
 
 class Gap(NamedTuple):
-    """A time in which a source gave nothing, and after which it was back, or the program stopped.
+    """A time in which a source gave nothing; then it was back, or the program stopped."""
 
-    Attributes:
-        began: when, in ISO 8601.
-        seconds: how long it was.
-    """
-
-    began: str
+    began: str  # in ISO 8601
     seconds: float
 
     @classmethod
@@ -58,20 +53,15 @@ class Gap(NamedTuple):
 class Frame(NamedTuple):
     """One image of a stream, or news of its source.
 
-    Attributes:
-        name: what to call it in a line of text.
-        about: what to write of it: source, frame (from 0) or path, and time: seconds into a video,
-            or else when it was taken up, in ISO 8601.
-        image: uint8 [H, W, 3], RGB; or what is wrong; or a gap that is over.
-        fps: frames per second to show the stream at.
-        stamp: of a watched file, what tells it from a later one of its name.
+    `about` is what to write of it: source, frame (from 0) or path, and time: seconds into a video,
+    or else when it was taken up, in ISO 8601.
     """
 
-    name: str
+    name: str  # what to call it in a line of text
     about: dict[str, Any]
-    image: np.ndarray | ImageError | Gap
-    fps: float = FPS
-    stamp: tuple[int, int] | None = None
+    image: np.ndarray | ImageError | Gap  # uint8 [H, W, 3], RGB; what is wrong; a gap that is over
+    fps: float = FPS  # frames per second to show the stream at
+    stamp: tuple[int, int] | None = None  # tells a watched file from a later one of its name
 
 
 class Source(ABC):
@@ -92,7 +82,7 @@ class Source(ABC):
 
     @abstractmethod
     def frames(self, stopping: threading.Event) -> Iterator[Frame]:
-        """Frames until they end or `stopping` is set. Runs in a thread of its own."""
+        """Frames until they end or `stopping` is set."""
 
     def finished(self, frame: Frame) -> None:  # noqa: B027  (most have nothing to do)
         """All that is to be done with a frame is done."""

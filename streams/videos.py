@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.images import ImageError
 from streams.source import FPS, Frame, Source
-from utils.extras import opencv
+from utils.optional_packages import opencv
 
 
 class Videos(Source):

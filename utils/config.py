@@ -10,16 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from utils.errors import UserError
 from utils.files import write_whole
@@ -55,27 +46,33 @@ Name = Annotated[str, Field(min_length=1)]
 Kind = Literal["clean", "stain", "perlin", "crack", "cut_paste", "gone", "displace"]
 
 
-class Section(BaseModel):
-    """A group of settings: no unknown keys, no changes once it is read."""
+def _pattern(value: str) -> str:
+    """A regular expression that compiles, as it was written."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"a regular expression ({error})") from None
+    return value
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class Section(BaseModel, extra="forbid", frozen=True):
+    """A group of settings: no unknown keys, no changes once it is read."""
 
 
 class DataConfig(Section):
-    """Where the images are and how they are read."""
-
     root: str
     category: Annotated[Name, BeforeValidator(category_name)]
     size: Annotated[tuple[Side, Side], BeforeValidator(_pair)]
     fit: Literal["squash", "pad", "crop"]
+    region: Name | None
     tile: Literal[0] | Side
     overlap: float = Field(ge=0, le=0.75)
     limit: int = Field(ge=0)
     depth: Literal["auto", 8, 10, 12, 14, 16]
     max_megapixels: float = Field(gt=0, allow_inf_nan=False)
 
-    @model_validator(mode="after")
-    def _tiles_keep_the_ratio(self) -> "DataConfig":
+    def model_post_init(self, context: Any) -> None:
+        """Raise `UserError` for tiles that would lose the ratio, which they keep by themselves."""
         if self.tile and self.size[0] != self.size[1]:
             raise UserError(
                 f"data.tile cuts squares, but data.size is {list(self.size)}; make it one number"
@@ -85,12 +82,9 @@ class DataConfig(Section):
                 f"data.fit={self.fit} says nothing to tiles, which keep the ratio by "
                 "themselves; set data.fit=squash, or data.tile=0"
             )
-        return self
 
 
 class UNetConfig(Section):
-    """The U-Net autoencoder; the width also of DRAEM's networks."""
-
     encoder: Name
     width: int = Field(ge=1, le=1024)
     memory: int = Field(ge=3)
@@ -98,16 +92,12 @@ class UNetConfig(Section):
 
 
 class CorruptionConfig(Section):
-    """How good images are corrupted while training."""
-
     kinds: Annotated[tuple[Kind, ...], BeforeValidator(_listed)]
     more: int = Field(ge=0, le=100)
     textures: str | None
 
 
 class LossConfig(Section):
-    """Weights of the terms of the U-Net's loss."""
-
     l1: Weight
     ssim: Weight
     perceptual: Weight
@@ -115,42 +105,33 @@ class LossConfig(Section):
     focal: Weight
     balance: float = Field(ge=0, le=100)
 
-    @model_validator(mode="after")
-    def _teaches(self) -> "LossConfig":
+    def model_post_init(self, context: Any) -> None:
+        """Raise `UserError` if nothing is left to learn from."""
         if not (self.l1 or self.ssim or self.perceptual or self.focal):
             raise UserError(
                 "loss.l1, loss.ssim, loss.perceptual and loss.focal are all 0, which leaves "
                 "nothing to learn from; raise one of them"
             )
-        return self
 
 
 class DraemConfig(Section):
-    """DRAEM."""
-
     focal: Weight
     balance: float = Field(ge=0, le=100)
 
 
 class DinomalyConfig(Section):
-    """Dinomaly."""
-
     dropout: float = Field(ge=0, lt=1)
     blocks: int = Field(ge=2, le=64)
     hard: float = Field(gt=0, le=1)
 
 
 class BackboneConfig(Section):
-    """The pretrained network of the detectors that learn from features."""
-
     name: Name
     layers: Literal["auto"] | Annotated[tuple[int | str, ...], Field(min_length=1)]
     weights: str | None
 
 
 class PatchCoreConfig(Section):
-    """PatchCore."""
-
     candidates: int = Field(ge=1)
     coreset: float = Field(gt=0, le=1)
     density: int = Field(ge=0)
@@ -158,28 +139,20 @@ class PatchCoreConfig(Section):
 
 
 class PadimConfig(Section):
-    """PaDiM."""
-
     channels: int = Field(ge=1)
 
 
 class FastFlowConfig(Section):
-    """FastFlow."""
-
     steps: int = Field(ge=1)
     ratio: float = Field(gt=0, le=4)
 
 
 class PatchMemoryConfig(Section):
-    """The memory of a vision transformer's patches."""
-
     patches: int = Field(ge=1)
     rotations: int = Field(ge=1, le=36)
 
 
 class TrainConfig(Section):
-    """Optimisation."""
-
     epochs: int = Field(ge=1)
     batch: int = Field(ge=1)
     crop: Literal[0] | Side
@@ -191,31 +164,12 @@ class TrainConfig(Section):
 
 
 class ScoreConfig(Section):
-    """From anomaly maps to one score an image, and to regions."""
-
     smooth: float = Field(ge=0, le=0.25)
     reduce: Literal["top1", "max"]
     least_area: int = Field(ge=0)
 
 
-def _pattern(value: str) -> str:
-    """A regular expression that compiles, as it was written."""
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise PydanticCustomError(
-            "pattern", "a regular expression ({reason})", {"reason": str(error)}
-        ) from None
-    return value
-
-
 class CalibrationConfig(Section):
-    """How the threshold is set on good images.
-
-    One in n is the least share of false alarms that n good images can promise at all. With the few
-    hundred that are common, 2% comes out between 0.7 and 4%, while 0.5% would be anybody's guess.
-    """
-
     holdout: float = Field(gt=0, lt=1)
     false_alarms: float = Field(gt=0, lt=0.5)
     group: Annotated[str, AfterValidator(_pattern)] | None
@@ -243,7 +197,7 @@ class Config(Section):
     calibration: CalibrationConfig
 
 
-PATHS = ["data.root", "corruption.textures", "loss.vgg16", "backbone.weights"]
+PATHS = ["data.root", "data.region", "corruption.textures", "loss.vgg16", "backbone.weights"]
 """Settings that name a file or a folder."""
 
 RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs", "train.cooldown"]
@@ -269,23 +223,19 @@ EXPECTED = {
 @cache
 def default_config() -> Config:
     """The settings of config.yaml alone."""
-    return config_from(_nested(read_yaml(CONFIG_FILE)), source=CONFIG_FILE.name)
+    return config_from(read_yaml(CONFIG_FILE), source=CONFIG_FILE.name)
 
 
 def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """Settings from config.yaml, then from `path` (which may name only a few), then `overrides`.
-
-    Args:
-        path: another YAML file, or None.
-        overrides: values by dotted key, such as {"train.lr": 3e-4}.
+    """Settings from config.yaml, then from another file, then `overrides` such as {"train.lr": 1}.
 
     Raises:
         UserError: for an unreadable file, an unknown key, a wrong type or an impossible value.
     """
     config = default_config()
     if path is not None:
-        config = _changed(config, _nested(read_yaml(path)), source=str(path))
-    return _changed(config, _nested(overrides or {}))
+        config = _changed(config, read_yaml(path), source=str(path))
+    return _changed(config, overrides or {})
 
 
 def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
@@ -294,23 +244,21 @@ def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
     Raises:
         UserError: for a value that is not valid or a setting that cannot change in mid-run.
     """
-    changed = _changed(config, _nested(overrides))
+    changed = _changed(config, overrides)
     for key, (old, new) in differences(config, changed).items():
         if key not in RESUMABLE:
             raise UserError(
-                f"{key} is {old!r} in this run and cannot change to {new!r} on --resume (only "
-                f"{', '.join(RESUMABLE)} can); leave out --resume to start a new run"
+                f"{key} is {old!r:.80} in this run and cannot change to {new!r:.80} on --resume "
+                f"(only {', '.join(RESUMABLE)} can); leave out --resume to start a new run"
             )
     return changed
 
 
 def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
-    """The settings of a finished run with `overrides` (by dotted key) of what it has not learned.
-
-    That is what makes scores of its maps, and the size of images that it reads.
+    """The settings of a finished run with `overrides` (by dotted key) of what is not learned.
 
     Raises:
-        UserError: for a value that is not valid, or a setting that is no such.
+        UserError: for a value that is not valid, or a setting that is learned.
     """
     for key in overrides:
         if not key.startswith(UNLEARNED) and key not in ELSEWHERE:
@@ -318,8 +266,7 @@ def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
                 f"{key} is learned; only score.* and data.max_megapixels can be set without "
                 "training"
             )
-    free = {key: value for key, value in overrides.items() if key.startswith(UNLEARNED)}
-    return _changed(config, _nested(free))
+    return _changed(config, {key: new for key, new in overrides.items() if key not in ELSEWHERE})
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -330,9 +277,8 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 def with_absolute_paths(config: Config) -> Config:
     """The same settings for a process that starts in another folder."""
-    named = {key: value for key, value in _flat(config.model_dump()).items() if key in PATHS}
-    whole = {key: str(Path(path).resolve()) for key, path in named.items() if path is not None}
-    return _changed(config, _nested(whole))
+    paths = {key: path for key, path in _flat(config.model_dump()).items() if key in PATHS and path}
+    return _changed(config, {key: str(Path(path).resolve()) for key, path in paths.items()})
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -341,11 +287,12 @@ def write_config(config: Config, path: Path) -> None:
 
 
 def config_from(settings: dict[str, Any], source: str = "") -> Config:
-    """Validate all settings, nested, read from `source` (a file, or "" for flags).
+    """Validate all settings, nested or by dotted key, read from `source` (a file, or "" for flags).
 
     Raises:
         UserError: naming the key and what would be right.
     """
+    settings = _nested(_flat(settings))
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
@@ -359,35 +306,31 @@ def nearest(word: str, choices: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _changed(config: Config, changes: dict[str, Any], source: str = "") -> Config:
-    return config_from(_merge(config.model_dump(), changes), source)
+def _changed(config: Config, changes: dict[Any, Any], source: str = "") -> Config:
+    return config_from(_flat(config.model_dump()) | _flat(changes), source)
 
 
-def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in extra.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _nested(settings: dict[Any, Any]) -> dict[str, Any]:
-    """{"train.lr": 1} -> {"train": {"lr": 1}}."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        for part in reversed(str(key).split(".")):
-            value = {part: value}
-        nested = _merge(nested, value)
-    return nested
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     """{"train": {"lr": 1}} -> {"train.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         inner = isinstance(value, dict)
         flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return flat
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """{"train.lr": 1} -> {"train": {"lr": 1}}; of what contradicts itself the last counts."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        inner = nested
+        for section in sections:
+            if not isinstance(inner.get(section), dict):
+                inner[section] = {}
+            inner = inner[section]
+        inner[name] = value
+    return nested
 
 
 def _explain(error: Any, settings: dict[str, Any]) -> str:
@@ -404,7 +347,7 @@ def _explain(error: Any, settings: dict[str, Any]) -> str:
     key = ".".join(parts)
     if error["type"] == "missing" and value is None:
         return f"{key} is missing"
-    message = EXPECTED.get(key, error["msg"].removeprefix("Input should be "))
+    message = EXPECTED.get(key, re.sub("^(Input should be|Value error,) ", "", error["msg"]))
     words = {"int": "a whole number", "float": "a number", "string": "a name"}
     kind = error["type"].partition("_")[0]
     if key not in EXPECTED and error["type"].endswith(("_parsing", "_type", "_float", "_short")):

@@ -37,23 +37,23 @@ def new_file(path: Path) -> Path:
     Returns:
         `path`, or where that exists `name-2.suffix` beside it, or -3, and so on.
     """
-    return _create(path, lambda fresh: fresh.touch(exist_ok=False))
+    return _create(path, path.suffix, lambda fresh: fresh.touch(exist_ok=False))
 
 
 def new_folder(path: Path) -> Path:
     """Create a folder, and those above it, named as by `new_file`."""
-    return _create(path, Path.mkdir)
+    return _create(path, "", Path.mkdir)
 
 
-def _create(path: Path, create: Callable[[Path], None]) -> Path:
+def _create(path: Path, suffix: str, create: Callable[[Path], None]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
-        fresh = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        name = path.name.removesuffix(suffix) + (f"-{number}" if number > 1 else "") + suffix
         try:
-            create(fresh)
+            create(path.with_name(name))
         except FileExistsError:
             continue
-        return fresh
+        return path.with_name(name)
     raise AssertionError  # count() has no end
 
 

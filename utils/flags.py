@@ -1,4 +1,4 @@
-"""Flags of the scripts that override settings."""
+"""Flags that several scripts share: those that override settings, and the size of a batch."""
 
 import argparse
 from typing import Any
@@ -71,3 +71,20 @@ def assignment(flag: str, text: str) -> tuple[str, Any]:
     if not equals:
         raise UserError(f"{flag} {text}: write it as KEY=VALUE, such as train.lr=3e-4")
     return key.strip(), read_value(value, f"{flag} {text}")
+
+
+def add_batch_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--batch`, for scripts that inspect images: a number, or "auto", the default."""
+    about = (
+        "images that go through the detector at once; auto (default): 1 on a CPU, on a GPU what "
+        "fits its memory"
+    )
+    parser.add_argument("--batch", type=_batch, default="auto", metavar="N", help=about)
+
+
+def _batch(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--batch is {text!r} but should be auto or a whole number from 1")
+    return int(text)

@@ -11,8 +11,8 @@ Two kinds can be drawn: ``tile``, a texture that fills the frame, and ``part``, 
 anywhere on a plain ground. Run as ``python -m data.sample --root data/mvtec --kind part``.
 
 The layout is that of Bergmann et al., "MVTec AD -- A Comprehensive Real-World Dataset for
-Unsupervised Anomaly Detection", CVPR 2019. No pixel of that data set is used. Scores on drawn
-images are not comparable with scores on the real ones.
+Unsupervised Anomaly Detection", CVPR 2019; no pixel of it is used. Scores on drawn images are not
+comparable with scores on the real ones.
 """
 
 import tempfile
@@ -58,7 +58,7 @@ def write_sample(
         train: good images to train on, at least 1.
         good: good images to test on.
         defects: test images of each kind of defect.
-        seed: seed of the whole set, not negative.
+        seed: of the whole set.
         quiet: show no progress bar.
         kind: what to draw, a name among `KINDS`.
 

@@ -1,4 +1,6 @@
-"""What the drawn categories share: smooth noise, soft thresholds, shrinking."""
+"""What the drawn categories share: smooth noise, soft thresholds, shrinking, and the camera."""
+
+import math
 
 import numpy as np
 
@@ -27,3 +29,19 @@ def shrink(image: np.ndarray, factor: int) -> np.ndarray:
     """Average an image [H*factor, W*factor, ...] to [H, W, ...]."""
     height, width = image.shape[0] // factor, image.shape[1] // factor
     return image.reshape(height, factor, width, factor, *image.shape[2:]).mean((1, 3))
+
+
+def expose(
+    rng: np.random.Generator, image: np.ndarray, slope: float, falloff: float, jitter: float
+) -> np.ndarray:
+    """Photograph a picture [S, S, 3] in [0, 1]: uneven light, brightness and sensor noise.
+
+    A side lacks `slope` of the light at most, a corner twice `falloff`; brightness varies by
+    `jitter`.
+    """
+    side = 1j * len(image)
+    y, x = np.mgrid[-1:1:side, -1:1:side]
+    angle, slope = rng.uniform(0, 2 * math.pi), rng.uniform(0, slope)
+    light = 1 + slope * (x * math.cos(angle) + y * math.sin(angle)) - falloff * (x * x + y * y)
+    light *= rng.normal(1, jitter)
+    return np.clip(image * light[..., None] + rng.normal(0, 0.008, image.shape), 0, 1)

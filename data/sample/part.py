@@ -1,7 +1,8 @@
 """A hexagon bolt that lies anywhere on a plain ground, with four defects of small metal parts.
 
 The defects are made in the bolt's map of heights, so that its shine, its outline and its shadow
-follow. All lengths are in sides of the image.
+follow: each is a function of a source of randomness and of a whole bolt, which is left as it is,
+and returns the spoilt one. All lengths are in sides of the image.
 """
 
 import math
@@ -14,14 +15,9 @@ from scipy import ndimage
 from data.sample.drawing import noise, ramp, shrink
 from data.sample.relief import OVER, Layers, Relief, Scene, compose, photograph
 
-# Share of the image that a mask may cover.
-AREA = (0.0005, 0.03)
-
-# What changes by less, of a range of 1, is not seen and not part of the mask.
-SEEN = 0.06
-
-# By how much a mask's pixels change on average, at least: nobody should have to search for it.
-CONTRAST = 0.1
+AREA = (0.0005, 0.03)  # share of the image that a mask may cover
+SEEN = 0.06  # what changes by less, of a range of 1, is not seen and not part of the mask
+CONTRAST = 0.1  # of a mask's pixels on average, at least: nobody should have to search for it
 
 # The bolt from the top of its head, u = 0, to its tip.
 LENGTH = 0.56
@@ -36,12 +32,7 @@ MARGIN = 0.01  # around the bolt in its map
 
 
 def bolt(rng: np.random.Generator, size: int) -> Relief:
-    """Draw a whole bolt; only the turn of its thread and its finish differ from bolt to bolt.
-
-    Args:
-        rng: source of all randomness.
-        size: side of the image in pixels.
-    """
+    """Draw a whole bolt; only the turn of its thread and its finish differ from bolt to bolt."""
     step = 1 / (OVER * size)
     u = np.arange(-MARGIN, LENGTH + MARGIN, step)[None]
     v = np.arange(-FLANGE[1] - MARGIN, FLANGE[1] + MARGIN, step)[:, None]
@@ -97,15 +88,7 @@ def place(rng: np.random.Generator) -> Scene:
 
 
 def damaged_edge(rng: np.random.Generator, part: Relief) -> Relief:
-    """Flatten one to four threads on one side: their crests are pressed into the grooves.
-
-    Args:
-        rng: source of all randomness.
-        part: a whole bolt, which is left as it is.
-
-    Returns:
-        The damaged bolt.
-    """
+    """Flatten one to four threads on one side: their crests are pressed into the grooves."""
     u, v = part.u, part.v
     at = rng.uniform(SHANK[0] + 0.035, TIP[0] - 0.03)
     half = PITCH * rng.uniform(0.5, 1.8)
@@ -121,15 +104,7 @@ def damaged_edge(rng: np.random.Generator, part: Relief) -> Relief:
 
 
 def missing_piece(rng: np.random.Generator, part: Relief) -> Relief:
-    """Break a piece off the outline; the break is ragged, steep and dull.
-
-    Args:
-        rng: source of all randomness.
-        part: a whole bolt, which is left as it is.
-
-    Returns:
-        What is left of the bolt.
-    """
+    """Break a piece off the outline; the break is ragged, steep and dull."""
     u, v = part.u, part.v
     radius = rng.uniform(0.014, 0.03)
     if rng.random() < 0.2:
@@ -151,15 +126,7 @@ def missing_piece(rng: np.random.Generator, part: Relief) -> Relief:
 
 
 def scratch(rng: np.random.Generator, part: Relief) -> Relief:
-    """Scratch the metal: a thin line, dark or bright, with a lip that is the other of the two.
-
-    Args:
-        rng: source of all randomness.
-        part: a whole bolt, which is left as it is.
-
-    Returns:
-        The scratched bolt.
-    """
+    """Scratch the metal: a thin line, dark or bright, with a lip that is the other of the two."""
     u, v = part.u, part.v
     length, half = rng.uniform(0.09, 0.22), rng.uniform(0.0014, 0.0022)
     at = rng.uniform(0.02, LENGTH - 0.08), rng.uniform(-0.6, 0.6) * SHANK[1]
@@ -179,15 +146,7 @@ def scratch(rng: np.random.Generator, part: Relief) -> Relief:
 
 
 def bent_tip(rng: np.random.Generator, part: Relief) -> Relief:
-    """Bend the end of the bolt to a side.
-
-    Args:
-        rng: source of all randomness.
-        part: a straight bolt, which is left as it is.
-
-    Returns:
-        The bent bolt.
-    """
+    """Bend the end of the bolt to a side."""
     bend = 0.03  # length over which it turns into its new direction
     beyond = np.maximum(part.u - rng.uniform(0.4, 0.46), 0)
     aside = np.where(beyond < bend, beyond**2 / (2 * bend), beyond - bend / 2)
@@ -204,10 +163,7 @@ def bent_tip(rng: np.random.Generator, part: Relief) -> Relief:
 Defect = Callable[[np.random.Generator, Relief], Relief]
 
 DEFECTS: dict[str, Defect] = {
-    "damaged_edge": damaged_edge,
-    "missing_piece": missing_piece,
-    "scratch": scratch,
-    "bent_tip": bent_tip,
+    defect.__name__: defect for defect in (damaged_edge, missing_piece, scratch, bent_tip)
 }
 
 
@@ -225,13 +181,6 @@ def spoil(
     rng: np.random.Generator, part: Relief, scene: Scene, size: int, kind: str
 ) -> tuple[Layers, np.ndarray]:
     """Put a defect on a bolt, drawn again until it is small and well seen.
-
-    Args:
-        rng: source of all randomness.
-        part: a whole bolt.
-        scene: how it lies.
-        size: side of the square image in pixels.
-        kind: a name among DEFECTS.
 
     Returns:
         The layers of the spoilt bolt, and the mask of what is seen to have changed, bool
@@ -251,14 +200,8 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Draw a photographed bolt.
 
-    Args:
-        rng: source of all randomness.
-        size: side of the square image in pixels.
-        kind: "good" or a name among DEFECTS.
-
     Returns:
-        Array [size, size, 3] of RGB values in [0, 1], and the defect's mask, bool [size, size], or
-        None for a good bolt.
+        [size, size, 3] of RGB values in [0, 1], and the mask, bool [size, size]; None for "good".
     """
     factor = math.ceil(256 / size)  # a thread needs some pixels: draw small images larger
     full = size * factor

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from data.sample.drawing import ramp
+from data.sample.drawing import expose, ramp
 
 OVER = 2  # pixels of a map of heights to one of the image
 REACH = 0.16  # how far beyond its map an object may cast its shadow
@@ -20,21 +20,13 @@ LEVELS = 16  # slices of the object that cast the shadow
 
 @dataclass(frozen=True)
 class Relief:
-    """An object seen from above, in coordinates u along and v across its axis.
+    """An object seen from above, in coordinates u along and v across its axis."""
 
-    Attributes:
-        u: array [1, W] of equal steps.
-        v: array [H, 1] of the same steps, 0 on the axis.
-        axis: array [1, W], height of the axis above the ground.
-        height: array [H, W] of the upper surface above the axis, 0 where there is no object.
-        tint: array [H, W], about 1: what the surface reflects of the light.
-    """
-
-    u: np.ndarray
-    v: np.ndarray
-    axis: np.ndarray
-    height: np.ndarray
-    tint: np.ndarray
+    u: np.ndarray  # [1, W], of equal steps
+    v: np.ndarray  # [H, 1], of the same steps, 0 on the axis
+    axis: np.ndarray  # [1, W], height of the axis above the ground
+    height: np.ndarray  # [H, W], of the surface above the axis, 0 where there is no object
+    tint: np.ndarray  # [H, W], about 1: what the surface reflects of the light
 
     @property
     def step(self) -> float:
@@ -59,17 +51,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Layers:
-    """An object laid on the ground: arrays [S, S] with values in [0, 1].
+    """An object laid on the ground: arrays [S, S] with values in [0, 1]."""
 
-    Attributes:
-        metal: brightness of the object times its share of the pixel.
-        share: share of the pixel that the object covers.
-        shadow: how much light the ground lacks.
-    """
-
-    metal: np.ndarray
-    share: np.ndarray
-    shadow: np.ndarray
+    metal: np.ndarray  # brightness of the object times its share of the pixel
+    share: np.ndarray  # share of the pixel that the object covers
+    shadow: np.ndarray  # how much light the ground lacks
 
     def unshadowed(self, ground: float) -> np.ndarray:
         """The picture [S, S] on a ground of this brightness that takes no shadow."""
@@ -146,13 +132,8 @@ def compose(relief: Relief, scene: Scene, size: int) -> Layers:
 def photograph(rng: np.random.Generator, scene: Scene, layers: Layers) -> np.ndarray:
     """Take the picture: dust on the ground, uneven light, exposure, lens and sensor noise.
 
-    Args:
-        rng: source of all randomness.
-        scene: the scene of the layers.
-        layers: what `compose` gave, [S, S] each.
-
     Returns:
-        Array [S, S, 3] of RGB values in [0, 1].
+        [S, S, 3] of RGB values in [0, 1].
     """
     size = len(layers.metal)
     dust = np.zeros((size, size), np.float32)
@@ -165,12 +146,8 @@ def photograph(rng: np.random.Generator, scene: Scene, layers: Layers) -> np.nda
     ground = scene.ground * (1 + 0.005 * grain / grain.std()) * (1 - np.minimum(dust, 0.4))
     ground = ground * (1 - layers.shadow) * (1 - layers.share)
 
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    angle, slope = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.08)
-    light = 1 + slope * (x * math.cos(angle) + y * math.sin(angle)) - 0.025 * (x * x + y * y)
-    light = light * rng.normal(1, 0.035)
     metal, ground = (
         ndimage.gaussian_filter(layer, 0.0012 * size)[..., None] for layer in (layers.metal, ground)
     )
     image = metal * (0.985, 0.995, 1.0) + ground * (1.0, 0.995, 0.98)
-    return np.clip(image * light[..., None] + rng.normal(0, 0.008, image.shape), 0, 1)
+    return expose(rng, image, slope=0.08, falloff=0.025, jitter=0.035)

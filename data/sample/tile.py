@@ -1,7 +1,9 @@
 """Tiles of polished granite that fill the frame, with the five defects of MVTec AD's tiles.
 
 Those are crack, glue_strip, gray_stroke, oil and rough, as named by Bergmann et al., "MVTec AD -- A
-Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", CVPR 2019.
+Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", CVPR 2019. Each is a function
+of a source of randomness and of a stone, [S, S, 3] of RGB values in [0, 1], and returns the stone
+with the defect, and the defect's mask, bool [S, S].
 """
 
 import math
@@ -11,14 +13,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from data.sample.drawing import noise, ramp, shrink
+from data.sample.drawing import expose, noise, ramp, shrink
 
 # Below this opacity a defect is not seen: it is neither painted nor part of the mask, so that
 # pixels outside the mask stay exactly as they were.
 SEEN = 0.1
-
-# Share of the image that a mask may cover.
-AREA = (0.0005, 0.25)
+AREA = (0.0005, 0.25)  # share of the image that a mask may cover
 
 # Mineral grains from the back to the front: grains across the image, share of the grains that
 # are this mineral, RGB colour, spread of the brightness from grain to grain.
@@ -57,18 +57,11 @@ def _grains(rng: np.random.Generator, size: int, across: int) -> np.ndarray:
 
 
 def granite(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draw polished granite that fills the frame.
+    """Draw polished granite that fills the frame: [size, size, 3] of RGB values in [0, 1].
 
     Minerals are laid over one another, each on its own Voronoi diagram with only a share of the
     cells filled. Grains are a fixed fraction of the image, so a small image looks like a large
     one scaled down.
-
-    Args:
-        rng: source of all randomness.
-        size: side of the square image in pixels.
-
-    Returns:
-        Array [size, size, 3] of RGB values in [0, 1].
     """
     factor = math.ceil(256 / size)  # grains need some pixels: draw small images larger
     full = size * factor
@@ -87,24 +80,17 @@ def granite(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.clip(shrink(image, factor), 0, 1)
 
 
-def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Expose a stone: uneven light, a jitter of brightness, and sensor noise.
+def _frame(rng: np.random.Generator, size: int, margin: float, turns: float):
+    """Coordinates [size, size] along and across a random direction, in image sides from a point.
 
-    Args:
-        rng: source of all randomness.
-        image: array [H, W, 3] of RGB values in [0, 1].
-
-    Returns:
-        Array [H, W, 3] in [0, 1].
+    The point is so far from the borders at least; the direction is within so many half turns.
     """
-    height, width = image.shape[:2]
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    angle = rng.uniform(0, 2 * math.pi)
-    slope = rng.uniform(0.0, 0.04)
-    light = 1 + slope * (x * math.cos(angle) + y * math.sin(angle)) - 0.02 * (x * x + y * y)
-    light *= rng.normal(1, 0.02)
-    noise = rng.normal(0, 0.008, image.shape)
-    return np.clip(image * light[..., None] + noise, 0, 1)
+    at = np.linspace(0, 1, size)
+    y, x = np.meshgrid(at, at, indexing="ij")
+    cy, cx = rng.uniform(margin, 1 - margin, 2)
+    turn = rng.uniform(0, turns * math.pi)
+    u = (x - cx) * math.cos(turn) + (y - cy) * math.sin(turn)
+    return u, (y - cy) * math.cos(turn) - (x - cx) * math.sin(turn)
 
 
 def _blob(rng: np.random.Generator, size: int, radius: float, rag: float, cells: int):
@@ -113,13 +99,9 @@ def _blob(rng: np.random.Generator, size: int, radius: float, rag: float, cells:
     radius is in image sides; rag is how far the outline strays, as a share of the radius, with
     features of 1/cells of the image.
     """
-    at = np.linspace(0, 1, size)
-    y, x = np.meshgrid(at, at, indexing="ij")
-    cy, cx = rng.uniform(0.02, 0.98, 2)
-    turn, stretch = rng.uniform(0, math.pi), math.sqrt(rng.uniform(1, 2))
-    u = ((x - cx) * math.cos(turn) + (y - cy) * math.sin(turn)) / stretch
-    v = ((y - cy) * math.cos(turn) - (x - cx) * math.sin(turn)) * stretch
-    return 1 - np.hypot(u, v) / radius + rag * noise(rng, size, cells)
+    u, v = _frame(rng, size, margin=0.02, turns=1)
+    stretch = math.sqrt(rng.uniform(1, 2))
+    return 1 - np.hypot(u / stretch, v * stretch) / radius + rag * noise(rng, size, cells)
 
 
 def _band(rng: np.random.Generator, size: int, length: float, bend: float):
@@ -127,12 +109,7 @@ def _band(rng: np.random.Generator, size: int, length: float, bend: float):
 
     The bend is the sagitta of a parabola one image side long.
     """
-    at = np.linspace(0, 1, size)
-    y, x = np.meshgrid(at, at, indexing="ij")
-    cy, cx = rng.uniform(0.08, 0.92, 2)
-    turn = rng.uniform(0, 2 * math.pi)
-    u = (x - cx) * math.cos(turn) + (y - cy) * math.sin(turn)
-    v = (y - cy) * math.cos(turn) - (x - cx) * math.sin(turn)
+    u, v = _frame(rng, size, margin=0.08, turns=2)
     return u, v + bend * 4 * (u * u - length * length / 12)
 
 
@@ -150,15 +127,7 @@ def _crack_path(rng: np.random.Generator, start: np.ndarray, heading: float, len
 
 
 def crack(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Break the stone: a thin dark jagged line with branches and a lighter lip on one side.
-
-    Args:
-        rng: source of all randomness.
-        image: array [S, S, 3] of RGB values in [0, 1].
-
-    Returns:
-        The image with the crack, like the input, and its mask, bool [S, S].
-    """
+    """Break the stone: a thin dark jagged line with branches and a lighter lip on one side."""
     size, over = len(image), 4
     canvas = Image.new("L", (size * over, size * over))
     draw = ImageDraw.Draw(canvas)
@@ -199,15 +168,7 @@ def crack(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def glue_strip(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leave a strip of glue: yellowish and glossy, bright at its edges, the stone dim below.
-
-    Args:
-        rng: source of all randomness.
-        image: array [S, S, 3] of RGB values in [0, 1].
-
-    Returns:
-        The image with the strip, like the input, and its mask, bool [S, S].
-    """
+    """Leave a strip of glue: yellowish and glossy, bright at its edges, the stone dim below."""
     size = len(image)
     length = rng.uniform(0.2, 1.0)
     half = math.exp(rng.uniform(math.log(0.016), math.log(0.06)))
@@ -228,15 +189,7 @@ def glue_strip(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray,
 
 
 def gray_stroke(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smear matt grey paint over the stone with a brush: streaks along it, and dry ends.
-
-    Args:
-        rng: source of all randomness.
-        image: array [S, S, 3] of RGB values in [0, 1].
-
-    Returns:
-        The image with the stroke, like the input, and its mask, bool [S, S].
-    """
+    """Smear matt grey paint over the stone with a brush: streaks along it, and dry ends."""
     size = len(image)
     length = rng.uniform(0.15, 0.75)
     half = math.exp(rng.uniform(math.log(0.012), math.log(0.085)))
@@ -255,15 +208,7 @@ def gray_stroke(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray
 
 
 def oil(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Spill oil: a smooth blot in which the stone is darker and its colours are stronger.
-
-    Args:
-        rng: source of all randomness.
-        image: array [S, S, 3] of RGB values in [0, 1].
-
-    Returns:
-        The image with the stain, like the input, and its mask, bool [S, S].
-    """
+    """Spill oil: a smooth blot in which the stone is darker and its colours are stronger."""
     size = len(image)
     radius = math.exp(rng.uniform(math.log(0.045), math.log(0.23)))
     depth = _blob(rng, size, radius, 0.3, max(4, round(0.9 / radius)))
@@ -276,15 +221,7 @@ def oil(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def rough(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Spoil the polish: a ragged patch that is pale, matt, pitted and scratched.
-
-    Args:
-        rng: source of all randomness.
-        image: array [S, S, 3] of RGB values in [0, 1].
-
-    Returns:
-        The image with the patch, like the input, and its mask, bool [S, S].
-    """
+    """Spoil the polish: a ragged patch that is pale, matt, pitted and scratched."""
     size = len(image)
     radius = math.exp(rng.uniform(math.log(0.055), math.log(0.24)))
     depth = _blob(rng, size, radius, 0.16, max(6, round(1.0 / radius)))
@@ -310,11 +247,7 @@ def rough(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.n
 Defect = Callable[[np.random.Generator, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 DEFECTS: dict[str, Defect] = {
-    "crack": crack,
-    "glue_strip": glue_strip,
-    "gray_stroke": gray_stroke,
-    "oil": oil,
-    "rough": rough,
+    defect.__name__: defect for defect in (crack, glue_strip, gray_stroke, oil, rough)
 }
 
 
@@ -323,18 +256,12 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Draw a photographed tile; a defect is drawn again until its mask has a size within AREA.
 
-    Args:
-        rng: source of all randomness.
-        size: side of the square image in pixels.
-        kind: "good" or a name among DEFECTS.
-
     Returns:
-        Array [size, size, 3] of RGB values in [0, 1], and the defect's mask, bool [size, size], or
-        None for a good tile.
+        [size, size, 3] of RGB values in [0, 1], and the mask, bool [size, size]; None for "good".
     """
     stone, mask = granite(rng, size), None
     if kind != "good":
         whole = stone
         while mask is None or not AREA[0] <= mask.mean() <= AREA[1]:
             stone, mask = DEFECTS[kind](rng, whole)
-    return photograph(rng, stone), mask
+    return expose(rng, stone, slope=0.04, falloff=0.02, jitter=0.02), mask

@@ -7,6 +7,7 @@ arXiv 2111.07677, 2021.
 import torch
 from torch import Tensor, nn
 
+from data.tensors import near
 from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
@@ -82,10 +83,11 @@ class Flow(nn.Module):
 class FastFlow(FeatureDetector, TrainedDetector):
     """A normalising flow a layer of a frozen backbone, trained by likelihood.
 
-    It differs from the paper in its map. There a place is as strange as the mean of its likelihoods
-    in the layers is low; this is the logarithm of that mean, which ranks alike but does not run
-    into a bound, beyond which no threshold could lie. The log-determinant is part of it, place by
-    place, and features are scaled by what they vary by over all good images instead of within one.
+    A place is as strange as its noise is improbable: in the map, as in the paper, the determinant
+    does not count. It learns the images by heart, and with it defects drawn onto unseen good parts
+    are found less often. Where the paper takes the mean of the layers' probabilities, this is its
+    logarithm, which ranks alike but does not run into a bound, beyond which no threshold could lie.
+    Features are scaled by what they vary by over all good images instead of within one.
     """
 
     def __init__(self, config: Config) -> None:
@@ -95,31 +97,37 @@ class FastFlow(FeatureDetector, TrainedDetector):
         self.features = KeptFeatures(self.backbone, crops=config.train.crop > 0)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Features of good images, [B, C, h, w] of each layer."""
-        return self.features.of(images)
+        """What counts of good images, and their features, [B, C, h, w] of each layer."""
+        counted = self.counted(images)
+        if counted is None:
+            counted = torch.ones_like(images[:, :1], dtype=torch.bool)
+        return counted, *self.features.of(images)
 
     def finish(self, folds: Folds) -> None:
         """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
         self.features.clear()
 
-    def unlikely(self, features: list[Tensor]) -> list[Tensor]:
-        """Negative log-likelihood of each place, [B, 1, h, w] a layer, in nats a channel.
+    def loss(self, counted: Tensor, *features: Tensor) -> Tensor:
+        """Negative log-likelihood of what the layers show, at and near what counts.
 
-        Without the constant of the normal distribution.
+        In nats a channel, up to a constant.
         """
-        maps = []
+        total = features[0].new_zeros(())
         for flow, layer in zip(self.flows, features, strict=True):
             noise, log_determinant = flow(layer)
-            energy = 0.5 * noise.square().sum(dim=1, keepdim=True)
-            maps.append((energy - log_determinant) / noise.shape[1])
-        return maps
-
-    def loss(self, *features: Tensor) -> Tensor:
-        """Negative log-likelihood of what the layers show."""
-        return torch.stack([layer.mean() for layer in self.unlikely(features)]).sum()
+            unlikely = energy(noise) - log_determinant / noise.shape[1]
+            weight = near(counted, layer.shape[-2:])
+            total = total + (unlikely * weight).sum() / weight.sum().clamp_min(1)
+        return total
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images by how unlikely their features are; see `Detector.forward`."""
-        layers = concatenated(self.unlikely(self.backbone(images)))
-        together = -torch.logsumexp(-layers, dim=1, keepdim=True)
+        """Score images by how improbable the noise is; see `Detector.forward`."""
+        features = self.backbone(images)
+        found = [energy(flow(layer)[0]) for flow, layer in zip(self.flows, features, strict=True)]
+        together = -torch.logsumexp(-concatenated(found), dim=1, keepdim=True)
         return self.predict(together, images.shape[-2:])
+
+
+def energy(noise: Tensor) -> Tensor:
+    """Half the mean square of noise [B, C, h, w] over its channels: [B, 1, h, w] >= 0."""
+    return 0.5 * noise.square().mean(dim=1, keepdim=True)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from data.tensors import near
 from models.detector import StoredAtAnyLength
 from models.features.backbones import concatenated
 from models.features.coreset import PROJECTION, greedy_coreset, random_projection
@@ -74,15 +75,21 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
             setattr(self, name, getattr(self, name)[:0])
 
     @torch.no_grad()
-    def collect(self, features: Tensor, capacity: int, fold: int) -> None:
+    def collect(
+        self, features: Tensor, capacity: int, fold: int, counted: Tensor | None = None
+    ) -> None:
         """Let the patches of features [B, C, h, w], all of one fold, compete for a place.
 
         Args:
             features: of good images.
             capacity: places that there are.
             fold: number of their fold.
+            counted: what counts of these images, bool [B, 1, H, W]; None: all. Patches far from
+                that take no part.
         """
         arriving = rows(features)
+        if counted is not None:
+            arriving = arriving[rows(near(counted, features.shape[-2:]))[:, 0] > 0]
         folds = self.folds.new_full((len(arriving),), fold)
         kept = (self.bank, self.folds)
         (self.bank, self.folds), self.keys = keep_random(
@@ -142,8 +149,12 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
             bank = bank @ anew
         self._others = _Others(bank, places, anew)
 
-    def distances(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def distances(self, features: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """How far the patches of features [B, C, h, w] lie from the bank.
+
+        Args:
+            features: of images.
+            counted: what counts of these, as of `collect`. Far from that distances are 0.
 
         Returns:
             Distances [B, 1, h, w], and the places [B * h * w] of the nearest entries among those
@@ -158,7 +169,10 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
             places = others.places[places]
         if len(self.spacing):
             distances = distances / self.spacing[places]
-        return distances.view(features.shape[0], 1, *features.shape[-2:]), places
+        distances = distances.view(features.shape[0], 1, *features.shape[-2:])
+        if counted is not None:
+            distances = distances * near(counted, features.shape[-2:])
+        return distances, places
 
     def _compared(self, patches: Tensor) -> Tensor:
         """Patches [N, C] as their distances are measured."""

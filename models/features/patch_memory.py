@@ -39,9 +39,9 @@ class PatchMemory(MemoryDetector):
         settings = self.config.patch_memory
         for turn in range(settings.rotations):
             copies = turned(images, 2 * math.pi * turn / settings.rotations)
-            self.memory.collect(self.tokens(copies), settings.patches, fold)
+            self.memory.collect(self.tokens(copies), settings.patches, fold, self.counted(copies))
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their tokens to the bank; see `Detector.forward`."""
-        distances, _ = self.memory.distances(self.tokens(images))
+        distances, _ = self.memory.distances(self.tokens(images), self.counted(images))
         return self.predict(distances, images.shape[-2:])

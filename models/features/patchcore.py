@@ -24,10 +24,11 @@ class PatchCore(MemoryDetector):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
-        if config.patchcore.reweight and config.data.fit == "pad":
+        if config.patchcore.reweight and (config.data.fit == "pad" or config.data.region):
             raise UserError(
-                "patchcore.reweight scores the whole frame, padding and all; "
-                "set data.fit to squash or crop, or patchcore.reweight to 0"
+                "patchcore.reweight scores the whole frame, padding and what is outside of "
+                "data.region too; set patchcore.reweight to 0, or neither data.region nor "
+                "data.fit=pad"
             )
 
     def patches(self, images: Tensor) -> Tensor:
@@ -36,7 +37,8 @@ class PatchCore(MemoryDetector):
 
     def collect(self, images: Tensor, fold: int) -> None:
         """Let the patches of the images compete for a place in the memory."""
-        self.memory.collect(self.patches(images), self.config.patchcore.candidates, fold)
+        capacity = self.config.patchcore.candidates
+        self.memory.collect(self.patches(images), capacity, fold, self.counted(images))
 
     def finish(self) -> None:
         """Thin the memory out to the coreset."""
@@ -47,7 +49,7 @@ class PatchCore(MemoryDetector):
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their patches to the memory; see `Detector.forward`."""
         features = self.patches(images)
-        maps, places = self.memory.distances(features)
+        maps, places = self.memory.distances(features, self.counted(images))
         prediction = self.predict(maps, images.shape[-2:])
         if not self.config.patchcore.reweight:
             return prediction

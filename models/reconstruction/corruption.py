@@ -15,8 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.reconstruction.draws import coins, log_uniform, uniform
-from models.reconstruction.fields import displaced, frame, random_perlin, resampled, spread
+from models.reconstruction.fields import (
+    coins,
+    displaced,
+    frame,
+    log_uniform,
+    random_perlin,
+    resampled,
+    spread,
+    uniform,
+)
 from models.reconstruction.foreground import ground, random_places, structure
 from models.reconstruction.textures import Textures
 from utils.config import CorruptionConfig
@@ -180,13 +188,16 @@ KINDS: dict[str, Callable[[Tensor, Tensor, Tensor, Textures], Drawn]] = {
 }
 
 
-def corrupt(images: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
+def corrupt(
+    images: Tensor, config: CorruptionConfig, counted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Corrupt a batch, each image in ways drawn from those of the settings.
 
     Args:
         images: [B, 3, H, W] float in [0, 1].
         config: the kinds to draw, `clean` (left as it is) among them, and how many more may follow
             on the same image.
+        counted: what may be corrupted, bool [B, 1, H, W]; None: all.
 
     Returns:
         The images, corrupted, and where they are: bool [B, 1, H, W].
@@ -215,6 +226,8 @@ def corrupt(images: Tensor, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
                 masks[own] |= mask
         further = torch.multinomial(weights[1:], len(images), replacement=True) + 1
         chosen = further * (spoilt & coins(len(images)))
+    if counted is not None:
+        corrupted, masks = torch.where(counted, corrupted, images), masks & counted
     return corrupted, masks
 
 

@@ -1,6 +1,8 @@
-"""Fields over the pixels of a batch that drawings are made of: coordinates, noise, shapes, samples.
+"""What drawings are made of: random parameters, and fields over the pixels of a batch.
 
-Each takes parameters [B], one an image, and works on the device of `like` or of its input.
+Parameters [B], one an image, are drawn by torch's generator of the CPU, which a training step
+seeds: equal seeds give equal numbers on every device. Fields, such as coordinates, noise and
+samples, take them and lie on the device of `like` or of their input.
 """
 
 import math
@@ -9,7 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.reconstruction.draws import coins, uniform
+
+def uniform(low: float, high: float, count: int) -> Tensor:
+    """Random numbers [count] between `low` and `high`."""
+    return low + (high - low) * torch.rand(count)
+
+
+def log_uniform(low: float, high: float, count: int) -> Tensor:
+    """Random numbers [count] between `low` and `high`, each factor of two as likely as another."""
+    return uniform(math.log(low), math.log(high), count).exp()
+
+
+def coins(count: int, chance: float = 0.5) -> Tensor:
+    """Bool [count], each True with the given chance."""
+    return torch.rand(count) < chance
 
 
 def spread(values: Tensor, like: Tensor) -> Tensor:

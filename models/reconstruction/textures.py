@@ -11,8 +11,7 @@ from data.images import read_image
 from data.listing import list_images
 from data.resize import resize
 from data.tensors import to_batch
-from models.reconstruction.draws import coins, log_uniform, uniform
-from models.reconstruction.fields import grain, resampled, spread
+from models.reconstruction.fields import coins, grain, log_uniform, resampled, spread, uniform
 from utils.errors import UserError
 
 

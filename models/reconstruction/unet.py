@@ -231,7 +231,7 @@ class UNetAutoencoder(TrainedDetector):
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Good images corrupted, as they should be restored, and where: bool [B, 1, H, W]."""
         clean = vary(images, self.config.unet.variation)
-        corrupted, mask = corrupt(clean, self.config.corruption)
+        corrupted, mask = corrupt(clean, self.config.corruption, self.counted(images))
         return corrupted, clean, mask
 
     def loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ class UNetAutoencoder(TrainedDetector):
             for batch in fold:
                 features = patch_features(self.network.encoder(batch)[self.remembered])
                 for memory in self.memories:
-                    memory.collect(features, CANDIDATES, number)
+                    memory.collect(features, CANDIDATES, number, self.counted(batch))
         for memory in self.memories:
             # Whitened patches say as much with fewer entries.
             count = self.config.unet.memory // (3 if memory.whiten else 1)
@@ -269,7 +269,8 @@ class UNetAutoencoder(TrainedDetector):
         halves = [F.avg_pool2d(m, 2, ceil_mode=True) for m in (images, restored, logits)]
         seen, expected, logits = halves
         features = patch_features(maps[self.remembered])
-        distances = torch.cat([memory.distances(features)[0] for memory in self.memories], dim=1)
+        counted = self.counted(images)
+        distances = torch.cat([m.distances(features, counted)[0] for m in self.memories], dim=1)
         size = logits.shape[-2:]
         distances = F.interpolate(distances, size, mode="bilinear", align_corners=False)
         found = [ssim_map(seen, expected), colour_map(seen, expected), logits, distances]

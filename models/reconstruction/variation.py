@@ -10,8 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.reconstruction.draws import coins, uniform
-from models.reconstruction.fields import frame, perlin_noise, spread
+from models.reconstruction.fields import coins, frame, perlin_noise, spread, uniform
 
 AT_ONCE = 4
 """Images drawn on at a time: what passes stays in the cache, and memory is used again, while the

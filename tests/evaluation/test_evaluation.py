@@ -12,7 +12,7 @@ from data.mvtec import TestImage
 from evaluation import measure as evaluation
 from evaluation.measure import Row, collect_pixels, measure
 from evaluation.metrics import BinnedPixelScores, PixelScores
-from evaluation.results import kinds_table, refuse_foreign, replace_files, summary, tables
+from evaluation.report import kinds_table, refuse_foreign, replace_files, summary, tables
 from utils.calibration import Calibration
 from utils.errors import UserError
 from utils.files import printable

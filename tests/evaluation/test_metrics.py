@@ -299,6 +299,18 @@ def test_good_images_count_in_the_fpr():
     assert with_good["aupro_0.3"] == pytest.approx(0.2 / 0.3)
 
 
+def test_what_does_not_count_says_nothing():
+    noise = np.random.default_rng(0).random((2, 8, 12))
+    mask = np.zeros((8, 12), bool)
+    mask[2:5, 4:9] = mask[6, 10] = True  # the region ends within the one, and before the other
+    region = np.arange(12) < np.full((8, 1), 6)
+    whole, cut = PixelScores(), PixelScores()
+    for one, marked in zip(noise, (mask, None), strict=True):
+        whole.add(one, marked, region)
+        cut.add(one[:, :6], None if marked is None else marked[:, :6])
+    assert whole.results() == cut.results()
+
+
 def test_constant_map():
     # The curve is the diagonal: area limit^2 / 2, divided by the limit.
     mask = np.zeros((4, 5))

@@ -9,9 +9,9 @@ from PIL import Image
 
 from data.cache import DecodedImages
 from data.images import read_image, upright_size
-from data.pseudo_defects import PseudoImage
 from data.resize import fit, placement
 from data.tiles import Grid
+from evaluation.pseudo_defects import PseudoImage
 from inspection.calibrating import calibrate_detector
 from inspection.panel import whole_overlay
 from inspection.pictures import mask

@@ -8,7 +8,7 @@ from scipy import ndimage
 from inspection.inspector import Inspection
 from inspection.panel import colourise, overlay, panel
 from inspection.regions import Region, region_labels, regions
-from inspection.results import entry
+from inspection.verdicts import entry
 from streams.annotated_video import annotate
 from utils.calibration import Calibration
 

@@ -35,6 +35,7 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 
 import app
 from data.images import ImageError, read_image
+from data.masks import read_marked
 from data.mvtec import Category, TestImage
 from demo import detectors
 from demo.access import OwnHosts, is_local, read_account
@@ -727,6 +728,32 @@ def test_many_images_give_a_table_and_a_csv(page, parts, expected, tmp_path):
             assert not line["error"]
         assert lines[3]["error"] == "cannot read notes.txt: no image, or a damaged one"
         assert not lines[3]["verdict"] and not lines[3]["score"]
+
+
+def test_a_region_is_painted(page, tmp_path):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    Image.new("RGB", (400, 300), "white").save(tmp_path / "part.png")
+    page.tab("Region")
+    page.find("#make")[0].click()
+    page.wait_for("region", "paint over 1%")
+    page.upload(tmp_path / "part.png", to="canvas")
+    canvas = page.wait(lambda: page.find("#canvas canvas"))[0]
+    time.sleep(1)  # until the image lies on it
+    hand = ActionChains(page.chrome).move_to_element(canvas).click_and_hold()
+    for step in ((60, 0), (0, 60), (-60, 0), (0, -60)):
+        hand.move_by_offset(*step)
+    hand.release().perform()
+    time.sleep(1)  # until the page has the stroke
+    page.find("#make")[0].click()
+    page.wait_for("region", "%", "data.region=region.png")
+    page.wait(lambda: page.find("#mask"))[0].click()
+    file = page.downloads / "region.png"
+    page.wait(file.exists)
+    mask = read_marked(file)
+    assert mask.shape == (300, 400)
+    assert 0.05 < mask.mean() < 0.2
+    assert mask[180, 230]  # within the outline
 
 
 def test_runs_that_do_not_open_give_a_message(page, parts):

@@ -14,8 +14,8 @@ from conftest import REPO, TINY
 from PIL import Image
 
 import benchmark
-from benchmarks.results import mean_row, table, write_results
-from benchmarks.scripts import script
+from benchmarks.experiment import script
+from benchmarks.table import mean_row, table, write_results
 from runs.distributed import child_environment
 from utils.config import load_config
 from utils.errors import UserError
@@ -236,7 +236,7 @@ def test_failure_of_a_script_is_its_last_line(tmp_path):
 def test_a_killed_benchmark_takes_its_script_along(tmp_path):
     hold = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     (tmp_path / "hold.py").write_text(hold)
-    code = "from benchmarks.scripts import *; script(sys.argv[1], cwd=Path())"
+    code = "from benchmarks.experiment import *; script(sys.argv[1], cwd=Path())"
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "hold"], cwd=REPO) as parent:
         log = tmp_path / "hold.log"
         while not (log.exists() and log.read_text().endswith("\n")):

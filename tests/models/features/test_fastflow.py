@@ -78,6 +78,6 @@ def test_a_backbone_sees_each_image_once(monkeypatch):
     look = model.backbone.forward
     monkeypatch.setattr(model.backbone, "forward", lambda x: seen.append(len(x)) or look(x))
     for order in ([0, 1, 2], [3, 2, 1, 0]):
-        found = model.prepare(images[order])
+        _, *found = model.prepare(images[order])
         assert all(torch.equal(a, b[order]) for a, b in zip(found, expected, strict=True))
     assert sum(seen) == 4

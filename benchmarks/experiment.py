@@ -1,23 +1,31 @@
-"""The cells of a benchmark: settings, and what training and evaluating by them gives.
+"""An experiment of a benchmark: one detector trained and evaluated on one category.
 
 <folder>/settings.yaml    the settings it was begun with
 <folder>/checkpoints/     the run
 <folder>/eval/            what eval.py wrote
-<folder>/row.json         the row of the table, or the error
+<folder>/row.json         its row of the table, or the error
 <folder>/*.log            what the scripts printed
 """
 
+import ctypes
 import json
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scripts import script
 from runs.folders import FINISHED
 from utils.config import Config, config_from, differences, write_config
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.yaml_files import read_yaml
+
+REPO = Path(__file__).resolve().parent.parent
+PATIENCE = 10  # seconds for a script to save and stop, before it is killed
+PR_SET_PDEATHSIG = 1
 
 Environment = dict[str, str] | None
 
@@ -26,13 +34,8 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One detector on one category.
-
-    Attributes:
-        config: its settings, with absolute paths.
-        folder: where all its files are.
-    """
+class Experiment:
+    """One detector on one category: its settings, with absolute paths, and where its files are."""
 
     config: Config
     folder: Path
@@ -49,7 +52,7 @@ class Cell:
         return files[-1].parent if files else None
 
     def check(self) -> None:
-        """Raise `UserError` if the cell was begun with other settings."""
+        """Raise `UserError` if it was begun with other settings."""
         file = self.folder / "settings.yaml"
         begun = config_from(read_yaml(file), source=str(file)) if file.exists() else self.config
         for key, (old, new) in differences(begun, self.config).items():
@@ -72,37 +75,75 @@ class Cell:
     def compute(self, environment: Environment = None) -> Row:
         """Train and evaluate, from where an earlier start was broken off, and keep the row.
 
-        A script that fails makes a row with an error.
-
-        Args:
-            environment: that of the scripts, by default the caller's.
+        A script that fails makes a row with an error; `environment` is that of the scripts.
         """
         row: Row = {"model": self.config.model, "category": self.config.data.category}
         try:
-            row |= self.fit(environment) | self.evaluate(environment)
-            row["error"] = None
+            row |= self._measured(environment) | {"error": None}
         except UserError as error:
             row["error"] = str(error)
         write_whole(self.folder / "row.json", json.dumps(row, indent=2))
         return row
 
-    def fit(self, environment: Environment = None) -> Row:
-        """Train unless that is done; seconds, peak memory and size of the checkpoint."""
+    def _measured(self, environment: Environment) -> Row:
+        where = {"cwd": self.folder, "environment": environment}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_config(self.config, self.folder / "settings.yaml")
         if self.run is None or not (self.run / FINISHED).exists():
             flags = ["--resume", self.run] if self.run else ["--config", "settings.yaml"]
-            script("train", *flags, cwd=self.folder, environment=environment)
+            script("train", *flags, **where)
+        flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
+        script("eval", *flags, **where)
         fit = json.loads((self.run / "fit.json").read_text())
-        return {
+        metrics = json.loads((self.folder / "eval/metrics.json").read_text())
+        return metrics | {
             "fit_seconds": fit["seconds"],
             "fit_peak_mib": fit["peak_mib"],
+            "eval_peak_mib": metrics.pop("peak_mib"),
             "checkpoint_mib": (self.run / "last.pt").stat().st_size / 2**20,
         }
 
-    def evaluate(self, environment: Environment = None) -> Row:
-        """Evaluate; the metrics, peak memory by a name of its own."""
-        flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
-        script("eval", *flags, cwd=self.folder, environment=environment)
-        metrics = json.loads((self.folder / "eval/metrics.json").read_text())
-        return metrics | {"eval_peak_mib": metrics.pop("peak_mib")}
+
+def script(name: str, *flags: object, cwd: Path, environment: Environment = None) -> None:
+    """Run the script <name>.py in a folder; what it prints is added to <name>.log there.
+
+    Raises:
+        UserError: if it fails, with the last line that it printed.
+        KeyboardInterrupt: on Ctrl-C, once the script has saved and stopped.
+    """
+    log = cwd / f"{name}.log"
+    with (
+        log.open("a") as stream,
+        subprocess.Popen(
+            [sys.executable, str(REPO / f"{name}.py"), *map(str, flags)],
+            cwd=cwd,
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,  # a Ctrl-C reaches the caller alone, which then stops it
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        ) as process,
+    ):
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+            raise
+        finally:
+            process.kill()
+    if status < 0:
+        raise UserError(f"{name}.py was killed by {signal.Signals(-status).name}")
+    if status:
+        lines = log.read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+        raise UserError(last.removeprefix("error: "))
+
+
+def _die_with_parent() -> None:
+    """Have Linux kill this process as soon as the one that started it is gone.
+
+    Otherwise it would live on and write into folders that the next start of the same command uses.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -7,7 +7,7 @@ from conftest import run_script
 from drawn_images import settings
 from PIL import Image
 
-from data.pseudo_defects import KINDS, SMALLEST, VISIBLE, pseudo_split, spoil
+from evaluation.pseudo_defects import KINDS, SMALLEST, VISIBLE, pseudo_split, spoil
 
 
 def photograph(size=(120, 90), grey=False):

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from data.images import read_image, read_resized, upright_size
-from data.resize import placement
+from data.images import upright_size
+from data.region import counted, read_counted
+from data.resize import fit, placement
 from utils.config import DataConfig
 
 VISIBLE = 0.03
@@ -140,25 +141,28 @@ def spoil(image: np.ndarray, kind: str, rng: Generator) -> tuple[np.ndarray, np.
     """Put a defect on an image.
 
     Args:
-        image: uint8 [H, W, 3].
+        image: uint8 [H, W, 3], or [H, W, 4], of which the defect is put on what counts.
         kind: one of `KINDS`.
         rng: source of all randomness.
 
     Returns:
-        The spoilt image, uint8 [H, W, 3], and the mask of what changed visibly, bool [H, W].
+        The spoilt image, of the same shape, and the mask of what changed visibly, bool [H, W].
     """
-    clean = image.astype(np.float32) / 255
-    grey = (image == image[..., :1]).all()
-    for draw in [*[KINDS[kind]] * TRIES, foreign]:
+    inside, clean = counted(image), image[..., :3].astype(np.float32) / 255
+    grey = (image[..., :3] == image[..., :1]).all()
+    tries = round(TRIES / max(inside.mean(), 0.01))  # few fall into a small region
+    for draw in [*[KINDS[kind]] * tries, foreign]:
         # A smear of what is smooth or a shadow out of the frame is invisible: drawn again.
         spoilt = draw(rng, clean)
         if grey:  # a grey camera sees no colours
             spoilt = spoilt.mean(axis=2, keepdims=True).repeat(3, axis=2)
         spoilt = np.clip(spoilt, 0, 1)
-        mask = np.abs(spoilt - clean).max(axis=2) > VISIBLE
+        mask = (np.abs(spoilt - clean).max(axis=2) > VISIBLE) & inside
         if mask.mean() >= SMALLEST:
             break
-    return np.rint(np.where(mask[..., None], spoilt, clean) * 255).astype(np.uint8), mask
+    image = image.copy()
+    image[mask, :3] = np.rint(spoilt[mask] * 255)
+    return image, mask
 
 
 @dataclass(frozen=True)
@@ -187,12 +191,11 @@ class PseudoImage:
         return self.defect != "good"
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image uint8 [H, W, 3] and mask bool [H, W]; raises `ImageError`."""
-        if self.data.tile:  # tiles are cut of the whole image
-            image = read_image(self.path, self.data)
-        else:  # without padding, on which there are no defects: whoever inspects it pads it again
-            image = read_resized(self.path, self.data)
-            image = image[placement(upright_size(self.path), self.data).inside]
+        """Image, see `read_counted`, and mask bool [H, W]; raises `ImageError`."""
+        image = read_counted(self.path, self.data)
+        if not self.data.tile:  # tiles are cut of the whole image
+            # Without padding, on which there are no defects: whoever inspects it pads it again.
+            image = fit(image, self.data)[placement(upright_size(self.path), self.data).inside]
         if not self.is_defect:
             return image, None
         return spoil(image, self.defect, np.random.default_rng(self.seed))

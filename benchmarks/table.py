@@ -5,7 +5,7 @@ import io
 import math
 from pathlib import Path
 
-from benchmarks.cells import Row
+from benchmarks.experiment import Row
 from evaluation.plots import save_auroc_bars
 from utils.files import replacing, write_whole
 
@@ -26,12 +26,7 @@ AUROC = ["image_auroc", "image_auroc_low", "image_auroc_high"]
 
 
 def write_results(rows: list[Row], folder: Path) -> None:
-    """Write results.csv, results.md and chart.png, each whole.
-
-    Args:
-        rows: those of the cells computed so far, in the order of the table.
-        folder: where to.
-    """
+    """Write results.csv, results.md and chart.png, each whole, of the rows there are so far."""
     folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     names = ["model", "category", *AUROC, *list(COLUMNS)[1:], "error"]
@@ -79,10 +74,8 @@ def _entries(row: Row) -> list[str]:
     if row["error"] is not None:
         numbers = ["failed: " + row["error"].replace("|", "\\|"), *[""] * (len(COLUMNS) - 1)]
     else:
-        numbers = [
-            "" if row[name] is None else format(row[name], form)
-            for name, (_, form) in COLUMNS.items()
-        ]
+        columns = ((row[name], form) for name, (_, form) in COLUMNS.items())
+        numbers = ["" if value is None else format(value, form) for value, form in columns]
         if row.get("image_auroc_low") is not None:
             numbers[0] += f" ({row['image_auroc_low']:.3f} to {row['image_auroc_high']:.3f})"
     return [row["model"], row["category"], *numbers]
