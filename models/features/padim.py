@@ -55,7 +55,7 @@ class Padim(FeatureDetector, FittedDetector):
 
     def features(self, images: Tensor) -> Tensor:
         """All features of images [B, 3, H, W]: [B, C, h, w]."""
-        return concatenated(self.backbone(images))
+        return concatenated(self.maps(images))
 
     def allocate(self, image: Tensor) -> None:
         """Make room for the statistics; raises `UserError` where there is none."""
@@ -80,6 +80,7 @@ class Padim(FeatureDetector, FittedDetector):
 
         The first ones also decide which channels are kept.
         """
+        self.keep()
         if not len(self.chosen):
             self.allocate(images[:1])
             order = torch.randperm(sum(self.backbone.channels))
@@ -143,13 +144,14 @@ class Padim(FeatureDetector, FittedDetector):
 
     def leaving_out(self, folds: Folds) -> Iterator[int]:
         """Be in turn what it would be without each fold; see `Detector.leaving_out`."""
+        self.keep()  # each fold is gone through twice
         try:
             for number, fold in enumerate(folds):
                 own = torch.cat([self.whitened(self.features(batch)) for batch in fold], dim=2)
                 self.left_out = LeftOut(own, int(self.count))
                 yield number
         finally:
-            self.left_out = None
+            self.left_out, self.kept = None, None
 
 
 class LeftOut:
