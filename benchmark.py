@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.experiment import Experiment
 from data.mvtec import Category, list_categories
 from models import DETECTORS, check_model, reads, refuse_unread
-from utils.config import category_name, differences, load_config, with_absolute_paths
+from utils.config import category_names, differences, load_config, with_absolute_paths
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import FLAGS, add_setting_flags, assignment, overrides_from, script_parser
 
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     """Flags of the command line, and the cells that they ask for; raises `UserError`."""
     parser = script_parser(__doc__)
     parser.add_argument("--models", nargs="+", metavar="NAME", help="detectors, by default all")
-    several = {"nargs": "+", "type": category_name, "metavar": "NAME"}
+    several = {"nargs": "+", "type": category_names, "metavar": "NAME"}
     parser.add_argument("--categories", **several, help="by default all there are")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
     add_setting_flags(
@@ -88,8 +88,8 @@ def chosen_cells(args: argparse.Namespace) -> list[Experiment]:
         config = with_absolute_paths(load_config(None, heeded | own[model] | {"model": model}))
         there = list_categories(config.data.root) or [config.data.category]
         for category in dict.fromkeys(args.categories or there):
-            Category(config.data.root, category)
             data = config.data.model_copy(update={"category": category})
+            Category.chosen(data)
             folder = args.output.resolve() / model / category
             cells.append(Experiment(config.model_copy(update={"data": data}), folder))
             cells[-1].check()

@@ -8,6 +8,7 @@
     python calibrate.py RUN --defects known/ --accept      the threshold that finds them all
     python calibrate.py RUN --set score.reduce=max         how maps become scores
     python calibrate.py RUN --set data.max_megapixels=400  read larger images
+    python calibrate.py RUN --part tile --threshold 1.2    one part of a run of several categories
 
 RUN is a run folder or an .onnx file of export.py. What a run was calibrated to before stays in it.
 Each further good image counts as one of those that the run was calibrated on.
@@ -26,18 +27,27 @@ from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
 from data.listing import expand
-from data.mvtec import Category
 from inspection.inspector import Inspector
-from inspection.open_run import add_threshold_flag, named_run, open_inspector, parse_checked
-from inspection.recalibrate import set_calibration
+from inspection.open_run import (
+    add_part_flag,
+    add_threshold_flag,
+    keep_part,
+    named_run,
+    open_inspector,
+    parse_checked,
+)
+from inspection.recalibrate import set_calibrations
 from runs.folders import named_checkpoint
-from utils.calibration import Calibration
+from utils.calibration import Calibration, promises
 from utils.config import Config, differences, rescored_config
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, overrides_from, script_parser
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 """Shares of false alarms that known defects are looked for at."""
+
+Found = dict[str, tuple[list[float], list[float]]]
+"""Scores of images, and highest pixels of their maps, by part."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,6 +58,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--false-alarms", type=float, metavar="SHARE", help="such as 0.005")
     add_threshold_flag(parser)
+    add_part_flag(parser)
     parser.add_argument(
         "--good", nargs="+", metavar="IMAGE", help="further good images, or folders"
     )
@@ -64,37 +75,38 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def inspect(inspector: Inspector, names: list[str], what: str) -> tuple[list[float], list[float]]:
-    """Scores and highest pixels of the images that are named; one that is damaged is an error."""
-    paths, scores, peaks = expand(names), [], []
+def inspect(inspector: Inspector, names: list[str], what: str) -> Found:
+    """Scores and highest pixels of the images named, by part; one that is damaged is an error."""
+    paths = expand(names)
+    by_part: Found = {inspector.part_of(path): ([], []) for path in paths}
     found = inspector.inspect_all(read_ahead(paths, inspector.read))
-    for _, inspection in tqdm(found, what, len(paths), unit="image", disable=None):
+    for path, inspection in tqdm(found, what, len(paths), unit="image", disable=None):
         if isinstance(inspection, ImageError):
             raise UserError(str(inspection))
+        scores, peaks = by_part[inspector.part_of(path)]
         scores.append(inspection.score)
         peaks.append(float(inspection.anomaly_map.max()))
-    return scores, peaks
+    return by_part
 
 
-def rescore(inspector: Inspector, config: Config, root: str | None) -> Calibration:
-    """The calibration of a run whose maps become scores in another way; all images are needed."""
+def rescore(inspector: Inspector, config: Config, root: str | None) -> dict[str, Calibration]:
+    """The calibrations of a run whose maps become scores in another way; all images are needed."""
     from data.cache import decode_all
     from inspection.calibrating import calibrate_detector
 
-    category = Category.chosen(config.data, root, None)
-    images, _ = decode_all(inspector.good.paths(category.train), config.data)
+    images, _ = decode_all(inspector.good.paths(root or config.data.root), config.data)
     inspector.detector.config = config
     return calibrate_detector(inspector.detector, images, inspector.good, inspector.device)
 
 
-def tell_found(calibration: Calibration, scores: list[float]) -> None:
-    """Print how many known defects are found at which rate of false alarms."""
+def tell_found(part: str, calibration: Calibration, scores: list[float]) -> None:
+    """Print how many known defects of a part are found at which rate of false alarms."""
     for share in sorted({*RATES, calibration.false_alarms}):
         at = calibration.anew(share)
         found = sum(map(at.is_defect, scores))
         print(
             f"{100 * share:5.3g}% false alarms: threshold {at.threshold:.4g}, "
-            f"{found} of {len(scores)} known defects found"
+            f"{found} of {len(scores)} known defects of {part} found"
         )
 
 
@@ -105,22 +117,16 @@ def finding_all(calibration: Calibration, scores: list[float]) -> Calibration:
     return calibration.at((lowest + max(below)) / 2 if below else float(np.nextafter(lowest, -1e9)))
 
 
-def main() -> int:
-    """Set the verdict and print it before and after; returns the exit status."""
-    args = parse_args()
-    file = named_run(args)
-    inspector = open_inspector(file, vars(args)["device"] or "auto")
-    before = calibration = inspector.calibration
-    print(f"{file}\nbefore: {before.promise()}")
+def tell(when: str, calibrations: dict[str, Calibration]) -> None:
+    """Print what is promised of each part."""
+    print(when + promises(calibrations).replace("\n", "\n" + " " * len(when)))
 
-    config = rescored_config(inspector.config, overrides_from(args))
-    changed = differences(inspector.config, config)
-    if changed and file.suffix == ".onnx":
-        raise UserError("an export has its settings fixed; set those of its run and export it anew")
-    if any(key.startswith("score.") for key in changed):
-        calibration = rescore(inspector, config, vars(args)["data.root"])
-    if args.good:
-        scores, peaks = inspect(inspector, args.good, "good images")
+
+def adjusted(
+    calibration: Calibration, args: argparse.Namespace, scores: list[float], peaks: list[float]
+) -> Calibration:
+    """A calibration with further good images, and with the threshold that the flags ask for."""
+    if scores:
         calibration = replace(
             calibration,
             scores=calibration.scores + scores,
@@ -129,16 +135,37 @@ def main() -> int:
         ).anew(calibration.false_alarms)
     if args.false_alarms is not None:
         calibration = calibration.anew(args.false_alarms)
-    if args.threshold is not None:
-        calibration = calibration.at(args.threshold)
-    if args.defects:
-        scores, _ = inspect(inspector, args.defects, "known defects")
-        tell_found(calibration, scores)
-        if args.accept:
-            calibration = finding_all(calibration, scores)
-    if changed or calibration is not before:
-        set_calibration(file, calibration, config)
-        print(f"after:  {calibration.promise()}")
+    return calibration if args.threshold is None else calibration.at(args.threshold)
+
+
+def main() -> int:
+    """Set the verdict and print it before and after; returns the exit status."""
+    args = parse_args()
+    file = named_run(args)
+    inspector = open_inspector(file, vars(args)["device"] or "auto")
+    keep_part(inspector, args.part)
+    before = inspector.calibrations
+    print(file)
+    tell("before: ", before)
+
+    config = rescored_config(inspector.config, overrides_from(args))
+    changed = differences(inspector.config, config)
+    if changed and file.suffix == ".onnx":
+        raise UserError("an export has its settings fixed; set those of its run and export it anew")
+    after = dict(before)
+    if any(key.startswith("score.") for key in changed):
+        after = rescore(inspector, config, vars(args)["data.root"])  # of all parts
+    good = inspect(inspector, args.good, "good images") if args.good else {}
+    known = inspect(inspector, args.defects, "known defects") if args.defects else {}
+    for part in before:
+        after[part] = adjusted(after[part], args, *good.get(part, ([], [])))
+        if part in known:
+            scores, _ = known[part]
+            tell_found(part, after[part], scores)
+            after[part] = finding_all(after[part], scores) if args.accept else after[part]
+    if changed or after != before:
+        set_calibrations(file, after, config)
+        tell("after:  ", after)
     return 0
 
 

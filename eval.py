@@ -6,8 +6,9 @@
     python eval.py --synthetic                        without test images, to choose settings by
     python eval.py --html                             and a page to file or to send
 
-Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases. Pixels
-outside of data.region are not counted.
+Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases; of a run
+of several categories, to a folder for each in there, and their mean. Pixels outside of data.region
+are not counted.
 """
 
 if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
@@ -18,7 +19,7 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
 import argparse
 from pathlib import Path
 
-from inspection.open_run import add_run_flags, open_run, parse_checked
+from inspection.open_run import add_run_flags, chosen_categories, open_run, parse_checked
 from utils.errors import answer_early, run_script
 from utils.flags import add_batch_flag, script_parser
 
@@ -55,6 +56,8 @@ from evaluation.metrics import BinnedPixelScores, PixelScores
 from evaluation.pseudo_split import pseudo_readers
 from evaluation.report import (
     kinds_table,
+    mean_tables,
+    overview,
     plots,
     refuse_foreign,
     replace_files,
@@ -69,29 +72,23 @@ from utils.files import printable
 
 
 def choose_split(
-    category: Category, inspector: Inspector, synthetic: bool
+    category: Category, inspector: Inspector, part: str, synthetic: bool
 ) -> tuple[list[Test], Iterable[Reader], str]:
     """What to measure on: the images, readers of them, and what they are called."""
     if synthetic:
-        tests, readers = pseudo_readers(inspector, category.train)
+        tests, readers = pseudo_readers(inspector, category.folder.parent, part)
         return tests, readers, "defects synthesised on good images"
     tests = category.test_images()
     return tests, [read_ahead(tests, TestImage.read)], f"images of {category.folder / 'test'}"
 
 
-def main() -> int:
-    """Evaluate and write the results; returns the exit status."""
-    args = parse_args()
-    settings = vars(args)
-    file, inspector = open_run(args)
-    config, calibration = inspector.config, inspector.calibration
-    category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    tests, readers, measured_on = choose_split(category, inspector, args.synthetic)
-    folder = "synthetic" if args.synthetic else "eval"
-    output = args.output or Path("outputs") / run_name(file) / folder
-    output.mkdir(parents=True, exist_ok=True)
-    refuse_foreign(output)
-
+def evaluate(
+    args: argparse.Namespace, file: Path, inspector: Inspector, category: Category, output: Path
+) -> tuple[dict[str, float], list[str]]:
+    """Measure on one category, and write the results to a folder: the metrics, and problems."""
+    config, part = inspector.config, inspector.part_of(category.folder)
+    calibration = inspector.calibrations[part]
+    tests, readers, measured_on = choose_split(category, inspector, part, args.synthetic)
     pixels, notices = PixelScores(), []
     if not args.synthetic:
         pixels, notices = collect_pixels(tests)
@@ -105,7 +102,7 @@ def main() -> int:
     print(f"{title}, {file}\n\n{summary(metrics, args.synthetic)}\n")
 
     curves = plots(rows, metrics, calibration)
-    panels = worst_cases(rows, inspector)
+    panels = worst_cases(rows, inspector, calibration)
     files = tables(rows, metrics, calibration) | curves | stacked(panels)
     if args.html:
         page = html_report(
@@ -120,6 +117,31 @@ def main() -> int:
         )
         files["report.html"] = printable(page).encode()
     replace_files(output, files)
+    return metrics, problems
+
+
+def main() -> int:
+    """Evaluate each category and write the results; returns the exit status."""
+    args = parse_args()
+    file, inspector = open_run(args)
+    categories = chosen_categories(args, inspector)
+    kind = "synthetic" if args.synthetic else "eval"
+    output = args.output or Path("outputs") / run_name(file) / kind
+    several = len(categories) > 1
+    folders = {one.name: output / one.name if several else output for one in categories}
+    for folder in (output, *folders.values()):
+        folder.mkdir(parents=True, exist_ok=True)
+        refuse_foreign(folder)
+
+    found, problems = {}, []
+    for category in categories:
+        found[category.name], some = evaluate(
+            args, file, inspector, category, folders[category.name]
+        )
+        problems += some
+    if several:
+        replace_files(output, mean_tables(found))
+        print(f"{overview(found)}\n")
     print(f"metrics, plots and worst cases are in {output}")
     for problem in problems:
         print(problem, file=sys.stderr)

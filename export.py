@@ -20,7 +20,7 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
 import argparse
 from pathlib import Path
 
-from inspection.open_run import parse_checked
+from inspection.open_run import chosen_categories, parse_checked
 from runs.folders import FORMAT, find_run, named_checkpoint, run_name
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import add_setting_flags, script_parser
@@ -54,7 +54,6 @@ from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
 from data.mvtec import Category
-from data.region import read_counted
 from data.tiles import read_tiles
 from evaluation.metrics import auroc
 from evaluation.pseudo_defects import PseudoImage, pseudo_split
@@ -72,7 +71,7 @@ CHECKED = 16
 """Images that an export is compared with its checkpoint on."""
 
 MAPPED = 8
-"""Good images, about, on which a smaller file's scores are compared with those of the whole one."""
+"""Good images of a part, about, on which a smaller file's scores are compared with the whole's."""
 
 RANGE_IMAGES = 64
 """Good images at most that set the ranges of --int8."""
@@ -102,9 +101,11 @@ def check_output(file: Path) -> None:
         raise UserError(f"{file} is none of export.py, and is not overwritten; name another file")
 
 
-def compare(ours: Inspector, reference: Inspector, images: list[np.ndarray]) -> Agreement:
-    """Inspect the same images with both."""
-    pairs = [(ours.inspect(image), reference.inspect(image)) for image in images]
+def compare(
+    ours: Inspector, reference: Inspector, images: list[tuple[str, np.ndarray]]
+) -> Agreement:
+    """Inspect the same images, uint8 [H, W, 3], each with its part, with both."""
+    pairs = [(ours.inspect(image), reference.inspect(image)) for _, image in images]
 
     def difference(values: list[tuple[np.ndarray, np.ndarray]]) -> float:
         largest = max(float(np.abs(right).max()) for _, right in values)
@@ -116,25 +117,37 @@ def compare(ours: Inspector, reference: Inspector, images: list[np.ndarray]) -> 
         difference([(a.anomaly_map, b.anomaly_map) for a, b in pairs]),
         difference([(np.array(a.score), np.array(b.score)) for a, b in pairs]),
         sum(
-            ours.calibration.is_defect(a.score) == reference.calibration.is_defect(b.score)
-            for a, b in pairs
+            ours.calibrations[part].is_defect(a.score)
+            == reference.calibrations[part].is_defect(b.score)
+            for (part, _), (a, b) in zip(images, pairs, strict=True)
         ),
         len(pairs),
     )
 
 
-def images_to_check(category: Category, good: list[Path]) -> list[np.ndarray]:
-    """Some images, evenly from the test split, or good ones where there is none."""
-    try:
-        paths = [test.path for test in category.test_images()]
-    except UserError:
-        paths = good
-    chosen = paths[:: max(1, len(paths) // CHECKED)][:CHECKED]
-    reader = read_ahead(chosen, lambda path: read_counted(path, category.data))
-    found = [image for _, image in reader]
-    images = [image for image in found if not isinstance(image, ImageError)]
+def images_to_check(
+    inspector: Inspector, categories: list[Category], good: dict[str, list[Path]]
+) -> list[tuple[str, np.ndarray]]:
+    """Some images, each with its part, evenly from test splits, or good ones where there is none.
+
+    Args:
+        inspector: says which part a category is of, and reads the images.
+        categories: those to take them of.
+        good: good images of each part.
+    """
+    parts: dict[Path, str] = {}
+    for category in categories:
+        part = inspector.part_of(category.folder)
+        try:
+            parts |= dict.fromkeys((test.path for test in category.test_images()), part)
+        except UserError:
+            parts |= dict.fromkeys(good[part], part)
+    chosen = list(parts)[:: -(-len(parts) // CHECKED)]
+    found = read_ahead(chosen, inspector.read)
+    images = [(parts[path], image) for path, image in found if not isinstance(image, ImageError)]
     if not images:
-        raise UserError(f"none of the images of {category.folder} could be read to check it with")
+        folder = categories[0].folder
+        raise UserError(f"none of the images of {folder} could be read to check it with")
     return images
 
 
@@ -149,11 +162,11 @@ def good_images(paths: list[Path], config: Config) -> Iterator[np.ndarray]:
             yield tiles[number % len(tiles)]
 
 
-def calibrated(small: Inspector, whole: Inspector, paths: list[Path]) -> Calibration:
-    """The calibration of the whole detector as a smaller one sees it.
+def calibrated(small: Inspector, whole: Inspector, part: str, paths: list[Path]) -> Calibration:
+    """The calibration of the whole detector for a part as a smaller one sees it.
 
-    Both judge good images and drawn defects; the line that takes the scores of the one to those of
-    the other takes the threshold along, and a line for the peaks all that belongs to the map.
+    Both judge good images of it and drawn defects; the line that takes the scores of the one to
+    those of the other takes the threshold along, a line for the peaks all that belongs to the map.
     """
     tests = pseudo_split(paths, whole.config.data)
     pairs = []
@@ -162,7 +175,7 @@ def calibrated(small: Inspector, whole: Inspector, paths: list[Path]) -> Calibra
             found = [inspector.inspect(read[0]) for inspector in (whole, small)]
             pairs.append([(one.score, one.anomaly_map.max()) for one in found])
     (scores, peaks), (small_scores, small_peaks) = np.array(pairs).transpose(1, 2, 0)
-    return whole.calibration.mapped(
+    return whole.calibrations[part].mapped(
         np.poly1d(np.polyfit(scores, small_scores, 1)),
         np.poly1d(np.polyfit(peaks, small_peaks, 1)),
     )
@@ -197,8 +210,9 @@ def main() -> int:
     file = find_run(args.checkpoint, settings["data.category"], settings["model"])
     reference = TorchInspector(file, "cpu")
     config = reference.config
-    category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    good = reference.good.paths(category.train)
+    categories = chosen_categories(args, reference)
+    paths = reference.good.paths(settings["data.root"] or config.data.root)
+    good = {part: [paths[place] for place in own] for part, own in reference.good.by_part().items()}
     kind = "half" if args.half else "int8" if args.int8 else ""
     name = "-".join(part for part in (run_name(file), kind) if part)
     output = args.output or file.parent / f"{name}.onnx"
@@ -209,11 +223,12 @@ def main() -> int:
     whole = output.with_name(f".{output.stem}.whole.onnx")
     smaller = output.with_name(f".{output.stem}.smaller.onnx")
     try:
-        print(f"{config.model} on {config.data.category}, {file}: writing the graph")
+        print(f"{config.model} on {', '.join(good)}, {file}: writing the graph")
         write_onnx(reference.detector, whole)
-        write_metadata(whole, reference.detector, reference.calibration)
+        write_metadata(whole, reference.detector, reference.calibrations)
         exported = OnnxInspector(whole, "cpu")
-        agreement = compare(exported, reference, images_to_check(category, good))
+        images = images_to_check(reference, categories, good)
+        agreement = compare(exported, reference, images)
         report = (
             f"against the checkpoint, on {agreement.images} images: map within "
             f"{agreement.map_difference:.1e}, score within {agreement.score_difference:.1e}, "
@@ -235,15 +250,21 @@ def main() -> int:
             if args.half:
                 write_half(whole, smaller)
             else:
-                write_int8(whole, smaller, good_images(good[:RANGE_IMAGES], config))
+                some = paths[:: -(-len(paths) // RANGE_IMAGES)]
+                write_int8(whole, smaller, good_images(some, config))
             # Sealed anew, or it is not opened.
-            write_metadata(smaller, reference.detector, reference.calibration)
-            some = good[:: max(1, len(good) // MAPPED)]
-            calibration = calibrated(OnnxInspector(smaller, "cpu"), exported, some)
-            write_metadata(smaller, reference.detector, calibration)
+            write_metadata(smaller, reference.detector, reference.calibrations)
+            small = OnnxInspector(smaller, "cpu")
+            calibrations = {
+                part: calibrated(small, exported, part, own[:: max(1, len(own) // MAPPED)])
+                for part, own in good.items()
+            }
+            write_metadata(smaller, reference.detector, calibrations)
             compact = OnnxInspector(smaller, "cpu")
-            auroc_whole, ms_whole = measure(exported, category, "float32")
-            auroc_compact, ms_compact = measure(compact, category, kind)
+            (auroc_whole, ms_whole), (auroc_compact, ms_compact) = (
+                np.mean([measure(one, category, what) for category in categories], axis=0)
+                for one, what in ((exported, "float32"), (compact, kind))
+            )
             print(
                 f"image AUROC {auroc_whole:.4f} in float32, {auroc_compact:.4f} in {kind}\n"
                 f"ms an image {ms_whole:.0f} in float32, {ms_compact:.0f} in {kind}\n"

@@ -3,6 +3,7 @@
     python infer.py                            the test folder of the newest run's category
     python infer.py part.png photos/ '*.jpg'   files, folders, patterns
     python infer.py --checkpoint checkpoints/<run> --threshold 1.2 photos/
+    python infer.py --part tile photos/        of a run of several categories, where no folder tells
     python infer.py --save map,mask,overlay photos/   other pictures than panels; none: no pictures
 
 Writes a panel for each image, and as it goes a line for it in results.csv and results.jsonl, to
@@ -25,9 +26,15 @@ from pathlib import Path, PurePath
 
 from data.images import ImageError, read_ahead, read_image
 from data.listing import expand
-from data.mvtec import Category
 from inspection.inspector import Inspector
-from inspection.open_run import add_run_flags, add_threshold_flag, open_run, parse_checked
+from inspection.open_run import (
+    add_part_flag,
+    add_run_flags,
+    add_threshold_flag,
+    chosen_categories,
+    open_run,
+    parse_checked,
+)
 from inspection.pictures import KINDS, save_pictures
 from inspection.verdicts import ResultFiles, entry, say
 from runs.folders import run_name
@@ -47,6 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
     add_run_flags(parser)
     add_threshold_flag(parser)
+    add_part_flag(parser)
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="a new folder; default: outputs/<run>/infer"
     )
@@ -113,20 +121,20 @@ def panel_names(paths: Sequence[PurePath]) -> list[Path]:
 
 
 def inspect(
-    inspector: Inspector, paths: list[Path], output: Path, kinds: Sequence[str]
+    inspector: Inspector, parts: dict[Path, str], output: Path, kinds: Sequence[str]
 ) -> tuple[int, int, int]:
     """Inspect images, and print and write what is found of each before the next.
 
     Args:
         inspector: the detector.
-        paths: the images.
+        parts: the images, each with the part that it shows.
         output: an empty folder.
         kinds: of pictures that are written of each image.
 
     Returns:
         How many are good, defective, and could not be read.
     """
-    calibration = inspector.calibration
+    paths = list(parts)
     # Not resolve(): a link goes by its own name, whatever it points to.
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     names = dict(zip(paths, panel_names(absolute), strict=True))
@@ -137,6 +145,7 @@ def inspect(
                 print(f"FAILED  {inspection}", file=sys.stderr)
                 counts["failed"] += 1
                 continue
+            part, calibration = parts[path], inspector.calibrations[parts[path]]
             counts[say(inspection, calibration, path)] += 1
             files = save_pictures(
                 kinds,
@@ -146,28 +155,28 @@ def inspect(
                 path.name,
                 partial(read_image, path, inspector.config.data),
             )
-            results.add(path, entry(inspection, calibration), files)
+            results.add(path, entry(inspection, part, calibration), files)
     return counts["good"], counts["defect"], counts["failed"]
 
 
 def main() -> int:
     """Inspect files and write pictures of each and the results; returns the exit status."""
     args = parse_args()
-    settings = vars(args)
     paths = named_images(args.images)
     if args.output:
         empty_folder(args.output)
     file, inspector = open_run(args)
     if not args.images:
-        category = Category.chosen(
-            inspector.config.data, settings["data.root"], settings["data.category"]
-        )
-        paths = [test.path for test in category.test_images()]
+        categories = chosen_categories(args, inspector)
+        paths = [test.path for category in categories for test in category.test_images()]
+    parts = {path: inspector.part_of(path) for path in paths}
     output = args.output or new_folder(Path("outputs") / run_name(file) / "infer")
-    good, defective, failed = inspect(inspector, paths, output, args.save)
+    good, defective, failed = inspect(inspector, parts, output, args.save)
+    found = inspector.calibrations.items()
+    thresholds = ", ".join(f"of {part} {one.threshold:.5f}" for part, one in found)
     print(
         f"{defective} defective, {good} good, {failed} failed; "
-        f"threshold {inspector.calibration.threshold:.5f}; results in {output}"
+        f"threshold {thresholds}; results in {output}"
     )
     return 1 if failed else 0
 

@@ -23,7 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from data.images import ImageError
-from inspection.open_run import add_run_flags, finite_threshold, open_run, parse_checked
+from inspection.inspector import Inspector
+from inspection.open_run import (
+    add_part_flag,
+    add_run_flags,
+    finite_threshold,
+    open_run,
+    parse_checked,
+)
 from inspection.panel import COMPRESSION, panel
 from inspection.verdicts import entry, say
 from runs.folders import run_name
@@ -53,12 +60,14 @@ def parse_args() -> argparse.Namespace:
     add("--watch", **several, type=Watch, metavar="DIR", help="images there, and all to come")
     add("--again", action="store_true", help="inspect images of an earlier start of --watch anew")
     add_run_flags(parser)
+    add_part_flag(parser, dest="parts", action="append", default=[])
     word = "call what scores above X defective: one for all, or one for each source in order"
     add(
         "--threshold",
         dest="thresholds",
         action="append",
         type=finite_threshold,
+        default=[],
         metavar="X",
         help=word,
     )
@@ -83,9 +92,9 @@ def parse_args() -> argparse.Namespace:
     names = [source.name for source in args.sources]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"{twice.pop()} is named more than once")
-    args.thresholds = args.thresholds or []
-    if len(args.thresholds) not in (0, 1, len(names)):
-        raise UserError(f"give --threshold once for all, or {len(names)} times, once a source")
+    for flag, given in (("--threshold", args.thresholds), ("--part", args.parts)):
+        if len(given) not in (0, 1, len(names)):
+            raise UserError(f"give {flag} once for all, or {len(names)} times, once a source")
     if args.video and len(names) > 1:
         raise UserError("--video takes one source")
     if args.frames is not None and args.frames < 1 or not args.file_mib > 0:
@@ -93,14 +102,27 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def calibrations(args: argparse.Namespace, calibration: Calibration) -> dict[Source, Calibration]:
-    """The calibration of each source, with the threshold that a person has set for it, if any."""
-    thresholds = args.thresholds or [None]
-    thresholds *= len(args.sources) // len(thresholds)
-    return {
-        source: calibration if threshold is None else calibration.at(threshold)
-        for source, threshold in zip(args.sources, thresholds, strict=True)
-    }
+def calibrations(
+    args: argparse.Namespace, inspector: Inspector
+) -> dict[Source, tuple[str, Calibration]]:
+    """The part that each source shows, and its calibration, with what a person has set, if any.
+
+    Raises:
+        UserError: if it is not known which part that is, or a source shows several.
+    """
+    calibrated = {}
+    for number, source in enumerate(args.sources):
+        told, threshold = (
+            some[number % len(some)] if some else None for some in (args.parts, args.thresholds)
+        )
+        places = source.places or [Path("/", source.name)]  # a camera lies in no folder
+        parts = {inspector.part_of(place, told) for place in places}
+        if len(parts) > 1:
+            raise UserError(f"{source.name} show several parts: {', '.join(parts)}; start one each")
+        (part,) = parts
+        own = inspector.calibrations[part]
+        calibrated[source] = part, own if threshold is None else own.at(threshold)
+    return calibrated
 
 
 def drift(calibration: Calibration) -> Drift:
@@ -132,8 +154,8 @@ def main() -> int:
         for alert in alerts:
             stack.enter_context(alert)
         file, inspector = open_run(args)
-        calibrated = calibrations(args, inspector.calibration)
-        drifts = {source: drift(calibration) for source, calibration in calibrated.items()}
+        calibrated = calibrations(args, inspector)
+        drifts = {source: drift(calibration) for source, (_, calibration) in calibrated.items()}
         output = args.output or Path("outputs") / run_name(file) / "stream"
         log = stack.enter_context(VerdictLog(output, args.file_mib))
         for source in args.sources:
@@ -159,11 +181,11 @@ def main() -> int:
                 print(f"{frame.name} was gone for {frame.image.seconds} s", file=sys.stderr)
                 log.write(frame.about | {"gap": frame.image._asdict()})
                 continue
-            calibration = calibrated[source]
+            part, calibration = calibrated[source]
             inspection = inspector.inspect(frame.image)
             defect = say(inspection, calibration, frame.name) == "defect"
             heart.count(source.name, defect)
-            line = frame.about | entry(inspection, calibration)
+            line = frame.about | entry(inspection, part, calibration)
             line["milliseconds"] = round(inspection.milliseconds, 2)
             title = Path(frame.name).name
             if defect and args.panels:

@@ -1,10 +1,10 @@
-"""Learn what good parts look like, from train/good alone, and write checkpoints/<run>/.
+"""Learn what good parts look like.
 
-python train.py                                  settings of config.yaml
-python train.py --category wood --epochs 10      flags override them
-python train.py --set unet.width=16              any setting by its name
-python train.py --resume                         go on with the newest run
-torchrun --nproc-per-node 2 train.py             several processes or GPUs
+    python train.py --category tile,wood --epochs 10 --set unet.width=16     flags override them
+    python train.py --resume                         go on with the newest run
+    torchrun --nproc-per-node 2 train.py             several processes or GPUs
+
+Learns from train/good of each category alone, by config.yaml, and writes checkpoints/<run>/.
 """
 
 if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
@@ -57,6 +57,7 @@ from runs.micro_batch import pick_micro_batch
 from runs.run import Run
 from runs.seed import epoch_order, random_crops, seed_step
 from runs.step_bar import StepBar
+from utils.calibration import promises
 from utils.device import autocast, place
 
 
@@ -187,10 +188,10 @@ def main() -> int:
     if not whole:
         run.say(f"stopped; go on with: python train.py --resume {run.folder}")
     elif distributed.is_writer():
-        calibration = calibrate_detector(model, images, run.good, run.device)
-        run.save(model, optimizer, calibration)
+        calibrations = calibrate_detector(model, images, run.good, run.device)
+        run.save(model, optimizer, calibrations)
         log_panels(run)
-        print(f"{calibration.promise()}\nnext: python eval.py --checkpoint {run.folder}")
+        print(f"{promises(calibrations)}\nnext: python eval.py --checkpoint {run.folder}")
     distributed.stop()
     return 0 if whole else 130
 

@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.timing import ratio, spread
-from data.mvtec import Category
-from inspection.open_run import open_inspector
+from inspection.open_run import chosen_categories, open_inspector
 from runs.folders import find_run, run_name
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
@@ -49,8 +48,8 @@ def main() -> int:
     if not export.exists():
         raise UserError(f"no {export}; write it with: python export.py --checkpoint {file.parent}")
     pair = [open_inspector(path, "cpu") for path in (file, export)]
-    data = pair[0].config.data
-    tests = Category.chosen(data, settings["data.root"], settings["data.category"]).test_images()
+    categories = chosen_categories(args, pair[0])
+    tests = [test for category in categories for test in category.test_images()]
     paths = [test.path for test in tests[:: max(1, len(tests) // args.images)]][: args.images]
 
     verdicts_equal, times = 0, []
@@ -59,7 +58,7 @@ def main() -> int:
         found = [inspector.inspect(image) for inspector in pair]
         times.append([one.milliseconds for one in found])
         verdicts = [
-            inspector.calibration.is_defect(one.score)
+            inspector.calibrations[inspector.part_of(path)].is_defect(one.score)
             for inspector, one in zip(pair, found, strict=True)
         ]
         verdicts_equal += verdicts[0] == verdicts[1]

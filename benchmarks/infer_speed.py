@@ -15,9 +15,8 @@ from pathlib import Path
 
 import infer
 from benchmarks.timing import spread
-from data.mvtec import Category
 from inspection import pictures
-from inspection.open_run import add_run_flags, open_run
+from inspection.open_run import add_run_flags, chosen_categories, open_run
 from utils.errors import run_script
 from utils.flags import add_batch_flag, script_parser
 
@@ -38,15 +37,16 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns of each way")
     args = parser.parse_args()
     _, inspector = open_run(args)
-    data, settings = inspector.config.data, vars(args)
-    tests = Category.chosen(data, settings["data.root"], settings["data.category"]).test_images()
+    categories = chosen_categories(args, inspector)
+    tests = [test for category in categories for test in category.test_images()]
     paths = [test.path for test in tests[:: max(1, len(tests) // args.images)]][: args.images]
+    parts = {path: inspector.part_of(path) for path in paths}
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     for turn in range(args.turns + 1):
         for way, (kinds, pictures.COMPRESSION) in WAYS.items():
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
                 started = time.process_time()
-                infer.inspect(inspector, paths, Path(folder), kinds)
+                infer.inspect(inspector, parts, Path(folder), kinds)
                 if turn:  # the first one warms up
                     rates[way].append(len(paths) / (time.process_time() - started))
     for way, found in rates.items():

@@ -20,12 +20,13 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
-from data.mvtec import Category, TestImage
+from data.mvtec import TestImage
 from data.resize import fit
 from data.tensors import to_batch
 from evaluation.metrics import auroc
 from evaluation.pseudo_defects import PseudoImage
 from evaluation.pseudo_split import pseudo_readers
+from inspection.open_run import chosen_categories
 from inspection.torch_inspector import TorchInspector
 from models.anomaly_map import image_score
 from models.reconstruction.unet import UNetAutoencoder
@@ -76,8 +77,9 @@ def main() -> int:
     detector, config = inspector.detector, inspector.config
     if not isinstance(detector, UNetAutoencoder):
         raise UserError(f"{file} is a {config.model}; this looks at the witnesses of a unet")
-    category = Category.chosen(config.data, settings["data.root"], settings["data.category"])
-    pseudo, readers = pseudo_readers(inspector, category.train)
+    category, *_ = chosen_categories(args, inspector)
+    part = inspector.part_of(category.folder)
+    pseudo, readers = pseudo_readers(inspector, category.folder.parent, part)
     true = category.test_images()
     splits = {
         "pseudo": (chain.from_iterable(readers), len(pseudo)),

@@ -76,7 +76,8 @@ def called_defective(
     model.load_pretrained()
     learns = isinstance(model, TrainedDetector)
     share, places = config.calibration.holdout if learns else 0, list(range(len(images)))
-    run.good = GoodImages.dealt(list(map(str, places)), places, share, config.seed)
+    names = [f"{config.data.category}/{place}" for place in places]
+    run.good = GoodImages.dealt(names, places, share, config.seed)
     decoded = DecodedImages.whole(images)
     with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
         if learns:
@@ -85,7 +86,7 @@ def called_defective(
             whole = train.fit(run, model, decoded)
     if not whole:
         raise KeyboardInterrupt
-    calibration = calibrate_detector(model, decoded, run.good, run.device)
+    (calibration,) = calibrate_detector(model, decoded, run.good, run.device).values()
     with torch.inference_mode():
         scores = [model(to_batch(image[None], run.device)).score.item() for image in hidden]
     return sum(map(calibration.is_defect, scores)), calibration

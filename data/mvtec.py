@@ -17,7 +17,7 @@ from data.images import DEFAULTS, ImageError
 from data.listing import FORMATS, is_image, list_images, subfolders
 from data.masks import find_masks, read_mask
 from data.region import read_counted
-from utils.config import DataConfig, nearest
+from utils.config import ALL, DataConfig, nearest
 from utils.errors import UserError, say_once
 
 SYNONYMS = {"ok", "okay", "normal", "nominal", "pass", "passed", "no_defect", "defect_free"}
@@ -92,9 +92,14 @@ class Category:
         return self.folder / "train"
 
     @classmethod
-    def chosen(cls, data: DataConfig, root: str | None, name: str | None) -> "Category":
-        """The category that a run was trained on, but for what flags give instead (or None)."""
-        return cls(root or data.root, name or data.category, data)
+    def chosen(
+        cls, data: DataConfig, root: str | None = None, names: str | None = None
+    ) -> list["Category"]:
+        """The categories that the settings name, but for what flags give instead."""
+        root, names = root or data.root, names or data.category
+        # Where there are none, one is asked for, to say so.
+        found = (list_categories(root) or ["tile"]) if names == ALL else names.split(",")
+        return [cls(root, name, data) for name in found]
 
     def train_images(self) -> list[Path]:
         """Files of train/good and below, by name; raises `UserError` if there are less than two."""

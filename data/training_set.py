@@ -14,7 +14,7 @@ from data.tensors import to_batch
 from data.tiles import shrinking_hint
 from data.twins import find_twins, groups, thumbnail, twins_warning
 from runs import distributed
-from runs.good_images import GoodImages
+from runs.good_images import GoodImages, by_part
 from runs.run import Run
 from utils.batches import batches
 from utils.errors import UserError
@@ -25,22 +25,31 @@ def load_images(run: Run, hold_out: bool) -> DecodedImages:
     settings = run.config
     if not hold_out and distributed.world_size() > 1:
         raise UserError(f"{settings.model} is fitted in one process; start it without torchrun")
-    category = Category(settings.data.root, settings.data.category)
-    paths = run.good.paths(category.train) if run.resumed else category.train_images()
-    if not run.resumed:
+    if run.resumed:
+        paths = run.good.paths(settings.data.root)
+    else:
+        categories = Category.chosen(settings.data)
+        paths = [path for category in categories for path in category.train_images()]
         run.config = settings = keep_region(with_depth(settings, paths), paths)
     images, readable = decode_all(paths, settings.data, quiet=not distributed.is_writer())
     if run.resumed and len(readable) < len(paths):
         raise UserError(f"{len(paths) - len(readable)} images of this run can no longer be read")
     if not run.resumed:
-        names = [path.relative_to(category.train).as_posix() for path in readable]
+        names = [path.relative_to(settings.data.root).as_posix() for path in readable]
         share = settings.calibration.holdout if hold_out else 0
-        of_groups = groups(readable, settings.calibration.group)
-        if settings.calibration.group is None:
-            thumbnails = [thumbnail(images.image(number)) for number in range(len(images))]
-            run.warn(twins_warning(readable, find_twins(np.stack(thumbnails))))
+        of_groups, dealt = groups(readable, settings.calibration.group), []
+        for part, own in by_part(names).items():
+            if settings.calibration.group is None:
+                twins = find_twins(np.stack([thumbnail(images.image(place)) for place in own]))
+                run.warn(twins_warning(part, [readable[place] for place in own], twins))
+            own_names, own_groups = (
+                [values[place] for place in own] for values in (names, of_groups)
+            )
+            dealt.append(
+                GoodImages.dealt(own_names, own_groups, share, settings.seed, settings.data.limit)
+            )
         run.warn(shrinking_hint(images.grids, settings.data))
-        run.good = GoodImages.dealt(names, of_groups, share, settings.seed, settings.data.limit)
+        run.good = GoodImages.together(dealt)
         images = images.only(np.flatnonzero(np.isin(names, run.good.names)))
     if settings.data.tile:
         count, side = len(images.places(range(len(images)))), settings.data.tile

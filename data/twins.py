@@ -58,7 +58,8 @@ def groups(paths: Sequence[Path], pattern: str | None) -> list[int]:
         match = re.search(pattern, _name(path))
         if match and match[0]:
             matched = True
-            keys[place] = match.groups() or match[0]
+            folder = path.as_posix().rpartition("train/good/")[0]  # of its category
+            keys[place] = folder, match.groups() or match[0]
     if not matched:
         raise UserError(
             f"calibration.group is {pattern!r}, which is found in no good image's name, such as "
@@ -93,10 +94,11 @@ def find_twins(thumbnails: np.ndarray) -> list[int]:
     return connected_components(twins, directed=False)[1].tolist()
 
 
-def twins_warning(paths: Sequence[Path], twins: Sequence[int]) -> str | None:
+def twins_warning(part: str, paths: Sequence[Path], twins: Sequence[int]) -> str | None:
     """One line about the twins among the files, or None where there are none worth mentioning.
 
     Args:
+        part: the category of the files.
         paths: image files.
         twins: the number of the group of each.
     """
@@ -107,8 +109,8 @@ def twins_warning(paths: Sequence[Path], twins: Sequence[int]) -> str | None:
     largest = np.flatnonzero(np.array(twins) == sizes.argmax())
     first, second = (_name(paths[place]) for place in largest[:2])
     return (
-        f"{count} of {len(paths)} good images have a near-twin, such as {first} and {second}: "
-        "the threshold speaks for parts that have one too; if new parts have none, set "
+        f"{count} of {len(paths)} good images of {part} have a near-twin, such as {first} and "
+        f"{second}: the threshold speaks for parts that have one too; if new parts have none, set "
         "calibration.group to a pattern of the part's number"
     )
 

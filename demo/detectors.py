@@ -56,10 +56,10 @@ def pick_examples(images: list[TestImage], count: int = EXAMPLES) -> list[TestIm
     return [image for image in images if image in picked]
 
 
-def thumbnails(data: DataConfig) -> list[tuple[TestImage, Image.Image]]:
-    """Test images of the data that a run was trained on, if they are there, each made small."""
+def thumbnails(data: DataConfig, part: str) -> list[tuple[TestImage, Image.Image]]:
+    """Test images of a part that a run was trained on, if they are there, each made small."""
     try:
-        examples = pick_examples(Category.chosen(data, None, None).test_images())
+        examples = pick_examples(Category(data.root, part, data).test_images())
     except UserError:  # the data need not be there
         return []
     small = []

@@ -47,9 +47,16 @@ class Result(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """The run that a page has open: its file, and its calibration on the scale of thresholds."""
+    """The run that a page has open, and the part that is shown to it.
+
+    Attributes:
+        run: its file.
+        part: name of the part.
+        scale: the calibration for this part, on the scale of thresholds.
+    """
 
     run: str
+    part: str
     scale: Scale
 
 
@@ -107,6 +114,7 @@ class Page:
             gr.Markdown("# Visual defect detection")
             choices = list_runs(self.named)
             self.run = gr.Dropdown(choices, value=choices[0][1], label="Run", elem_id="run")
+            self.part = gr.Dropdown(label="Part", visible=False, elem_id="part")
             self.problem = gr.HTML(elem_id="problem")
         with gr.Column(scale=2, min_width=300):
             self.chart = gr.BarPlot(
@@ -175,16 +183,18 @@ class Page:
         shown = [self.problem, self.chart, self.effect, self.reset, self.keep]
         shown += [self.verdict, self.drawn, self.summary, self.table, self.csv]
         found = [self.shot, self.threshold]
-        opening = [self.opened, self.problem, self.threshold, self.paths, self.examples]
+        opening = [self.opened, self.part, self.problem, self.threshold, self.paths, self.examples]
         opening += [self.results]
+        named = [self.run, self.part]
 
         def then_show(event: Any) -> Any:
             return event.then(self.show, known, shown, show_progress="hidden")
 
         greeted = self.blocks.load(self.greet, None, [self.run, self.keep])
         for opened in (
-            greeted.then(self.open_run, self.run, opening),
-            self.run.change(self.open_run, self.run, opening),  # `input` comes twice
+            greeted.then(self.open_run, named, opening),
+            self.run.change(self.open_run, named, opening),  # `input` comes twice
+            self.part.input(self.open_run, named, opening),  # `change` comes of opening, too
         ):
             then_show(opened.then(self.inspect_again, known, found))
         # Once seen, files are taken out of their boxes, which makes room for the next ones.
@@ -208,19 +218,31 @@ class Page:
         """Runs to choose from, and whether a threshold may be kept, as a visitor comes."""
         return gr.update(choices=list_runs(self.named)), gr.update(visible=self.may_keep(request))
 
-    def open_run(self, run: str) -> tuple:
-        """Open a run, and forget what was found with another one."""
+    def open_run(self, run: str, part: str | None) -> tuple:
+        """Open a run for a part, or its first, and forget what was found with another one."""
         try:
             inspector = self.detectors.open(run)
         except UserError as error:
             nothing = gr.update(value=[], visible=False)
-            return None, banner("error", "", error), gr.update(interactive=False), [], nothing, []
-        opened = Opened(run, Scale(inspector.calibration))
+            locked, hidden = gr.update(interactive=False), gr.update(visible=False)
+            return None, hidden, banner("error", "", error), locked, [], nothing, []
+        parts = list(inspector.calibrations)
+        part = part if part in parts else parts[0]
+        choice = gr.update(choices=parts, value=part, visible=len(parts) > 1)
+        opened = Opened(run, part, Scale(inspector.calibrations[part]))
         slider = gr.update(**opened.scale.slider(), value=opened.scale.own, interactive=True)
-        small = thumbnails(inspector.config.data)
+        small = thumbnails(inspector.config.data, part)
         paths = [str(example.path) for example, _ in small]
         pictures = [(picture, example.defect) for example, picture in small]
-        return opened, "", slider, paths, gr.update(value=pictures, visible=bool(pictures)), []
+        return (
+            opened,
+            choice,
+            "",
+            slider,
+            paths,
+            gr.update(value=pictures, visible=bool(pictures)),
+            [],
+        )
 
     def inspect(self, known: dict, path: str | None, name: str = "") -> tuple:
         """Inspect a file in place of the one that is shown; without one, none is."""
@@ -285,14 +307,14 @@ class Page:
 
     def keep_threshold(self, known: dict, request: gr.Request) -> tuple:
         """Write the threshold that is being tried into the run."""
-        from inspection.recalibrate import set_calibration  # late: an export needs no torch
+        from inspection.recalibrate import set_calibrations  # late: an export needs no torch
 
         opened = known[self.opened]
         calibration = opened.scale.at(known[self.threshold])
         try:
             if not self.may_keep(request):  # a hidden button can still be asked for
                 raise UserError("thresholds are kept from this machine only, or with --auth")
-            set_calibration(Path(opened.run), calibration)
+            set_calibrations(Path(opened.run), {opened.part: calibration})
         except (UserError, OSError) as error:  # OSError: such as a folder that is read-only
             return opened, banner("error", "", error)
         return opened._replace(scale=Scale(calibration)), ""
@@ -313,7 +335,13 @@ class Page:
         drawn = None
         if shot.score is not None:
             verdict = verdict_banner(calibration, shot.score, shot.name)
-            drawn = (opened.run, shot.path, shot.score, calibration.verdict(shot.score))
+            drawn = (
+                opened.run,
+                opened.part,
+                shot.path,
+                shot.score,
+                calibration.verdict(shot.score),
+            )
         else:
             verdict = banner("error", "", shot.error) if shot.error else banner("plain", "", PROMPT)
         low, high = opened.scale.span([] if shot.score is None else [shot.score])

@@ -16,13 +16,14 @@ Read = tuple[np.ndarray, np.ndarray | None]
 
 
 def pseudo_readers(
-    inspector: Inspector, folder: Path
+    inspector: Inspector, root: Path, part: str
 ) -> tuple[list[PseudoImage], Iterator[Iterator[tuple[PseudoImage, Read | ImageError]]]]:
     """The split's images, each to be scored as if its good image had not been learned from.
 
     Args:
         inspector: of the detector to examine. It is without a fold while that fold is read.
-        folder: train of its category.
+        root: folder that holds its categories.
+        part: the one of them to be examined on.
 
     Returns:
         The images, and readers, one after the other: all that one gives is to be scored before the
@@ -34,8 +35,9 @@ def pseudo_readers(
     if not isinstance(inspector, TorchInspector):
         raise UserError("--synthetic needs the checkpoint: an export cannot leave images out")
     good, data = inspector.good, inspector.config.data
-    paths = good.paths(folder)
-    tests = pseudo_split([paths[place] for place in good.examined], data)
+    paths = good.paths(root)
+    places = np.intersect1d(good.examined, good.by_part()[part])
+    tests = pseudo_split([paths[place] for place in places], data)
     fold_of = dict(zip(paths, good.folds, strict=True))
 
     def readers() -> Iterator[Iterator[tuple[PseudoImage, Read | ImageError]]]:

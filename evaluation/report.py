@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
+from statistics import fmean
 
 from PIL import Image
 
@@ -29,6 +30,18 @@ FILES = {
     "highest_good.png",
     "report.html",
 }
+MEANS = {
+    "image_auroc": ("image AUROC", ".4f"),
+    "image_ap": ("image AP", ".4f"),
+    "pixel_auroc": ("pixel AUROC", ".4f"),
+    "pixel_ap": ("pixel AP", ".4f"),
+    "aupro_0.3": ("AUPRO 0.3", ".4f"),
+    "false_alarms": ("false alarms", ".1%"),
+    "recall": ("defects found", ".1%"),
+    "ms_per_image": ("ms an image", ".0f"),
+    "peak_mib": ("peak MiB", ".0f"),
+}
+"""What is averaged over categories: name -> (heading, format)."""
 WRITTEN = "eval_files.txt"
 """Says which of these an evaluation wrote: what else lies in its folder is the user's."""
 
@@ -105,14 +118,44 @@ def tables(
     rows: Sequence[Row], metrics: dict[str, float], calibration: Calibration
 ) -> dict[str, bytes]:
     """metrics.json, where NaN is null, metrics.csv, and scores.csv with a line an image."""
-    defined = {name: None if isnan(value) else value for name, value in metrics.items()}
     scores = [
         [row.test.path, row.test.defect, row.score, calibration.verdict(row.score)] for row in rows
     ]
     return {
-        "metrics.json": json.dumps(defined, indent=2).encode(),
-        "metrics.csv": _csv([defined.keys(), defined.values()]),
+        "metrics.json": _json(metrics),
+        "metrics.csv": _csv([metrics.keys(), _defined(metrics).values()]),
         "scores.csv": _csv([["path", "defect", "score", "verdict"], *scores]),
+    }
+
+
+def mean_metrics(found: Mapping[str, dict[str, float]]) -> dict[str, float]:
+    """The mean over categories of their metrics; NaN where one of them has none."""
+    return {name: fmean(metrics[name] for metrics in found.values()) for name in MEANS}
+
+
+def overview(found: Mapping[str, dict[str, float]]) -> str:
+    """A line of text for each category, and one for their mean; what is undefined is empty."""
+    width = max(map(len, found))
+    lines = ["  ".join([" " * width, *(heading for heading, _ in MEANS.values())])]
+    for category, metrics in {**found, "MEAN": mean_metrics(found)}.items():
+        values = (
+            ("" if isnan(metrics[name]) else format(metrics[name], form)).rjust(len(heading))
+            for name, (heading, form) in MEANS.items()
+        )
+        lines.append("  ".join([category.ljust(width), *values]))
+    return "\n".join(lines)
+
+
+def mean_tables(found: Mapping[str, dict[str, float]]) -> dict[str, bytes]:
+    """metrics.json of the mean over categories, and metrics.csv with a line for each and for it."""
+    lines = {**found, "mean": mean_metrics(found)}
+    rows = [
+        [category, *(_defined(metrics)[name] for name in MEANS)]
+        for category, metrics in lines.items()
+    ]
+    return {
+        "metrics.json": _json(lines["mean"]),
+        "metrics.csv": _csv([["category", *MEANS], *rows]),
     }
 
 
@@ -127,7 +170,9 @@ def plots(
     return files
 
 
-def worst_cases(rows: Sequence[Row], inspector: Inspector) -> dict[str, list[Image.Image]]:
+def worst_cases(
+    rows: Sequence[Row], inspector: Inspector, calibration: Calibration
+) -> dict[str, list[Image.Image]]:
     """Panels of the lowest defective images and the highest good ones, by name, where there are."""
     low = sorted((row for row in rows if row.test.is_defect), key=lambda row: row.score)
     high = sorted((row for row in rows if not row.test.is_defect), key=lambda row: -row.score)
@@ -135,7 +180,7 @@ def worst_cases(rows: Sequence[Row], inspector: Inspector) -> dict[str, list[Ima
         name: [
             panel(
                 inspector.inspect(row.test.read()[0]),
-                inspector.calibration,
+                calibration,
                 f"{row.test.defect}/{row.test.path.name}",
             )
             for row in chosen[:WORST]
@@ -183,6 +228,15 @@ def _written(folder: Path) -> set[str]:
     """Names of the files that the last evaluation in this folder wrote."""
     written = folder / WRITTEN
     return FILES.intersection(written.read_text("utf-8").split()) if written.exists() else set()
+
+
+def _defined(metrics: dict[str, float]) -> dict[str, float | None]:
+    """The metrics with None in place of NaN."""
+    return {name: None if isnan(value) else value for name, value in metrics.items()}
+
+
+def _json(metrics: dict[str, float]) -> bytes:
+    return json.dumps(_defined(metrics), indent=2).encode()
 
 
 def _csv(lines: list) -> bytes:

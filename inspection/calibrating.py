@@ -22,8 +22,8 @@ DOUBT = 10
 @torch.inference_mode()
 def calibrate_detector(
     model: Detector, images: DecodedImages, good: GoodImages, device: torch.device
-) -> Calibration:
-    """Thresholds and range of colours from all good images that a run knows.
+) -> dict[str, Calibration]:
+    """Thresholds and range of colours of each part, from all its good images that a run knows.
 
     Args:
         model: finished, on the device; its scale is set too, if it has one.
@@ -47,13 +47,17 @@ def calibrate_detector(
                 peaks[place], levels[place] = values.max(), np.median(values)
                 bar.update()
     held_out = np.array(good.held_out)
-    return calibrate(
-        as_unseen(scores, held_out).tolist(),
-        as_unseen(peaks, held_out).tolist(),
-        float(levels.mean()),
-        config.calibration.false_alarms,
-        independent=len(set(good.groups)),
-    )
+    groups = np.array(good.groups)
+    return {
+        part: calibrate(
+            as_unseen(scores[own], held_out[own]).tolist(),
+            as_unseen(peaks[own], held_out[own]).tolist(),
+            float(levels[own].mean()),
+            config.calibration.false_alarms,
+            independent=len(np.unique(groups[own])),
+        )
+        for part, own in good.by_part().items()
+    }
 
 
 def _tile_by_tile(model: Detector, fold: Fold) -> Iterator[tuple[np.ndarray, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from data.tiles import Grid
 from inspection.shown_score import shown_score
 from utils.batches import batches
 from utils.calibration import Calibration
-from utils.config import Config
+from utils.config import Config, nearest
 from utils.errors import UserError
 
 SHOWN = 1024
@@ -92,12 +93,12 @@ class Inspector(ABC):
 
     Attributes:
         config: settings that it was trained with.
-        calibration: its thresholds and its range of colours.
+        calibrations: of each part that it knows, its thresholds and its range of colours.
         batch: images, or tiles of one, that go through it at once.
     """
 
     config: Config
-    calibration: Calibration
+    calibrations: dict[str, Calibration]
     batch: int = 1
 
     @abstractmethod
@@ -112,6 +113,27 @@ class Inspector(ABC):
             Anomaly maps float32 [B, h, w], scores float32 [B] and reconstructions uint8
             [B, h, w, 3], or None for detectors that do not reconstruct.
         """
+
+    def part_of(self, path: str | Path, told: str | None = None) -> str:
+        """The part that a file shows: what a person told, or else its nearest folder of that name.
+
+        A detector that knows a single part takes every file for it.
+
+        Raises:
+            UserError: if that is none of the parts that it knows.
+        """
+        parts = list(self.calibrations)
+        names = Path(os.path.abspath(path)).parts if told is None else [told]  # noqa: PTH100  (links)
+        found = next((name for name in reversed(names) if name in self.calibrations), None)
+        if found is None and told is not None:
+            there = f"the detector knows: {', '.join(parts)}{nearest(told, parts)}"
+            raise UserError(f"--part is {told}, but {there}")
+        if found is None and len(parts) > 1:
+            raise UserError(
+                f"{path} lies in no folder named as one of the parts {', '.join(parts)}; "
+                "name the one that is shown by --part"
+            )
+        return found or parts[0]
 
     def read(self, path: Path) -> np.ndarray:
         """Read an image file as in training; see `read_counted`."""
@@ -179,7 +201,8 @@ class Inspector(ABC):
             score = shown_score(anomaly_maps[own], scores[own], counted, self.config.score.reduce)
             anomaly_map, shown = grid.join(anomaly_maps[own]), grid.join(counted)
             if not shown.all():
-                anomaly_map[~shown] = min(self.calibration.low, anomaly_map[shown].min())
+                lows = [one.low for one in self.calibrations.values()]
+                anomaly_map[~shown] = min(*lows, anomaly_map[shown].min())
             if not np.isfinite(score):
                 raise UserError(f"the detector gave the score {score}: its training has diverged")
             reconstruction = None

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from data.mvtec import Category
 from inspection.panel import panel
 from inspection.torch_inspector import TorchInspector
 from runs.run import Run
@@ -15,10 +14,10 @@ def log_panels(run: Run) -> None:
     """Log what a run makes of good images once its verdict is set; before, heat has no scale."""
     if run.config.train.log is None:
         return
-    data = run.config.data
     inspector = TorchInspector(run.folder / "last.pt", run.config.device)
-    paths = run.good.paths(Category(data.root, data.category).train)
+    paths = run.good.paths(run.config.data.root)
     for place in run.good.examined[:SHOWN]:
         inspection = inspector.inspect(inspector.read(paths[place]))
         title = run.good.names[place]
-        run.log(**{title: np.asarray(panel(inspection, inspector.calibration, title))})
+        calibration = inspector.calibrations[inspector.part_of(title)]
+        run.log(**{title: np.asarray(panel(inspection, calibration, title))})

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inspection.onnx_inspector import NO_DIGEST, VERSION, as_input, sealed
+from inspection.onnx_inspector import NO_DIGEST, VERSION, as_input, described, sealed
 from models.detector import Detector
 from runs.folders import FORMAT
 from utils.calibration import Calibration
@@ -70,7 +70,7 @@ def write_onnx(detector: Detector, file: Path) -> None:
         )
 
 
-def write_metadata(file: Path, detector: Detector, calibration: Calibration) -> None:
+def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calibration]) -> None:
     """Put into the file what a verdict needs: settings, thresholds, versions, and a digest."""
     onnx = need("onnx", "deploy")
     config = detector.config
@@ -83,8 +83,7 @@ def write_metadata(file: Path, detector: Detector, calibration: Calibration) -> 
             "model": config.model,
             "category": config.data.category,
             "size": json.dumps(config.data.size),
-            "threshold": repr(calibration.threshold),
-            "calibration": json.dumps(vars(calibration)),
+            **described(calibrations),
             "config": config.model_dump_json(),
             "versions": json.dumps({"torch": str(torch.__version__), "onnx": onnx.__version__}),
             "digest": NO_DIGEST.decode(),

@@ -15,7 +15,7 @@ from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.optional_packages import need
 
-VERSION = 5
+VERSION = 6
 TILE_PIXELS = 4 * 512 * 512
 NO_DIGEST = b"0" * 64
 """Stands in the metadata of an export while its digest is taken."""
@@ -29,6 +29,13 @@ def sealed(content: bytes) -> bytes:
 def is_whole(content: bytes, digest: str) -> bool:
     """Whether the bytes of an export are those that its digest was taken of."""
     return sealed(content.replace(digest.encode(), NO_DIGEST)) == content
+
+
+def described(calibrations: dict[str, Calibration]) -> dict[str, str]:
+    """What the metadata of an export say of the verdict on each part."""
+    thresholds = {part: one.threshold for part, one in calibrations.items()}
+    whole = {part: vars(one) for part, one in calibrations.items()}
+    return {"thresholds": json.dumps(thresholds), "calibrations": json.dumps(whole)}
 
 
 def _providers(device: str, there: list[str]) -> list[Any]:
@@ -45,8 +52,8 @@ def _providers(device: str, there: list[str]) -> list[Any]:
     return [(gpu, {"device_id": int(number or 0)})]
 
 
-def _settings(file: Path, about: dict[str, str]) -> tuple[Config, Calibration]:
-    """Settings and calibration from the metadata of an export.
+def _settings(file: Path, about: dict[str, str]) -> tuple[Config, dict[str, Calibration]]:
+    """Settings and calibrations from the metadata of an export.
 
     Raises:
         UserError: if export.py wrote no such metadata.
@@ -55,14 +62,14 @@ def _settings(file: Path, about: dict[str, str]) -> tuple[Config, Calibration]:
         raise UserError(f"{file} was not written by export.py")
     try:
         version = int(about["version"])
-        config, calibration = json.loads(about["config"]), json.loads(about["calibration"])
+        config, calibrations = json.loads(about["config"]), json.loads(about["calibrations"])
     except (KeyError, ValueError):
         raise UserError(f"{file} is damaged: its metadata cannot be read; export it anew") from None
     refuse_other(file, version, VERSION, "train and export it anew")
     if not isinstance(config, dict):
         raise UserError(f"{file} is damaged: it holds no settings; export it anew")
     config = config_from(config, source=str(file))
-    return config, checked(Calibration, calibration, file, "calibration")
+    return config, checked(dict[str, Calibration], calibrations, file, "calibrations")
 
 
 def as_input(images: np.ndarray) -> np.ndarray:
@@ -104,7 +111,7 @@ class OnnxInspector(Inspector):
                 "install the CUDA and cuDNN that it asks for"
             )
         self.file = file
-        self.config, self.calibration = _settings(file, about)
+        self.config, self.calibrations = _settings(file, about)
         data = self.config.data
         at_once = max(1, TILE_PIXELS // (data.size[0] * data.size[1])) if data.tile else 1
         self.batch = at_once if batch == "auto" else int(batch)

@@ -3,11 +3,13 @@
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
+from data.mvtec import Category
 from inspection.inspector import Inspector
 from models import check_model, refuse_unread
 from runs.folders import add_checkpoint_flag, find_run
-from utils.config import Config, differences, load_config
+from utils.config import ALL, Config, differences, load_config
 from utils.errors import UserError
 from utils.flags import add_setting_flags, overrides_from
 
@@ -26,6 +28,12 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="call what scores above X defective, in this start; default: as calibrated",
     )
+
+
+def add_part_flag(parser: argparse.ArgumentParser, **others: Any) -> None:
+    """Add `--part`, for scripts that give verdicts on a run of several categories."""
+    text = "the part that is shown, of a run that knows several; default: as folders are named"
+    parser.add_argument("--part", metavar="NAME", help=text, **others)
 
 
 def finite_threshold(text: str) -> float:
@@ -81,10 +89,28 @@ def open_run(args: argparse.Namespace) -> tuple[Path, Inspector]:
     file = named_run(args)
     device = vars(args)["device"] or "auto"
     inspector = open_inspector(file, device, getattr(args, "batch", "auto"))
+    keep_part(inspector, getattr(args, "part", None))
     threshold = getattr(args, "threshold", None)
     if threshold is not None:
-        inspector.calibration = inspector.calibration.at(threshold)
+        moved = {part: one.at(threshold) for part, one in inspector.calibrations.items()}
+        inspector.calibrations = moved
     return file, inspector
+
+
+def keep_part(inspector: Inspector, told: str | None) -> None:
+    """Let a detector know but the part that `--part` names, if it does."""
+    if told is not None:
+        part = inspector.part_of("", told)
+        inspector.calibrations = {part: inspector.calibrations[part]}
+
+
+def chosen_categories(args: argparse.Namespace, inspector: Inspector) -> list[Category]:
+    """The categories that a detector knows, but for what `--category` and `--data-root` say."""
+    settings, data = vars(args), inspector.config.data
+    names = settings["data.category"]
+    if names in (None, ALL, data.category):
+        names = ",".join(inspector.calibrations)
+    return Category.chosen(data, settings["data.root"], names)
 
 
 def open_inspector(file: Path, device: str, batch: int | str = "auto") -> Inspector:

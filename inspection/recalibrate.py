@@ -6,54 +6,51 @@ from pathlib import Path
 
 import yaml
 
-from inspection.onnx_inspector import NO_DIGEST, sealed
+from inspection.onnx_inspector import NO_DIGEST, described, sealed
 from utils.calibration import Calibration
 from utils.config import Config
 from utils.files import new_file, replacing, write_whole
 from utils.optional_packages import need
 
 FORMER = "former-calibration.yaml"
-"""File of a run that a calibration goes to when another one takes its place; then -2 and so on."""
+"""File of a run that calibrations go to when others take their place; then -2 and so on."""
 
 
-def set_calibration(file: Path, calibration: Calibration, config: Config | None = None) -> None:
-    """Give a run, or an export, another calibration; the former one is kept in it.
+def set_calibrations(
+    file: Path, changed: dict[str, Calibration], config: Config | None = None
+) -> None:
+    """Give parts of a run, or of an export, another calibration; the former ones are kept in it.
 
     Args:
         file: last.pt of a finished run, or an .onnx file of export.py.
-        calibration: the new one.
+        changed: the new ones; parts that are not among them keep theirs.
         config: settings that go with it, of a run; None leaves them as they are.
     """
     if file.suffix == ".onnx":
-        _set_in_export(file, calibration)
+        _set_in_export(file, changed)
     else:
-        _set_in_run(file, calibration, config)
+        _set_in_run(file, changed, config)
 
 
-def _set_in_run(file: Path, calibration: Calibration, config: Config | None) -> None:
+def _set_in_run(file: Path, changed: dict[str, Calibration], config: Config | None) -> None:
     from runs.checkpoint import load_checkpoint, save_checkpoint  # torch
 
     checkpoint = load_checkpoint(file)
-    former = yaml.safe_dump(asdict(checkpoint.calibration), sort_keys=False)
-    write_whole(new_file(file.parent / FORMER), former)
+    former = {part: asdict(one) for part, one in checkpoint.calibrations.items()}
+    write_whole(new_file(file.parent / FORMER), yaml.safe_dump(former, sort_keys=False))
     config = checkpoint.config if config is None else config
-    save_checkpoint(file.parent, replace(checkpoint, calibration=calibration, config=config))
+    calibrations = checkpoint.calibrations | changed
+    save_checkpoint(file.parent, replace(checkpoint, calibrations=calibrations, config=config))
 
 
-def _set_in_export(file: Path, calibration: Calibration) -> None:
+def _set_in_export(file: Path, changed: dict[str, Calibration]) -> None:
     onnx = need("onnx", "deploy")
     model = onnx.load(str(file))
     about = {entry.key: entry.value for entry in model.metadata_props}
-    formers = [
-        *json.loads(about.get("former_calibrations", "[]")),
-        json.loads(about["calibration"]),
-    ]
-    about |= {
-        "threshold": repr(calibration.threshold),
-        "calibration": json.dumps(asdict(calibration)),
-        "former_calibrations": json.dumps(formers),
-        "digest": NO_DIGEST.decode(),
-    }
+    former = json.loads(about["calibrations"])
+    formers = [*json.loads(about.get("former_calibrations", "[]")), former]
+    about |= described({part: Calibration(**one) for part, one in former.items()} | changed)
+    about |= {"former_calibrations": json.dumps(formers), "digest": NO_DIGEST.decode()}
     onnx.helper.set_model_props(model, about)
     with replacing(file) as stream:
         stream.write(sealed(model.SerializeToString()))

@@ -27,7 +27,7 @@ class TorchInspector(Inspector):
     def __init__(self, file: Path, device: str, batch: int | str = 1) -> None:
         self.device = pick_device(device)
         self.detector, checkpoint = load_detector(file, self.device)
-        self.calibration, self.good = checkpoint.calibration, checkpoint.good
+        self.calibrations, self.good = checkpoint.calibrations, checkpoint.good
         self.config = self.detector.config
         self.batch = pick_inference_batch(batch, self.detector, self.device)
 

@@ -96,7 +96,7 @@ def load_detector(file: Path, device: torch.device) -> tuple[Detector, Checkpoin
 
     checkpoint = load_checkpoint(file)
     detector = build_model(checkpoint.config)
-    if checkpoint.calibration is None:
+    if not checkpoint.calibrations:
         done = checkpoint.progress.epoch
         ways = f"go on with: python train.py --resume {file.parent}"
         if done and hasattr(detector, "optimizer"):

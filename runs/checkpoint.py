@@ -1,9 +1,9 @@
 """Checkpoints: one folder a run, with all that is needed to resume it or to use it.
 
-    checkpoints/<run>/last.pt       weights, optimiser, progress, calibration, settings, versions
+    checkpoints/<run>/last.pt       weights, optimiser, progress, calibrations, settings, versions
     checkpoints/<run>/config.yaml   the effective settings, to read
     checkpoints/<run>/history.csv   loss and seconds of each epoch
-    checkpoints/<run>/calibration.yaml   thresholds; there once the run is finished
+    checkpoints/<run>/calibration.yaml   thresholds of each part; there once the run is finished
     checkpoints/<run>/tensorboard/  events, with train.log
     checkpoints/<run>/fit.json      seconds that it took, and peak memory of the start that ended it
 
@@ -30,7 +30,7 @@ from utils.errors import UserError
 from utils.files import replacing, write_whole
 from utils.weights import read_plain
 
-VERSION = 6
+VERSION = 7
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -66,7 +66,7 @@ class Checkpoint:
         optimizer: that of the optimiser, None for detectors that have none.
         progress: how far the run has come.
         history: loss and seconds of each epoch.
-        calibration: None until the run is finished.
+        calibrations: of each part; none until the run is finished.
     """
 
     config: Config
@@ -75,7 +75,7 @@ class Checkpoint:
     optimizer: dict[str, Any] | None
     progress: Progress
     history: list[dict[str, float]] = field(default_factory=list)
-    calibration: Calibration | None = None
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
@@ -89,7 +89,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "optimizer": checkpoint.optimizer,
         "progress": asdict(checkpoint.progress),
         "history": checkpoint.history,
-        "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
+        "calibrations": {part: asdict(one) for part, one in checkpoint.calibrations.items()},
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
     columns = list(checkpoint.history[0]) if checkpoint.history else ["epoch"]
@@ -100,8 +100,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         file.write("".join(",".join(map(str, line)) + "\n" for line in lines).encode())
     with replacing(run / "last.pt") as file:
         torch.save(content, file)
-    if checkpoint.calibration is not None:
-        write_whole(run / FINISHED, yaml.safe_dump(content["calibration"], sort_keys=False))
+    if checkpoint.calibrations:
+        write_whole(run / FINISHED, yaml.safe_dump(content["calibrations"], sort_keys=False))
 
 
 def load_checkpoint(file: Path) -> Checkpoint:
@@ -122,7 +122,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
     parts = [content.get("config"), content.get("model")]
     if not _whole(file) or not all(isinstance(part, dict) for part in parts):
         raise UserError(damaged)
-    calibration, optimizer = content.get("calibration"), content.get("optimizer")
+    optimizer, calibrations = content.get("optimizer"), content.get("calibrations")
     return Checkpoint(
         config=config_from(content["config"], source=str(file)),
         good=checked(GoodImages, content.get("good"), file, "good"),
@@ -130,7 +130,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
         optimizer=optimizer if isinstance(optimizer, dict) else None,
         progress=checked(Progress, content.get("progress"), file, "progress"),
         history=checked(list[dict[str, float]], content.get("history"), file, "history"),
-        calibration=calibration and checked(Calibration, calibration, file, "calibration"),
+        calibrations=checked(dict[str, Calibration], calibrations, file, "calibrations"),
     )
 
 

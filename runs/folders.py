@@ -20,6 +20,8 @@ FINISHED = "calibration.yaml"
 """File of a run that is there once the run is finished."""
 FORMAT = "visual-defect-detection"
 """What checkpoints and exports say that they are."""
+LONGEST = 100
+"""Characters of the categories in the name of a run: a disk takes no more than 255 in all."""
 
 
 def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
@@ -62,7 +64,8 @@ def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
 
 def new_run(config: Config) -> Path:
     """A folder for a new run, named by category, detector and time; created."""
-    stem = f"{config.data.category}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    category = config.data.category.replace(",", "+")[:LONGEST]
+    stem = f"{category}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         return new_folder(ROOT / stem)
     except OSError as error:

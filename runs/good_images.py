@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class GoodImages:
     """The good images that a run knows, by name, and what each of them is for.
 
     Attributes:
-        names: files relative to train, with forward slashes.
+        names: files relative to data.root, with forward slashes: the category comes first.
         groups: a number for each; shots of one part share theirs.
         folds: number of the fold of each.
         held_out: whether training does not see it.
@@ -39,7 +40,7 @@ class GoodImages:
         """Hold a share of the images out and deal all into folds; groups stay together.
 
         Args:
-            names: files relative to train.
+            names: files of one category, relative to data.root.
             groups: a number for each.
             share: of the images, to hold out: whole groups until it is reached.
             seed: decides which.
@@ -52,8 +53,8 @@ class GoodImages:
         sizes = Counter(groups)
         if len(sizes) < 2:
             raise UserError(
-                f"all {len(names)} good images are of one group by calibration.group; at least two "
-                "groups are needed, one to judge by the other"
+                f"all {len(names)} good images beside {names[0]} are of one group by "
+                "calibration.group; at least two groups are needed, one to judge by the other"
             )
         order = [int(group) for group in np.random.default_rng(seed).permutation(sorted(sizes))]
         held_out: set[int] = set()
@@ -73,6 +74,17 @@ class GoodImages:
             [group in held_out for group in groups],
         )
 
+    @classmethod
+    def together(cls, parts: Sequence["GoodImages"]) -> "GoodImages":
+        """Those of several categories; each of these is spread over the folds."""
+        groups = [group for part in parts for group in part.groups]
+        return cls(
+            [name for part in parts for name in part.names],
+            groups,
+            deal(groups),
+            [held_out for part in parts for held_out in part.held_out],
+        )
+
     @property
     def learned(self) -> np.ndarray:
         """Places of the images that training sees."""
@@ -83,16 +95,20 @@ class GoodImages:
         """Places of the images to examine a detector with: those held out, or else a tenth."""
         if any(self.held_out):
             return np.flatnonzero(self.held_out)
-        return np.arange(len(self.names))[:: min(10, len(self.names))]
+        return np.concatenate([own[:: min(10, len(own))] for own in self.by_part().values()])
 
     def by_fold(self) -> list[np.ndarray]:
         """Places of the images of each fold."""
         folds = np.array(self.folds)
         return [np.flatnonzero(folds == number) for number in range(folds.max() + 1)]
 
-    def paths(self, folder: Path) -> list[Path]:
-        """Their files in a folder; raises `UserError` if one of them is gone."""
-        paths = [folder / name for name in self.names]
+    def by_part(self) -> dict[str, np.ndarray]:
+        """Places of the images of each part: of each category."""
+        return by_part(self.names)
+
+    def paths(self, root: str | Path) -> list[Path]:
+        """Their files below data.root; raises `UserError` if one of them is gone."""
+        paths = [Path(root) / name for name in self.names]
         gone = [path for path in paths if not path.is_file()]
         if gone:
             raise UserError(
@@ -101,6 +117,12 @@ class GoodImages:
                 + "; restore what is missing, or train a new run"
             )
         return paths
+
+
+def by_part(names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Places of the names that begin with each category, in the order of the categories."""
+    parts = np.array([name.partition("/")[0] for name in names])
+    return {part: np.flatnonzero(parts == part) for part in dict.fromkeys(parts.tolist())}
 
 
 def deal(groups: list[int]) -> list[int]:

@@ -85,7 +85,7 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether there is nothing left to do: all is learned, and the verdict is set."""
-        if self._checkpoint is None or self._checkpoint.calibration is None:
+        if self._checkpoint is None or not self._checkpoint.calibrations:
             return False
         fitted = self._checkpoint.optimizer is None
         return fitted or self.progress.epoch >= self.config.train.epochs
@@ -106,7 +106,7 @@ class Run:
             self.save(model, optimizer)
         data, learned = self.config.data, len(self.good.learned)
         self.say(
-            f"{self.config.model} on {data.category}: {learned} good images, "
+            f"{self.config.model} on {', '.join(self.good.by_part())}: {learned} good images, "
             f"{len(self.good.names) - learned} held out, {data.size[0]}x{data.size[1]}, "
             f"{self.device}, {how} -> {self.folder}"
         )
@@ -120,14 +120,14 @@ class Run:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None,
-        calibration: Calibration | None = None,
+        calibrations: dict[str, Calibration] | None = None,
     ) -> None:
-        """Write the checkpoint, with the calibration of a run that is finished."""
+        """Write the checkpoint, with the calibrations of a run that is finished."""
         if not distributed.is_writer():
             return
         if self.folder is None:
             self.folder = new_run(self.config)
-        if calibration is not None:
+        if calibrations:
             seconds = self._earlier + time.perf_counter() - self._started
             took = {"seconds": seconds, "peak_mib": peak_mib()}
             write_whole(self.folder / "fit.json", json.dumps(took))
@@ -141,7 +141,7 @@ class Run:
                 state,
                 self.progress,
                 self.history,
-                calibration,
+                calibrations or {},
             ),
         )
 

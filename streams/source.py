@@ -6,7 +6,7 @@ Memory does not grow with the number of frames: each is handed over and forgotte
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -69,11 +69,13 @@ class Source(ABC):
 
     Attributes:
         name: what it is called, without passwords.
+        places: files or folders that its frames are of, if any: they may tell the part shown.
         newest: whether only the newest frame counts, so that a slow detector skips frames in place
             of falling behind; else it waits for the detector.
     """
 
     name: str
+    places: Sequence[Path] = ()
     newest = False
 
     @abstractmethod

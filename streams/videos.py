@@ -18,14 +18,14 @@ class Videos(Source):
     """
 
     def __init__(self, arguments: Iterable[str]) -> None:
-        self.paths: list[Path] = []
+        self.places: list[Path] = []
         for argument in arguments:
             if Path(argument).exists() or not glob.has_magic(argument):
-                self.paths.append(Path(argument))
+                self.places.append(Path(argument))
             else:
                 matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  (may be absolute)
-                self.paths += [Path(match) for match in matches]
-        self.paths = list(dict.fromkeys(self.paths))
+                self.places += [Path(match) for match in matches]
+        self.places = list(dict.fromkeys(self.places))
         self.name = "videos"
 
     def open(self) -> None:
@@ -34,7 +34,7 @@ class Videos(Source):
 
     def frames(self, stopping: threading.Event) -> Iterator[Frame]:
         """The frames; for a file that cannot be opened, or ends before it should, an error."""
-        for path in self.paths:
+        for path in self.places:
             for frame in self._video(path):
                 if stopping.is_set():
                     return

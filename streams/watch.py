@@ -42,7 +42,7 @@ class Watch(Source):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.name = str(self.folder)
+        self.name, self.places = str(self.folder), [self.folder]
         self.read: Callable[[Path], np.ndarray] = read_image
         self.handed: dict[str, Stamp] = {}
         self.inspected: dict[str, Stamp] = {}

@@ -13,7 +13,7 @@ class Brightness(Inspector):
     """The brighter, the stranger: above half of white is a defect."""
 
     config = load_config(overrides={"data.size": SIZE})
-    calibration = calibrate([0.5], [0.5], level=0.0, false_alarms=0.02)
+    calibrations = {"part": calibrate([0.5], [0.5], level=0.0, false_alarms=0.02)}
 
     def predict(self, images):
         return images[..., 0].astype(np.float32) / 255, images.mean(axis=(1, 2, 3)) / 255, None

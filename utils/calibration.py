@@ -130,8 +130,8 @@ class Calibration:
         """
         return 1 + (score - self.threshold) / max(abs(self.threshold - self.middle), 1e-12)
 
-    def promise(self) -> str:
-        """The threshold and the share of good parts it will call defective, in a line of words.
+    def promise(self, part: str) -> str:
+        """The threshold of a part and the share of good ones it will call defective, in words.
 
         The interval is that of the share which lies above a score of a known rank among n, a beta
         distribution whatever the scores are like (Wilks, "Determination of sample sizes for setting
@@ -147,8 +147,8 @@ class Calibration:
         if n < len(self.scores):
             images += f", {n} of them independent"
         text = (
-            f"threshold {self.threshold:.4g}{', set by hand' if self.by_hand else ''}: about "
-            f"{_percent(share)}% of good parts will be called defective ({_percent(low)} to "
+            f"threshold of {part} {self.threshold:.4g}{', set by hand' if self.by_hand else ''}: "
+            f"about {_percent(share)}% of good parts will be called defective ({_percent(low)} to "
             f"{_percent(max(high, share))}%, from {images})"
         )
         if rank >= 1:
@@ -217,6 +217,11 @@ def calibrate(
         peaks=peaks,
         independent=independent,
     )
+
+
+def promises(calibrations: dict[str, Calibration]) -> str:
+    """What is promised of each part, a line each."""
+    return "\n".join(one.promise(part) for part, one in calibrations.items())
 
 
 def _percent(share: float) -> str:

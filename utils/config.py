@@ -19,15 +19,21 @@ from utils.yaml_files import read_yaml
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
 
 
-def category_name(value: Any) -> Any:
-    """A category without the slash that a shell completes its folder by; no path to elsewhere."""
-    name = value.rstrip("/\\") if isinstance(value, str) else value
-    if isinstance(name, str) and (name in ("", ".", "..") or set(name) & set("/\\")):
+ALL = "all"
+"""The category that stands for all there are."""
+
+
+def category_names(value: Any) -> Any:
+    """Categories joined by commas, sorted, each without the slash that a shell completes it by."""
+    if not isinstance(value, str):
+        return value
+    names = {name.strip().rstrip("/\\") for name in value.split(",")}
+    if any(name in ("", ".", "..") or set(name) & set("/\\") for name in names):
         raise UserError(
-            f"data.category is {value!r} but should be the name of a folder under data.root; "
-            "where that is, --data-root says"
+            f"data.category is {value!r} but should be the name of a folder under data.root, or "
+            "several joined by commas; where that is, --data-root says"
         )
-    return name
+    return ",".join(sorted(names))
 
 
 def _pair(value: Any) -> Any:
@@ -61,7 +67,7 @@ class Section(BaseModel, extra="forbid", frozen=True):
 
 class DataConfig(Section):
     root: str
-    category: Annotated[Name, BeforeValidator(category_name)]
+    category: Annotated[Name, BeforeValidator(category_names)]
     size: Annotated[tuple[Side, Side], BeforeValidator(_pair)]
     fit: Literal["squash", "pad", "crop"]
     region: Name | None

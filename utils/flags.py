@@ -3,13 +3,17 @@
 import argparse
 from typing import Any
 
-from utils.config import category_name
+from utils.config import category_names
 from utils.errors import UserError
 from utils.yaml_files import read_value
 
 FLAGS = {
     "--model": ("model", "NAME", "detector to train"),
-    "--category": ("data.category", "NAME", "category of parts, a folder under --data-root"),
+    "--category": (
+        "data.category",
+        "NAME",
+        "folder of --data-root; several joined by commas, or all",
+    ),
     "--data-root": ("data.root", "DIR", "folder that holds the categories"),
     "--size": ("data.size", "N", "side of the square that images are resized to, in pixels"),
     "--epochs": ("train.epochs", "N", "passes over train/good"),
@@ -40,7 +44,7 @@ def add_setting_flags(parser: argparse.ArgumentParser, flags: list[str] | None =
             )
         else:
             key, placeholder, text = FLAGS[flag]
-            kind = category_name if flag == "--category" else str
+            kind = category_names if flag == "--category" else str
             text = f"{text} ({key})"
             parser.add_argument(flag, dest=key, type=kind, metavar=placeholder, help=text)
 

@@ -85,6 +85,10 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps [B, C, h, w] of images [B, 3, H, W] in [0, 1], one a tapped layer."""
+        return self.maps(images)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What `forward` gives, with gradients if the network is to learn."""
         size = [max(1, round(side / self.stride)) * self.stride for side in images.shape[-2:]]
         if size != list(images.shape[-2:]):
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)

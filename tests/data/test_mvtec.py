@@ -83,7 +83,7 @@ def test_empty_masks_are_told(category):
 
 def test_settings_of_the_run_reach_the_test_images(category):
     Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(category / "test/good/000.png")
-    tile = Category.chosen(settings(depth=12), str(category.parent), None)
+    (tile,) = Category.chosen(settings(depth=12), str(category.parent))
     assert (tile.test_images()[0].read()[0] == 255).all()
 
 

@@ -64,7 +64,7 @@ def test_a_dot_that_shrinking_loses_is_found_in_its_tile():
     image = np.full((700, 1000, 3), 20, np.uint8)
     image[613:617, 321:325] = 255
     shrunk, tiled = (Brightest(size=64, tile=tile) for tile in (0, 64))
-    calibration = tiled.calibration
+    (calibration,) = tiled.calibrations.values()
     assert not calibration.is_defect(shrunk.inspect(image).score)
     found = tiled.inspect(image)
     assert calibration.is_defect(found.score)
@@ -110,13 +110,15 @@ def test_tiles_of_an_image_are_of_its_fold_and_make_its_score(files):
     assert [grid.size for grid in images.grids] == [(100, 70), (64, 64), (150, 150), (30, 200)]
     assert list(map(len, images.grids)) == [4, 1, 9, 4]
     assert len(images.tiles) == 18
-    good = GoodImages([path.name for path in readable], [0, 1, 0, 2], [1, 0, 1, 2], [True] * 4)
+    good = GoodImages(
+        [f"tile/{path.name}" for path in readable], [0, 1, 0, 2], [1, 0, 1, 2], [True] * 4
+    )
     assert [fold.places.tolist() for fold in in_folds(images, good, 2, CPU)] == [
         [4],
         [0, 1, 2, 3, *range(5, 14)],
         [14, 15, 16, 17],
     ]
-    calibration = calibrate_detector(Red(inspector.config), images, good, CPU)
+    (calibration,) = calibrate_detector(Red(inspector.config), images, good, CPU).values()
     inspections = [inspector.inspect(inspector.read(path)) for path in readable]
     assert calibration.scores == pytest.approx([one.score for one in inspections], abs=1e-6)
     peaks = [one.anomaly_map.max() for one in inspections]

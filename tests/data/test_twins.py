@@ -64,9 +64,11 @@ def test_the_names_say_which_images_show_one_part():
 
 def test_twins_are_worth_a_line_unless_they_are_few():
     paths = [Path(f"set/train/good/{number:02}.png") for number in range(24)]
-    line = twins_warning(paths, [0, 0, 1, 1, 1, *range(2, 21)])
-    assert line.startswith("5 of 24 good images have a near-twin, such as 02.png and 03.png")
+    line = twins_warning("tile", paths, [0, 0, 1, 1, 1, *range(2, 21)])
+    assert line.startswith(
+        "5 of 24 good images of tile have a near-twin, such as 02.png and 03.png"
+    )
     assert "calibration.group" in line and "\n" not in line
-    assert twins_warning(paths, list(range(24))) is None
+    assert twins_warning("tile", paths, list(range(24))) is None
     many = [Path(f"{number}.png") for number in range(100)]
-    assert twins_warning(many, [0, *range(99)]) is None
+    assert twins_warning("tile", many, [0, *range(99)]) is None

@@ -34,7 +34,13 @@ def patchcore(folder):
     save_checkpoint(
         folder,
         Checkpoint(
-            model.config, GoodImages(), model.state_dict(), None, Progress(), [], calibration
+            model.config,
+            GoodImages(),
+            model.state_dict(),
+            None,
+            Progress(),
+            [],
+            {"tile": calibration},
         ),
     )
     return folder / "last.pt"
@@ -104,7 +110,7 @@ def test_no_batch_is_scored_without_the_fold_of_the_next(trained, dataset):
     scores = []
     for batch in (1, 3):
         inspector = TorchInspector(trained[1] / "last.pt", "cpu", batch)
-        tests, readers = pseudo_readers(inspector, dataset / "tile/train")
+        tests, readers = pseudo_readers(inspector, dataset, "tile")
         rows, _ = score_split(inspector, readers, len(tests))
         scores.append({row.test: row.score for row in rows})
         assert len(rows) == len(tests)
@@ -119,7 +125,8 @@ def test_calibration_does_not_depend_on_the_batch(trained, monkeypatch):
     for batch in (1, 2):
         detector, _ = load_detector(trained[1] / "last.pt", CPU)
         monkeypatch.setattr(calibrating, "pick_inference_batch", lambda *_, n=batch: n)
-        found.append(vars(calibrating.calibrate_detector(detector, images, good, CPU)))
+        (calibration,) = calibrating.calibrate_detector(detector, images, good, CPU).values()
+        found.append(vars(calibration))
     for name, value in found[0].items():
         assert found[1][name] == pytest.approx(value, rel=1e-5, abs=1e-5)
 

@@ -186,8 +186,8 @@ def test_smaller_files_say_what_they_cost(exported, kind, monkeypatch):
     wanted = {"half": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}[kind]
     assert wanted in types
     # Its thresholds are its own: those of the held-out good images as it sees them.
-    compact = OnnxInspector(file, "cpu")
-    assert compact.calibration.scores != OnnxInspector(whole, "cpu").calibration.scores
+    compact, full = (OnnxInspector(one, "cpu").calibrations["tile"] for one in (file, whole))
+    assert compact.scores != full.scores
 
 
 def test_an_export_that_differs_is_not_kept(exported, tmp_path, monkeypatch):
@@ -255,8 +255,8 @@ def test_foreign_files_are_one_line(tmp_path, dataset):
         ("version", None),
         ("version", "x"),
         ("config", "[]"),
-        ("calibration", '{"threshold": "x"}'),
-        ("calibration", "{"),
+        ("calibrations", '{"tile": {"threshold": "x"}}'),
+        ("calibrations", "{"),
         ("size", None),
     ],
 )

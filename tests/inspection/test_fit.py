@@ -34,7 +34,7 @@ def config(fit, **overrides):
 class Brightest(Brightness):
     """The brightest pixel is the score; padding is called as strange as can be."""
 
-    calibration = calibrate([0.1, 0.2], [0.1, 0.2], level=0.0, false_alarms=0.02)
+    calibrations = {"tile": calibrate([0.1, 0.2], [0.1, 0.2], level=0.0, false_alarms=0.02)}
 
     def __init__(self, fit, size):
         self.config = config(fit)
@@ -64,7 +64,7 @@ def test_a_spot_comes_out_where_it_is_in_the_original(fit, size):
     found = inspector.inspect(image)
     pixel = max(size) / SIDE  # of the frame, in the original's pixels
     box = pytest.approx((left, top, side, side), abs=2 * pixel)
-    (region,) = regions(found, inspector.calibration)
+    (region,) = regions(found, inspector.calibrations["tile"])
     assert region.box == box
     assert region.area == pytest.approx(side**2, rel=0.4)
     anomaly_map = found.at_original_size(found.anomaly_map, unseen=np.nan)
@@ -73,11 +73,11 @@ def test_a_spot_comes_out_where_it_is_in_the_original(fit, size):
     y, x = np.unravel_index(np.nanargmax(anomaly_map), size)
     assert top <= y < top + side
     assert left <= x < left + side
-    assert extent(mask(found, inspector.calibration)) == box
-    drawn = whole_overlay(image // 2, found, inspector.calibration)
+    assert extent(mask(found, inspector.calibrations["tile"])) == box
+    drawn = whole_overlay(image // 2, found, inspector.calibrations["tile"])
     assert extent((drawn == 255).all(axis=2)) == box
     # At another scale, as in a video: small peaks are kept there, and a pixel is two of these.
-    half = whole_overlay(image[::2, ::2] // 2, found, inspector.calibration)
+    half = whole_overlay(image[::2, ::2] // 2, found, inspector.calibrations["tile"])
     rounded = pytest.approx((left, top, side, side), abs=2 * pixel + 2)
     assert 2 * np.array(extent((half == 255).all(axis=2))) == rounded
 
@@ -121,7 +121,7 @@ def test_padding_sets_no_threshold():
         detector = Striking(config(name))
         grid = Grid.over((64, 128), detector.config.data)
         images = DecodedImages(frames, [grid] * 4, list(range(4)))
-        found = calibrate_detector(detector, images, good, torch.device("cpu"))
+        (found,) = calibrate_detector(detector, images, good, torch.device("cpu")).values()
         assert found.scores == pytest.approx([highest] * 4)
         assert found.peaks == pytest.approx([highest] * 4)
     with pytest.raises(UserError, match="patchcore.reweight"):

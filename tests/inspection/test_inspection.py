@@ -105,8 +105,11 @@ def test_specks_are_left_out_but_not_the_strongest():
 def test_results_say_how_severe_a_defect_is_and_where():
     anomaly_map = np.zeros((40, 60), np.float32)
     anomaly_map[10:12, 20:25] = 2
-    said = json.loads(json.dumps(entry(inspection(anomaly_map, size=(40, 60)), CALIBRATION)))
+    said = json.loads(
+        json.dumps(entry(inspection(anomaly_map, size=(40, 60)), "tile", CALIBRATION))
+    )
     assert said == {
+        "part": "tile",
         "verdict": "defect",
         "score": 0.9,
         "severity": pytest.approx(3.0),  # (0.9 - 0.3) / (0.5 - 0.3)

@@ -19,12 +19,12 @@ def checkpoint():
     config = load_config(overrides={"data.category": "wood"})
     return Checkpoint(
         config,
-        GoodImages(["good/000.png"], [0], [0], [False]),
+        GoodImages(["wood/train/good/000.png"], [0], [0], [False]),
         {"weight": torch.arange(6.0).reshape(2, 3)},
         {"state": {}, "param_groups": []},
         Progress(epoch=3, step=2, loss_sum=0.1, seconds=1.5, micro_batch=4),
         [{"epoch": 1, "loss": 0.5, "seconds": 2.0}],
-        calibrate([0.2, 0.5], [0.3, 0.6], 0.1, 0.02),
+        {"wood": calibrate([0.2, 0.5], [0.3, 0.6], 0.1, 0.02)},
     )
 
 
@@ -115,9 +115,9 @@ def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path, checkpoint):
         ("history", "x"),
         ("progress", None),
         ("progress", {"epoch": -7}),
-        ("calibration", 3),
-        ("calibration", {"threshold": "x"}),
-        ("calibration", {"threshold": float("nan")}),
+        ("calibrations", 3),
+        ("calibrations", {"wood": {"threshold": "x"}}),
+        ("calibrations", {"wood": vars(calibrate([0.2], [0.2], float("nan"), 0.02))}),
     ],
 )
 def test_what_is_of_another_type_ends_in_one_line(tmp_path, checkpoint, key, value):
@@ -146,7 +146,7 @@ def test_newest_run_is_found(tmp_path, checkpoint, monkeypatch):
         (tmp_path / name).mkdir()
         config = load_config(overrides={"data.category": category})
         finished = Checkpoint(
-            config, GoodImages(), {}, None, Progress(), [], checkpoint.calibration
+            config, GoodImages(), {}, None, Progress(), [], checkpoint.calibrations
         )
         save_checkpoint(tmp_path / name, finished)
         os.utime(tmp_path / name / "last.pt", (1000 - age, 1000 - age))
@@ -166,7 +166,7 @@ def test_runs_that_cannot_be_used_are_passed_over(tmp_path, checkpoint, monkeypa
         (tmp_path / name).mkdir()
         save_checkpoint(tmp_path / name, checkpoint)
     (tmp_path / "foreign/config.yaml").write_text("- 1")
-    checkpoint.calibration = None
+    checkpoint.calibrations = {}
     save_checkpoint(tmp_path / "broken_off", checkpoint)
     os.utime(tmp_path / "good/last.pt", (1, 1))
     assert find_run(None, category="wood") == tmp_path / "good/last.pt"

@@ -5,7 +5,7 @@ import pytest
 from runs.good_images import FOLD, FOLDS, GoodImages, deal
 from utils.errors import UserError
 
-NAMES = [f"{number:03}.png" for number in range(50)]
+NAMES = [f"tile/{number:03}.png" for number in range(50)]
 
 
 def test_a_share_is_held_out_by_the_seed():
@@ -59,10 +59,11 @@ def test_limits_are_nested_and_leave_the_held_out_images_alone():
 
 def test_images_that_are_gone_are_named(tmp_path):
     good = GoodImages.dealt(NAMES[:3], [0, 1, 2], 0, seed=0)
+    (tmp_path / "tile").mkdir()
     for name in NAMES[:2]:
         (tmp_path / name).touch()
     with pytest.raises(UserError, match="002.png is gone"):
         good.paths(tmp_path)
     (tmp_path / NAMES[2]).touch()
-    (tmp_path / "zz.png").touch()  # what came later is not part of the run
-    assert [path.name for path in good.paths(tmp_path)] == NAMES[:3]
+    (tmp_path / "tile/zz.png").touch()  # what came later is not part of the run
+    assert good.paths(tmp_path) == [tmp_path / name for name in NAMES[:3]]

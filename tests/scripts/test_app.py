@@ -41,7 +41,7 @@ from demo import detectors
 from demo.access import OwnHosts, is_local, read_account
 from demo.banner import banner, summary_banner, verdict_banner
 from demo.detectors import Detectors
-from demo.page import NO_RUN, PICTURE, PROMPT, Result, table_of
+from demo.page import NO_RUN, PICTURE, PROMPT, Page, Result, table_of
 from demo.scale import Scale, bars, effect
 from inspection.torch_inspector import TorchInspector
 from runs.checkpoint import load_checkpoint
@@ -164,9 +164,13 @@ def test_damaged_examples_are_left_out(tmp_path):
     Image.new("RGB", (400, 200)).save(good / "a.png")
     (good / "b.png").write_text("no image")
     data = Brightness.config.data
-    ((example, picture),) = detectors.thumbnails(data.model_copy(update={"root": str(tmp_path)}))
+    ((example, picture),) = detectors.thumbnails(
+        data.model_copy(update={"root": str(tmp_path)}), "tile"
+    )
     assert example.path == good / "a.png" and picture.size == (192, 96)
-    assert not detectors.thumbnails(data.model_copy(update={"root": str(tmp_path / "none")}))
+    assert not detectors.thumbnails(
+        data.model_copy(update={"root": str(tmp_path / "none")}), "tile"
+    )
 
 
 def test_runs_to_choose_from(tmp_path, monkeypatch):
@@ -221,6 +225,20 @@ def test_a_detector_is_opened_once_and_again_if_its_file_changes(tmp_path, monke
     assert [file for file, _ in opens] == [files[0], files[0], files[1]]
     with pytest.raises(UserError, match="no checkpoint at"):
         opener.open(str(tmp_path / "none"))
+
+
+def test_a_run_of_several_parts_is_opened_for_one_of_them(tmp_path, monkeypatch):
+    class Both(Brightness):
+        calibrations = {"bolt": calibration([1.0, 2.0]), "tile": calibration([3.0, 4.0])}
+
+    monkeypatch.setattr(detectors, "open_inspector", lambda *_: Both())
+    (tmp_path / "a.onnx").touch()
+    run = str(tmp_path / "a.onnx")
+    page = Page(Detectors("cpu"), tmp_path / "a.onnx", tmp_path, lambda _: True)
+    for named, part in {None: "bolt", "tile": "tile", "gone": "bolt"}.items():
+        opened, choice, *_ = page.open_run(run, named)
+        assert opened.scale.calibration is Both.calibrations[part]
+        assert (choice["value"], choice["visible"]) == (part, True)
 
 
 def test_one_image_at_a_time(tmp_path, monkeypatch):
@@ -566,7 +584,7 @@ def work(trained, tmp_path_factory):
         shutil.copy(trained[1] / "config.yaml", runs / name)
     (runs / "damaged" / "last.pt").write_bytes((trained[1] / "last.pt").read_bytes()[:5000])
     content = torch.load(trained[1] / "last.pt", weights_only=True)
-    content["calibration"] = None
+    content["calibrations"] = {}
     torch.save(content, runs / "unfinished" / "last.pt")
     return folder
 
@@ -648,7 +666,7 @@ def test_a_threshold_is_kept_in_the_run(page, work):
     page.find("#keep")[0].click()
     page.wait_for("effect", "Threshold set by hand")
     try:
-        threshold = load_checkpoint(file).calibration.threshold
+        threshold = load_checkpoint(file).calibrations["tile"].threshold
         page.open()
         assert f"Threshold set by hand {threshold:.4g}:" in page.text("effect")
         file.unlink()

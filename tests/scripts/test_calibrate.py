@@ -18,18 +18,19 @@ def run(trained, tmp_path):
 
 
 def calibration_of(file):
-    return open_inspector(file / "last.pt" if file.is_dir() else file, "cpu").calibration
+    inspector = open_inspector(file / "last.pt" if file.is_dir() else file, "cpu")
+    return inspector.calibrations["tile"]
 
 
 def test_a_threshold_by_hand_is_kept_and_so_is_the_former_one(run, tmp_path):
     before = calibration_of(run)
     result = run_script("calibrate.py", run, "--threshold", "123.5", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "before: threshold" in result.stdout
-    assert "after:  threshold 123.5, set by hand" in result.stdout
+    assert "before: threshold of tile" in result.stdout
+    assert "after:  threshold of tile 123.5, set by hand" in result.stdout
     assert calibration_of(run).threshold == 123.5
     former = yaml.safe_load((run / "former-calibration.yaml").read_text())
-    assert former["threshold"] == before.threshold
+    assert former["tile"]["threshold"] == before.threshold
     result = run_script("calibrate.py", run, cwd=tmp_path)  # without a flag it only tells
     assert "after" not in result.stdout
     assert len(list(run.glob("former-calibration*"))) == 1

@@ -56,6 +56,7 @@ def test_every_script_says_the_same_of_an_image(work, oblong):
     folder, run, file = work
     parts = oblong / "tile/test/oil"
     inspector = open_inspector(run / "last.pt", "cpu")
+    (calibration,) = inspector.calibrations.values()
     paths = sorted(parts.glob("*.png"))
     expected = [inspector.inspect(read_image(path)).score for path in paths]
     for number, checkpoint in enumerate((run / "last.pt", file)):
@@ -73,8 +74,8 @@ def test_every_script_says_the_same_of_an_image(work, oblong):
             str(run / "last.pt") if not number else str(file), paths[0]
         )
         assert found.score == pytest.approx(expected[0], rel=1e-4)
-        assert tiles(found, inspector.calibration, 64)["overlay"].height <= 64
-        drawn = whole_overlay(read_image(paths[0]), found, inspector.calibration)
+        assert tiles(found, calibration, 64)["overlay"].height <= 64
+        drawn = whole_overlay(read_image(paths[0]), found, calibration)
         assert drawn.shape == (80, 56, 3)
 
 

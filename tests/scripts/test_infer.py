@@ -280,7 +280,7 @@ def test_a_threshold_for_one_start(monkeypatch, tmp_path):
         assert infer.main() == 0
         (line,) = read_lines(Path(f"{threshold}/results.jsonl"))
         assert (line["verdict"], line["threshold"]) == (verdict, threshold or 0.5)
-    assert Brightness.calibration.threshold == 0.5
+    assert Brightness.calibrations["part"].threshold == 0.5
 
 
 @pytest.mark.parametrize("script", [infer, stream])

@@ -71,12 +71,14 @@ def test_what_lies_outside_is_neither_learned_nor_found(work, run, dataset):
     good, outside, inside = map(inspector.inspect, (image, spoilt(image, 60), spoilt(image, 20)))
     assert outside.score == good.score
     assert (outside.anomaly_map == good.anomaly_map).all()
-    assert inspector.calibration.is_defect(inside.score)
-    (x, _, width, _), *_ = (region.box for region in regions(inside, inspector.calibration))
+    assert inspector.calibrations["tile"].is_defect(inside.score)
+    (x, _, width, _), *_ = (
+        region.box for region in regions(inside, inspector.calibrations["tile"])
+    )
     assert 20 < x + width / 2 < 32
     # However low the threshold, rings stay within: even if all of an image is called a defect.
     for threshold in (good.score - 1e-4, inside.anomaly_map.min() - 1):
-        for region in regions(inside, inspector.calibration.at(threshold)):
+        for region in regions(inside, inspector.calibrations["tile"].at(threshold)):
             assert region.box[0] + region.box[2] <= 49
 
 
@@ -84,7 +86,7 @@ def test_a_detector_that_saw_trash_outside_equals_one_that_did_not(work, run, da
     shutil.copy(work / "kept.png", work / "again.png")
     other = trained(work, work / "clean", *FIT, "--set", "data.region=again.png")
     a, b = (open_inspector(folder / "last.pt", "cpu") for folder in (run, other))
-    assert a.calibration == b.calibration
+    assert a.calibrations == b.calibrations
     image = read_image(dataset / "tile/test/oil/000.png")
     assert a.inspect(image).score == b.inspect(image).score
 
@@ -153,7 +155,7 @@ def test_masks_one_an_image(work, run, dataset, tmp_path):
         shutil.copy(work / "kept.png", masks.with_name(path.stem + "_mask.png"))
     folder = trained(tmp_path, dataset, *FIT, "--set", f"data.region={tmp_path / 'masks'}")
     one, own = (open_inspector(file / "last.pt", "cpu") for file in (run, folder))
-    assert one.calibration == own.calibration
+    assert one.calibrations == own.calibrations
     path = dataset / "tile/test/oil/000.png"
     assert own.inspect(own.read(path)).score == one.inspect(one.read(path)).score
     with pytest.raises(UserError, match="a folder with a mask for each file"):

@@ -85,7 +85,9 @@ def test_scores_of_a_video_are_those_of_its_images(trained, dataset, tmp_path):
     assert [line["time"] for line in lines] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
     inspector = open_inspector(run_folder / "last.pt", "cpu")
     for line, path in zip(lines, paths, strict=True):
-        expected = entry(inspector.inspect(read_image(path)), inspector.calibration)
+        expected = entry(
+            inspector.inspect(read_image(path)), "tile", inspector.calibrations["tile"]
+        )
         assert line["source"] == str(video)
         assert line["score"] == pytest.approx(expected["score"], rel=1e-6)
         assert line["verdict"] == expected["verdict"]

@@ -70,7 +70,7 @@ def test_equal_scores_are_the_threshold_and_good(scores):
     assert calibration.threshold == 1.5
     assert calibration.verdict(1.5) == "good" and calibration.verdict(1.6) == "defect"
     assert np.isfinite([calibration.severity(1.5), calibration.severity(1.6)]).all()
-    assert "too few" in calibration.promise()
+    assert "too few" in calibration.promise("tile")
 
 
 def test_a_tail_that_is_mostly_ties_is_still_a_tail():
@@ -103,18 +103,18 @@ def test_a_threshold_set_by_hand_says_what_it_costs():
         moved = calibration.at(at)
         assert moved.threshold == at and moved.by_hand
         assert moved.false_alarms == pytest.approx(stats.norm.sf(at), rel=0.1, abs=0.005)
-    assert "by hand" in moved.promise() and "by hand" not in calibration.promise()
+    assert "by hand" in moved.promise("tile") and "by hand" not in calibration.promise("tile")
 
 
 def test_the_promise_says_how_sure_it_is():
     scores = [float(score) for score in draws(stats.norm, 300, times=1)[0]]
     assert (
         calibrate(scores, scores, 0.0, 0.02)
-        .promise()
+        .promise("tile")
         .endswith(
             "about 2% of good parts will be called defective (0.9 to 3.5%, from 300 good images)"
         )
     )
-    text = calibrate(scores, scores, 0.0, 0.005, independent=40).promise()
+    text = calibrate(scores, scores, 0.0, 0.005, independent=40).promise("tile")
     assert "about 0.5% of good parts" in text and "40 of them independent" in text
     assert "too few to promise that, which takes 200" in text

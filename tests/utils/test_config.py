@@ -124,6 +124,7 @@ SCRIPTS = {
     "export.py": ["--checkpoint", "nowhere"],
     "app.py": ["--device", "gpu"],
     "benchmark.py": ["--models", "padim", "patchcore", "--set", "unet.memory=99"],
+    "pretrain.py": ["configs", "--batch", "1"],
 }
 RUN = """
 import runpy, sys

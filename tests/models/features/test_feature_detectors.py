@@ -64,7 +64,13 @@ def test_checkpoint_alone_gives_the_same_answer(name, good, tmp_path, monkeypatc
     save_checkpoint(
         tmp_path,
         Checkpoint(
-            model.config, GoodImages(), model.state_dict(), None, Progress(), [], calibration
+            model.config,
+            GoodImages(),
+            model.state_dict(),
+            None,
+            Progress(),
+            [],
+            {"tile": calibration},
         ),
     )
     monkeypatch.setattr(EfficientNetLite, "load", None)  # nothing is fetched at inference

@@ -81,7 +81,9 @@ def test_a_run_opens_without_the_package_of_its_encoder(tmp_path, monkeypatch):
     state, calibration = detector.state_dict(), calibrate([0.5], [0.5], 0.0, 0.02)
     save_checkpoint(
         tmp_path,
-        Checkpoint(detector.config, GoodImages(), state, None, Progress(), [], calibration),
+        Checkpoint(
+            detector.config, GoodImages(), state, None, Progress(), [], {"tile": calibration}
+        ),
     )
 
     def missing(self):
