@@ -1,12 +1,11 @@
 """Learn what good parts look like.
 
-    python train.py                                  settings of config.yaml
     python train.py --category tile,wood --epochs 10 --set unet.width=16     flags override them
     python train.py --resume                         go on with the newest run
     python train.py --add good/ --resume RUN         more good images for a finished run
     torchrun --nproc-per-node 2 train.py             several processes or GPUs
 
-Learns from <data.root>/<data.category>/train/good alone and writes checkpoints/<run>/.
+Learns from train/good of each category alone, by config.yaml, and writes checkpoints/<run>/.
 """
 
 if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
@@ -50,6 +49,7 @@ from data.cache import DecodedImages
 from data.tensors import to_batch
 from data.training_set import in_folds, load_images
 from inspection.calibrating import calibrate_detector
+from inspection.log_panels import log_panels
 from models.detector import Detector, FittedDetector, TrainedDetector
 from runs import distributed
 from runs.micro_batch import pick_micro_batch
@@ -136,7 +136,7 @@ def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: Decode
             if not train_one_epoch(run, model, optimizer, images, bar):
                 run.save(model, optimizer)
                 return False
-            bar.say(run.end_epoch(loss=run.progress.loss_sum / count))
+            bar.say(run.end_epoch(run.progress.loss_sum / count, optimizer))
             run.save(model, optimizer)
     seed_step(run.config.seed, settings.epochs, 0)
     model.eval().finish(in_folds(images, run.good, run.progress.micro_batch, run.device))
@@ -189,6 +189,7 @@ def main() -> int:
     elif distributed.is_writer():
         calibrations = calibrate_detector(model, images, run.good, run.device, run.calibrations)
         run.save(model, optimizer, calibrations)
+        log_panels(run)
         print(f"{promises(calibrations)}\nnext: python eval.py --checkpoint {run.folder}")
     distributed.stop()
     return 0 if whole else 130

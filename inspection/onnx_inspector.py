@@ -16,6 +16,7 @@ from utils.errors import UserError
 from utils.optional_packages import need
 
 VERSION = 6
+TILE_PIXELS = 4 * 512 * 512
 NO_DIGEST = b"0" * 64
 """Stands in the metadata of an export while its digest is taken."""
 
@@ -83,8 +84,8 @@ class OnnxInspector(Inspector):
     Args:
         file: the .onnx file.
         device: auto, cuda or cpu.
-        batch: images that go through it at once; "auto" is 1, for onnxruntime does not tell how
-            much memory they may take.
+        batch: images, or tiles of one, that go through it at once; "auto" is 1, or of tiles as
+            many as are `TILE_PIXELS`, for onnxruntime does not tell how much memory there is.
 
     Raises:
         UserError: if the file is none of ours or onnxruntime has no such device.
@@ -110,8 +111,10 @@ class OnnxInspector(Inspector):
                 "install the CUDA and cuDNN that it asks for"
             )
         self.file = file
-        self.batch = 1 if batch == "auto" else int(batch)
         self.config, self.calibrations = _settings(file, about)
+        data = self.config.data
+        at_once = max(1, TILE_PIXELS // (data.size[0] * data.size[1])) if data.tile else 1
+        self.batch = at_once if batch == "auto" else int(batch)
         shape = self.session.get_inputs()[0].shape
         if tuple(shape[2:]) != self.config.data.size:
             raise UserError(

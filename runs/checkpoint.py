@@ -4,6 +4,7 @@
     checkpoints/<run>/config.yaml   the effective settings, to read
     checkpoints/<run>/history.csv   loss and seconds of each epoch
     checkpoints/<run>/calibration.yaml   thresholds of each part; there once the run is finished
+    checkpoints/<run>/tensorboard/  events, with train.log
     checkpoints/<run>/fit.json      seconds that it took, and peak memory of the start that ended it
 
 A checkpoint holds tensors and plain data only and is read with `weights_only=True`: opening one

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from runs import distributed
 from runs.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from runs.folders import find_run, new_run
 from runs.good_images import GoodImages
+from runs.tensorboard_log import check_log, open_log
 from utils.calibration import Calibration
 from utils.config import Config, resumed_config
 from utils.device import pick_device
@@ -48,6 +50,7 @@ class Run:
     def __init__(
         self, config: Config, folder: Path | None = None, checkpoint: Checkpoint | None = None
     ) -> None:
+        check_log(config.train.log)
         self.config, self.folder = config, folder
         self.good = GoodImages() if checkpoint is None else checkpoint.good
         self.progress = Progress() if checkpoint is None else checkpoint.progress
@@ -58,6 +61,7 @@ class Run:
         self._checkpoint = checkpoint
         self._earlier = sum(row["seconds"] for row in self.history) + self.progress.seconds
         self._started = time.perf_counter()
+        self._known, self._log = self.progress.epoch, None
 
     @classmethod
     def named(cls, args: argparse.Namespace) -> "Run":
@@ -184,11 +188,29 @@ class Run:
         if distributed.is_writer():
             print(text)
 
-    def end_epoch(self, loss: float | None = None) -> str:
+    def log(self, **values: float | np.ndarray) -> None:
+        """Write numbers, and pictures uint8 [H, W, 3], of the epochs so far for TensorBoard."""
+        if self.config.train.log is None or not distributed.is_writer():
+            return
+        epoch = self.progress.epoch
+        self._log = self._log or open_log(self.folder, self._known)
+        for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                self._log.add_image(name, value, epoch, dataformats="HWC")
+            else:
+                self._log.add_scalar(name, value, epoch)
+        self._log.flush()
+
+    def end_epoch(
+        self, loss: float | None = None, optimizer: torch.optim.Optimizer | None = None
+    ) -> str:
         """Note that an epoch, of this mean loss, is over; returns a line to print of it."""
         progress = self.progress
         entry = {"epoch": progress.epoch + 1, "seconds": progress.seconds}
         self.history.append(entry if loss is None else {"loss": loss, **entry})
         self.progress = Progress(epoch=progress.epoch + 1, micro_batch=progress.micro_batch)
+        if optimizer is not None:
+            lr = optimizer.param_groups[0]["lr"]
+            self.log(loss=loss, lr=lr, seconds=progress.seconds)
         about = "" if loss is None else f"/{self.config.train.epochs}  loss {loss:.5f}"
         return f"epoch {entry['epoch']}{about}  {progress.seconds:.1f} s"

@@ -166,6 +166,7 @@ class TrainConfig(Section):
     cooldown: float = Field(ge=0, le=1)
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)]
     precision: Literal["auto", "float32", "bfloat16"]
+    log: Literal["tensorboard"] | None
 
 
 class ScoreConfig(Section):

@@ -1,6 +1,6 @@
 """What the detectors that compare features of a frozen backbone have in common."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from models.anomaly_map import image_score, smooth
 from models.detector import Detector, FittedDetector, Folds, Prediction
 from models.features.backbones import build_backbone
+from models.features.kept_features import KeptFeatures
 from models.features.memory_bank import MemoryBank, leaving_out
 from utils.config import Config
 
@@ -23,6 +24,15 @@ class FeatureDetector(Detector):
     def __init__(self, config: Config, default: str) -> None:
         super().__init__(config)
         self.backbone = build_backbone(config.backbone, default)
+        self.kept: KeptFeatures | None = None
+
+    def keep(self) -> None:
+        """Keep what the backbone makes of images from now on, until the verdict is set."""
+        self.kept = self.kept or KeptFeatures(self.backbone, crops=False)
+
+    def maps(self, images: Tensor) -> Sequence[Tensor]:
+        """Feature maps [B, C_i, h_i, w_i] of images [B, 3, H, W], made anew or kept."""
+        return self.backbone(images) if self.kept is None else self.kept.of(images)
 
     def load_pretrained(self) -> None:
         """See `Detector.load_pretrained`."""
@@ -56,3 +66,4 @@ class MemoryDetector(FeatureDetector, FittedDetector):
     def leaving_out(self, folds: Folds) -> Iterator[int]:
         """Be in turn without what each fold brought to the memory; see `Detector.leaving_out`."""
         yield from leaving_out([self.memory], len(folds))
+        self.kept = None

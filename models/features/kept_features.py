@@ -1,4 +1,4 @@
-"""What frozen layers make of the images of a training, kept from epoch to epoch."""
+"""What frozen layers make of the images of a training, kept from one pass to the next."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 ROOM = 2 * 2**30
-"""Bytes that are kept at most; features of further images are made anew in every epoch."""
+"""Bytes that are kept at most; features of further images are made anew in every pass."""
 
 
 class KeptFeatures:

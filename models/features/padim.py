@@ -56,7 +56,7 @@ class Padim(FeatureDetector, FittedDetector):
 
     def features(self, images: Tensor) -> Tensor:
         """All features of images [B, 3, H, W]: [B, C, h, w]."""
-        return concatenated(self.backbone(images))
+        return concatenated(self.maps(images))
 
     def allocate(self, image: Tensor) -> None:
         """Make room for the statistics; raises `UserError` where there is none."""
@@ -81,6 +81,7 @@ class Padim(FeatureDetector, FittedDetector):
 
         The very first ones also decide which channels are kept.
         """
+        self.keep()
         if not len(self.chosen):
             self.allocate(images[:1])
             order = torch.randperm(sum(self.backbone.channels))
@@ -161,6 +162,7 @@ class Padim(FeatureDetector, FittedDetector):
 
     def leaving_out(self, folds: Folds) -> Iterator[int]:
         """Be in turn what it would be without each fold; see `Detector.leaving_out`."""
+        self.keep()  # each fold is gone through twice
         try:
             for number, fold in enumerate(folds):
                 if not len(fold):  # its images are gone
@@ -169,7 +171,7 @@ class Padim(FeatureDetector, FittedDetector):
                 self.left_out = LeftOut(own, int(self.count))
                 yield number
         finally:
-            self.left_out = None
+            self.left_out, self.kept = None, None
 
 
 class LeftOut:

@@ -31,11 +31,12 @@ class PatchMemory(MemoryDetector):
 
         A squared distance is then the sum over the layers of 2 - 2 times the cosine similarity.
         """
-        return concatenated([F.normalize(maps, dim=1) for maps in self.backbone(images)])
+        return concatenated([F.normalize(maps, dim=1) for maps in self.maps(images)])
 
     @torch.no_grad()
     def collect(self, images: Tensor, fold: int) -> None:
         """Let the tokens of the images, and of rotated copies, compete for a place in the bank."""
+        self.keep()
         settings = self.config.patch_memory
         for turn in range(settings.rotations):
             copies = turned(images, 2 * math.pi * turn / settings.rotations)

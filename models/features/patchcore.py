@@ -33,10 +33,11 @@ class PatchCore(MemoryDetector):
 
     def patches(self, images: Tensor) -> Tensor:
         """Features [B, C, h, w] of images [B, 3, H, W], each averaged over 3x3 neighbours."""
-        return patch_features(self.backbone(images))
+        return patch_features(self.maps(images))
 
     def collect(self, images: Tensor, fold: int) -> None:
         """Let the patches of the images compete for a place in the memory."""
+        self.keep()
         capacity = self.config.patchcore.candidates
         self.memory.collect(self.patches(images), capacity, fold, self.counted(images))
 

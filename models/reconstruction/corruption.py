@@ -88,9 +88,11 @@ def stain(images: Tensor, at: Tensor, rich: Tensor, textures: Textures) -> Drawn
     shade = uniform(0.08, 0.6, count) * torch.where(coins(count, 0.7), -1.0, 1.0)
     hue = 0.15 * torch.randn(count, 3) * coins(count)[:, None]
     tint = (1 + shade[:, None] + hue).to(images)[:, :, None, None]
-    below = torch.where(spread(coins(count, 0.3), images) > 0, _blurred(images), images)
+    blurred = coins(count, 0.3).to(images.device)
+    below = images * tint
+    below[blurred] = _blurred(below[blurred])
     cover = torch.where(coins(count), 0.0, uniform(0, 2, count).clamp(max=1))
-    return torch.lerp(below * tint, _colours_near(images), spread(cover, images)), alpha
+    return below.lerp_(_colours_near(images), spread(cover, images)), alpha
 
 
 def perlin(images: Tensor, at: Tensor, rich: Tensor, textures: Textures) -> Drawn:
@@ -152,7 +154,7 @@ def cut_paste(images: Tensor, at: Tensor, rich: Tensor, textures: Textures) -> D
         torch.ones(count),
     )
     gain, shift = uniform(0.85, 1.15, count), uniform(-0.08, 0.08, count)
-    return moved * spread(gain, images) + spread(shift, images), inside.to(images)
+    return moved.mul_(spread(gain, images)).add_(spread(shift, images)), inside.to(images)
 
 
 def gone(images: Tensor, at: Tensor, rich: Tensor, textures: Textures) -> Drawn:
@@ -161,7 +163,7 @@ def gone(images: Tensor, at: Tensor, rich: Tensor, textures: Textures) -> Drawn:
     noise = spread(uniform(0, 0.02, len(images)), images) * torch.randn(images.shape[-2:]).to(
         images
     )
-    return ground(images, rich) + noise, opacity(depth, 0.01 * min(images.shape[-2:]), 0.8)
+    return ground(images, rich).add_(noise), opacity(depth, 0.01 * min(images.shape[-2:]), 0.8)
 
 
 def displace(images: Tensor, at: Tensor, rich: Tensor, textures: Textures) -> Drawn:
@@ -178,7 +180,7 @@ def displace(images: Tensor, at: Tensor, rich: Tensor, textures: Textures) -> Dr
     )
     texture = rich.mean(dim=(1, 2)) > OBJECT
     relief = spread(uniform(0.1, 0.35, count), images) * spread(texture, images)
-    return moved + relief * push * along.clamp(-1, 1), (push > 0).to(images)
+    return moved.add_(relief * push * along.clamp(-1, 1)), (push > 0).to(images)
 
 
 KINDS: dict[str, Callable[[Tensor, Tensor, Tensor, Textures], Drawn]] = {
@@ -206,8 +208,8 @@ def corrupt(
         return images, masks
     corrupted, textures = images.clone(), Textures(images, config.textures)
     rich = structure(images)
-    # A grey camera sees no colours.
-    grey = (images[:, :1] == images[:, 1:]).flatten(1).all(dim=1)
+    # A grey camera sees no colours; every eighth pixel of a row says so.
+    grey = (images[:, :1, :, ::8] == images[:, 1:, :, ::8]).flatten(1).all(dim=1)
     places = random_places(rich, images.shape[-2:], 1 + config.more)
     chosen = torch.multinomial(weights, len(images), replacement=True)
     spoilt = chosen > 0
@@ -217,9 +219,10 @@ def corrupt(
             if len(own):
                 at = places[own, number]
                 own = own.to(images.device)
-                layer, alpha = draw(corrupted[own], at, rich[own], textures)
+                drawn_on = corrupted[own]
+                layer, alpha = draw(drawn_on, at, rich[own], textures)
                 layer[grey[own]] = layer[grey[own]].mean(dim=1, keepdim=True)
-                corrupted[own], mask = _blend(corrupted[own], layer, alpha)
+                corrupted[own], mask = _blend(drawn_on, layer, alpha)
                 masks[own] |= mask
         further = torch.multinomial(weights[1:], len(images), replacement=True) + 1
         chosen = further * (spoilt & coins(len(images)))
@@ -229,14 +232,17 @@ def corrupt(
 
 
 def _blend(images: Tensor, layer: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay `layer` over the images; only what is seen is marked, and nothing else changes."""
-    change = (layer.clamp(0, 1) - images) * alpha
+    """Lay `layer` over the images; only what is seen is marked, and nothing else changes.
+
+    Both are overwritten.
+    """
+    change = layer.clamp_(0, 1).sub_(images).mul_(alpha)
     seen = F.pad(change.abs().amax(dim=1, keepdim=True), (1, 1, 1, 1))
     # The mean of 3x3 pixels, by sums: pooling takes several times as long on a CPU.
-    seen = (seen[..., :-2] + seen[..., 1:-1] + seen[..., 2:]) / 9
-    seen = seen[..., :-2, :] + seen[..., 1:-1, :] + seen[..., 2:, :]
-    mask = (seen > VISIBLE) & (alpha > 0)
-    return torch.add(images, change * mask), mask
+    seen = (seen[..., :-2] + seen[..., 1:-1]).add_(seen[..., 2:])
+    seen = (seen[..., :-2, :] + seen[..., 1:-1, :]).add_(seen[..., 2:, :])
+    mask = (seen > 9 * VISIBLE) & (alpha > 0)
+    return images.add_(change.mul_(mask)), mask
 
 
 def _blurred(images: Tensor) -> Tensor:

@@ -110,22 +110,27 @@ def resampled(
     zoom = torch.ones(count) if zoom is None else zoom
     cos, sin = turn.cos() / zoom.abs(), turn.sin() / zoom.abs()
     mirror = zoom.sign()
-    # In pixels (x, y): source + M (position - at); affine_grid wants [-1, 1] on both axes.
+    # In pixels (x, y): source + M (position - at).
     matrix = torch.stack([cos * mirror, -sin * mirror, sin, cos], dim=1).view(count, 2, 2)
     xy = source.flip(1) - (matrix @ at.flip(1)[:, :, None])[:, :, 0]
-    half = size.flip(0) / 2
-    middle = (xy + (matrix @ half[:, None])[:, :, 0]) / half - 1
-    theta = torch.cat([matrix * half / half[:, None], middle[:, :, None]], dim=2)
-    grid = F.affine_grid(theta.to(images), [count, 1, height, width], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    matrix, xy = matrix.to(images)[:, :, :, None, None], xy.to(images)[:, :, None, None]
+    x = torch.arange(width, device=images.device) + 0.5
+    y = torch.arange(height, device=images.device)[:, None] + 0.5
+    return _taken(images, *(matrix[:, :, 0] * x + (matrix[:, :, 1] * y + xy)).unbind(dim=1))
 
 
 def displaced(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Each pixel taken from elsewhere: `down` and `right` [B, 1, H, W] pixels away."""
     height, width = images.shape[-2:]
-    y = (torch.arange(height, device=images.device)[:, None] + 0.5 + down[:, 0]) * 2 / height - 1
-    x = (torch.arange(width, device=images.device)[None, :] + 0.5 + right[:, 0]) * 2 / width - 1
-    grid = torch.stack([x, y], dim=3)
+    y = torch.arange(height, device=images.device)[:, None] + 0.5 + down[:, 0]
+    x = torch.arange(width, device=images.device) + 0.5 + right[:, 0]
+    return _taken(images, x, y)
+
+
+def _taken(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Images [B, C, H, W] at the points (x, y) in pixels, [B, H, W] each."""
+    height, width = images.shape[-2:]
+    grid = torch.stack([x * (2 / width) - 1, y * (2 / height) - 1], dim=3)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 

@@ -63,12 +63,13 @@ def _rearranged(images: Tensor) -> Tensor:
 
 
 def _recoloured(images: Tensor) -> Tensor:
-    """The images with tones inverted, contrast, brightness and colours changed at random."""
+    """The images, overwritten, their tones inverted, contrast and colours changed at random."""
     count = len(images)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     gain = uniform(0.4, 1.8, count) * torch.where(coins(count, 0.25), -1.0, 1.0)
     tint = 0.3 * torch.randn(count, 1) + 0.1 * torch.randn(count, 3) * coins(count, 0.3)[:, None]
-    return (images - mean) * spread(gain, images) + mean + tint.to(images)[:, :, None, None]
+    shift = mean * (1 - spread(gain, images)) + tint.to(images)[:, :, None, None]
+    return images.mul_(spread(gain, images)).add_(shift)
 
 
 def _noise_textures(like: Tensor) -> Tensor:

@@ -230,7 +230,7 @@ class UNetAutoencoder(TrainedDetector):
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Good images corrupted, as they should be restored, and where: bool [B, 1, H, W]."""
-        clean = vary(images.contiguous(), self.config.unet.variation)
+        clean = vary(images, self.config.unet.variation)
         corrupted, mask = corrupt(clean, self.config.corruption, self.counted(images))
         return corrupted, clean, mask
 

@@ -30,6 +30,13 @@ def test_equal_seeds_vary_alike_and_images_differ_from_one_another():
     assert not torch.equal(results[0][0], results[0][1])
 
 
+def test_about_half_of_the_photographs_are_left_as_they_are():
+    images = texture(1)
+    torch.manual_seed(0)
+    kept = sum(torch.equal(vary(images, 1.0), images) for _ in range(40))
+    assert 10 < kept < 30
+
+
 def test_grey_images_stay_grey():
     torch.manual_seed(0)
     grey = texture(16).mean(dim=1, keepdim=True).repeat(1, 3, 1, 1)
