@@ -111,7 +111,7 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         """
         if self.whiten:
             self.whitening = whitening(self.bank)
-            others = [self.bank[self.folds != fold] for fold in range(int(self.folds.max()) + 1)]
+            others = (self.bank[self.folds != fold] for fold in range(int(self.folds.max()) + 1))
             self.whitenings = torch.stack(
                 [whitening(patches if len(patches) > 1 else self.bank) for patches in others]
             )
