@@ -98,6 +98,7 @@ class Ours:
             "model": name,
             "data.size": size,
             "backbone.layers": list(LAYERS),
+            "patchcore.joined": True,
             "patchcore.candidates": 10**9,
             "patchcore.coreset": coreset,
             "patchcore.density": 0,

@@ -36,7 +36,7 @@ REPEATS = 5
 
 def real_patches(count: int, overrides: dict) -> Tensor:
     """Projected features of `count` patches of good images: [count, 128], fewer if there are."""
-    settings = {"patchcore.candidates": count, **overrides}
+    settings = {"patchcore.joined": True, "patchcore.candidates": count, **overrides}
     detector = PatchCore(load_config(overrides=settings))
     detector.load_pretrained()
     data = detector.config.data
@@ -46,7 +46,7 @@ def real_patches(count: int, overrides: dict) -> Tensor:
         for _, image in read_ahead(paths, lambda path: fit(read_image(path, data), data)):
             if not isinstance(image, ImageError):
                 detector.collect(to_batch(image[None], torch.device("cpu")), fold=0)
-    return random_projection(detector.memory.bank, PROJECTION)
+    return random_projection(detector.memories[0].bank, PROJECTION)
 
 
 def plain_coreset(points: Tensor, centres: int) -> None:

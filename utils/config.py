@@ -138,6 +138,7 @@ class BackboneConfig(Section):
 
 
 class PatchCoreConfig(Section):
+    joined: bool
     candidates: int = Field(ge=1)
     coreset: float = Field(gt=0, le=1)
     density: int = Field(ge=0)

@@ -1,15 +1,14 @@
 """What the detectors that compare features of a frozen backbone have in common."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.anomaly_map import image_score, smooth
-from models.detector import Detector, FittedDetector, Folds, Prediction
+from models.detector import Detector, Prediction
 from models.features.backbones import build_backbone
 from models.features.kept_features import KeptFeatures
-from models.features.memory_bank import MemoryBank, leaving_out
 from utils.config import Config
 
 
@@ -49,21 +48,3 @@ class FeatureDetector(Detector):
         anomaly_map = F.interpolate(distances, size, mode="bilinear", align_corners=False)
         anomaly_map = smooth(anomaly_map, score.smooth * min(size))
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), None)
-
-
-class MemoryDetector(FeatureDetector, FittedDetector):
-    """Base class of those that compare features with a memory of good ones.
-
-    Args:
-        config: all settings.
-        default: the backbone that `backbone.name: auto` means.
-    """
-
-    def __init__(self, config: Config, default: str) -> None:
-        super().__init__(config, default)
-        self.memory = MemoryBank(sum(self.backbone.channels))
-
-    def leaving_out(self, folds: Folds) -> Iterator[int]:
-        """Be in turn without what each fold brought to the memory; see `Detector.leaving_out`."""
-        yield from leaving_out([self.memory], len(folds))
-        self.kept = None

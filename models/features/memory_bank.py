@@ -118,15 +118,18 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
             capacity: as of `collect`.
             by_fold: whether each fold chooses its own.
         """
-        if self.whiten:
-            self.whitening = whitening(self.bank)
-            others = [self.bank[self.folds != fold] for fold in range(int(self.folds.max()) + 1)]
-            self.whitenings = torch.stack(
-                [whitening(patches if len(patches) > 1 else self.bank) for patches in others]
-            )
         # Entries that were chosen earlier have negative keys, by which no other takes their place:
         # -1 and more, by the share of their fold's patches that were chosen before them.
         rate, earlier = min(1.0, capacity / int(self.seen)), self.keys < 0
+        if self.whiten and earlier.any():  # as the entries are that further patches lie among
+            further = int(self.folds.max()) + 1 - len(self.whitenings)
+            self.whitenings = torch.cat([self.whitenings, self.whitening.expand(further, -1, -1)])
+        elif self.whiten:
+            self.whitening = whitening(self.bank)
+            others = (self.bank[self.folds != fold] for fold in range(int(self.folds.max()) + 1))
+            self.whitenings = torch.stack(
+                [whitening(patches if len(patches) > 1 else self.bank) for patches in others]
+            )
         stays = earlier & (self.keys + 1 < share * rate)
         # Further patches are sampled as sparsely as all are now.
         new = ~earlier & (self.keys < rate) if earlier.any() else ~earlier

@@ -4,19 +4,21 @@ After AnomalyDINO (Damm et al., WACV 2025), which needs few good images or even 
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from data.tensors import turned
-from models.detector import Prediction
+from models.detector import FittedDetector, Folds, Prediction
 from models.features.backbones import concatenated
-from models.features.feature_detector import MemoryDetector
+from models.features.feature_detector import FeatureDetector
+from models.features.memory_bank import MemoryBank, leaving_out
 from utils.config import Config
 
 
-class PatchMemory(MemoryDetector):
+class PatchMemory(FeatureDetector, FittedDetector):
     """A bank of patch tokens of good parts, all of them or a random sample.
 
     It differs from the paper in that several middle layers are compared instead of the last one,
@@ -25,6 +27,7 @@ class PatchMemory(MemoryDetector):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default="vit_small_patch14_dinov2")
+        self.memory = MemoryBank(sum(self.backbone.channels))
 
     def tokens(self, images: Tensor) -> Tensor:
         """Features [B, C, h, w] of images [B, 3, H, W]: of unit length in each layer.
@@ -41,6 +44,11 @@ class PatchMemory(MemoryDetector):
         for turn in range(settings.rotations):
             copies = turned(images, 2 * math.pi * turn / settings.rotations)
             self.memory.collect(self.tokens(copies), settings.patches, fold, self.counted(copies))
+
+    def leaving_out(self, folds: Folds) -> Iterator[int]:
+        """Be in turn without what each fold brought to the memory; see `Detector.leaving_out`."""
+        yield from leaving_out([self.memory], len(folds))
+        self.kept = None
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their tokens to the bank; see `Detector.forward`."""

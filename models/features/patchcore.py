@@ -3,57 +3,84 @@
 Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022.
 """
 
-import torch
-from torch import Tensor
+from collections.abc import Iterator
 
-from models.detector import Prediction
-from models.features.backbones import LITE
-from models.features.feature_detector import MemoryDetector
-from models.features.memory_bank import patch_features, rows
+import torch
+from torch import Tensor, nn
+
+from models.detector import FittedDetector, Folds, Prediction
+from models.features.backbones import LITE, concatenated
+from models.features.feature_detector import FeatureDetector
+from models.features.memory_bank import MemoryBank, leaving_out, patch_features, rows
 from models.features.neighbours import nearest_few
 from utils.config import Config
 from utils.errors import UserError
 
 
-class PatchCore(MemoryDetector):
-    """A memory of good patches, and the distance of others to it.
+class PatchCore(FeatureDetector, FittedDetector):
+    """Two memories of good patches for each layer, and the mean distance of others to them all.
 
-    It differs from the paper in what `MemoryBank` says; `patchcore.density=0` and a number of
+    One is plain, the other whitened. Layers are not joined, for a part that lies anywhere seldom
+    shows the same fine features beside the same coarse ones. It differs from the paper in that, and
+    in what `MemoryBank` says; `patchcore.joined=true`, `patchcore.density=0` and a number of
     `patchcore.candidates` that all patches fit in are the paper.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
+        if config.patchcore.joined:
+            memories = [MemoryBank(sum(self.backbone.channels))]
+        else:
+            memories = [MemoryBank(c, w) for c in self.backbone.channels for w in (False, True)]
+        self.memories = nn.ModuleList(memories)
         if config.patchcore.reweight and (config.data.fit == "pad" or config.data.region):
             raise UserError(
                 "patchcore.reweight scores the whole frame, padding and what is outside of "
                 "data.region too; set patchcore.reweight to 0, or neither data.region nor "
                 "data.fit=pad"
             )
+        if config.patchcore.reweight and not config.patchcore.joined:
+            raise UserError(
+                "patchcore.reweight is the paper's, of layers that are joined; set "
+                "patchcore.joined to true, or patchcore.reweight to 0"
+            )
 
-    def patches(self, images: Tensor) -> Tensor:
-        """Features [B, C, h, w] of images [B, 3, H, W], each averaged over 3x3 neighbours."""
-        return patch_features(self.maps(images))
+    def patches(self, images: Tensor) -> list[Tensor]:
+        """Features [B, C, h, w] of images [B, 3, H, W], averaged over 3x3, for each memory."""
+        maps = self.maps(images)
+        if self.config.patchcore.joined:
+            return [patch_features(maps)]
+        return [features for layer in maps for features in [patch_features([layer])] * 2]
 
     def collect(self, images: Tensor, fold: int) -> None:
-        """Let the patches of the images compete for a place in the memory."""
+        """Let the patches of the images compete for a place in the memories."""
         self.keep()
-        capacity = self.config.patchcore.candidates
-        self.memory.collect(self.patches(images), capacity, fold, self.counted(images))
+        capacity, counted = self.config.patchcore.candidates, self.counted(images)
+        for memory, features in zip(self.memories, self.patches(images), strict=True):
+            memory.collect(features, capacity, fold, counted)
 
     def finish(self) -> None:
-        """Thin the memory out to the coreset."""
+        """Thin the memories out to their coresets."""
         settings = self.config.patchcore
-        self.memory.thin_out(settings.coreset, settings.density, settings.candidates)
+        for memory in self.memories:
+            memory.thin_out(settings.coreset, settings.density, settings.candidates)
+
+    def leaving_out(self, folds: Folds) -> Iterator[int]:
+        """Be in turn without what each fold brought to the memories; see `Detector.leaving_out`."""
+        yield from leaving_out(self.memories, len(folds))
+        self.kept = None
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images by the distance of their patches to the memory; see `Detector.forward`."""
-        features = self.patches(images)
-        maps, places = self.memory.distances(features, self.counted(images))
+        """Score images by the distances of their patches; see `Detector.forward`."""
+        patches, counted = self.patches(images), self.counted(images)
+        pairs = zip(self.memories, patches, strict=True)
+        found = [memory.distances(features, counted) for memory, features in pairs]
+        maps = concatenated([distances for distances, _ in found]).mean(dim=1, keepdim=True)
         prediction = self.predict(maps, images.shape[-2:])
         if not self.config.patchcore.reweight:
             return prediction
         highest, patch = maps.flatten(1).max(dim=1)
+        (features,), ((_, places),) = patches, found
         place = patch + torch.arange(images.shape[0], device=patch.device) * maps[0].numel()
         weight = self.weight(rows(features)[place], places[place])
         return prediction._replace(score=highest * weight)
@@ -64,7 +91,7 @@ class PatchCore(MemoryDetector):
         One minus the softmax of the distance to the nearest entry, among the distances to the
         entries around that one: a patch whose nearest entry is itself a rare one counts more.
         """
-        bank = self.memory.bank
+        bank = self.memories[0].bank
         count = min(self.config.patchcore.reweight, len(bank))
         _, around = nearest_few(bank[places], bank, count)  # itself
         apart = (bank[around] - patches[:, None]).square().sum(dim=2).sqrt()

@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 def patchcore(folder):
     """A file with a PatchCore that has learned from a few images of noise."""
     images = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    model = fitted("patchcore", images, **{"patchcore.reweight": 3})
+    model = fitted("patchcore", images, **{"patchcore.joined": True, "patchcore.reweight": 3})
     calibration = calibrate([0.5], [0.5], 0.0, 0.02)
     save_checkpoint(
         folder,

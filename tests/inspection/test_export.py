@@ -70,7 +70,9 @@ DETECTORS = {
     ),
     "patchcore": lambda: fitted("patchcore", clouds(12)),
     "patchcore as in the paper": lambda: fitted(
-        "patchcore", clouds(12), **{"patchcore.density": 0, "patchcore.reweight": 3}
+        "patchcore",
+        clouds(12),
+        **{"patchcore.joined": True, "patchcore.density": 0, "patchcore.reweight": 3},
     ),
     "padim": lambda: fitted("padim", clouds(12)),
     "patch_memory": lambda: fitted("patch_memory", clouds(12)),

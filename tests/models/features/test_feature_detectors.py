@@ -7,12 +7,13 @@ import torch
 from conftest import assert_one_line, run_script
 from fitted import detector, fitted
 from PIL import Image
+from torch.nn import functional as F
 
 import train
 from data.tensors import to_pixels, turned
 from models import build_model, load_detector
 from models.features import padim
-from models.features.backbones import EfficientNetLite
+from models.features.backbones import EfficientNetLite, concatenated
 from models.features.memory_bank import rows
 from runs import distributed
 from runs.checkpoint import Checkpoint, Progress, save_checkpoint
@@ -59,7 +60,7 @@ def test_detectors_find_the_spot(name, good, defective):
 
 @pytest.mark.parametrize("name", ["patchcore", "padim", "patch_memory"])
 def test_checkpoint_alone_gives_the_same_answer(name, good, tmp_path, monkeypatch):
-    model = place(fitted(name, good, **{"patchcore.reweight": 3}), CPU)
+    model = place(fitted(name, good), CPU)
     calibration = calibrate([0.5], [0.5], 0.0, 0.02)
     save_checkpoint(
         tmp_path,
@@ -90,8 +91,9 @@ def test_sweep_goes_on_where_it_was_saved(name, good):
             model.collect(piece, 0)
     second.load_state_dict(first.state_dict())  # torch's generator is where `first` left it
     torch.manual_seed(1)
-    for _ in range(2 if name != "padim" else 0):
-        torch.rand(4 * 16 * 16)
+    sides = {"patchcore": (16, 16, 8, 8), "padim": (), "patch_memory": (16,)}[name]
+    for side in sides * 2:
+        torch.rand(4 * side * side)
     if name == "padim":
         torch.randperm(CHANNELS)
     second.collect(good.split(4)[2], 0)
@@ -109,32 +111,35 @@ def test_patchcore_bank_is_bounded_and_a_share_of_the_candidates(good):
     model = detector("patchcore", **{"patchcore.candidates": 500, "patchcore.coreset": 0.1})
     for image in good.split(1):
         model.collect(image, 0)
-        assert len(model.memory.bank) <= 500
-    assert len(model.memory.bank) == 500
+        assert all(len(memory.bank) <= 500 for memory in model.memories)
+    assert [len(memory.bank) for memory in model.memories] == [500] * 4
     model.finish()
-    memory = model.memory
-    assert (len(memory.bank), len(memory.spacing), len(memory.keys)) == (50, 50, 50)
+    for memory in model.memories:
+        assert (len(memory.bank), len(memory.spacing), len(memory.keys)) == (50, 50, 50)
 
 
 def test_patchcore_knows_what_it_has_seen(good):
     model = fitted("patchcore", good, **PLAIN)
-    assert len(model.memory.bank) == 12 * 16 * 16
+    fine, coarse = 12 * 16 * 16, 12 * 8 * 8
+    assert [len(memory.bank) for memory in model.memories] == [fine, fine, coarse, coarse]
     assert model(good).anomaly_map.max() < 1e-5
 
 
 def test_patches_are_averages_of_their_neighbours(good):
-    model = detector("patchcore", **{"backbone.layers": [2]})
-    (features,) = model.backbone(good[:1])
-    patches = model.patches(good[:1])
+    model = detector("patchcore")
+    features, _ = model.backbone(good[:1])
+    patches, _, coarse, _ = model.patches(good[:1])
+    assert coarse.shape == (1, 40, 8, 8)
     assert torch.allclose(patches[0, :, 5, 6], features[0, :, 4:7, 5:8].mean((1, 2)), atol=1e-6)
     assert torch.allclose(patches[0, :, 0, 0], features[0, :, :2, :2].mean((1, 2)), atol=1e-6)
     assert torch.equal(rows(patches)[5 * 16 + 6], patches[0, :, 5, 6])
 
 
 def test_patchcore_score_is_the_papers(good, defective):
-    model = fitted("patchcore", good[1:], pieces=(11,), **PLAIN, **{"patchcore.reweight": 4})
-    patches = rows(model.patches(defective)).double()
-    bank = model.memory.bank.double()
+    paper = PLAIN | {"patchcore.joined": True, "patchcore.reweight": 4}
+    model = fitted("patchcore", good[1:], pieces=(11,), **paper)
+    patches = rows(model.patches(defective)[0]).double()
+    bank = model.memories[0].bank.double()
     apart = torch.cdist(patches, bank)
     strangest = apart.min(dim=1).values.argmax()
     nearest = apart[strangest].argmin()
@@ -146,14 +151,28 @@ def test_patchcore_score_is_the_papers(good, defective):
     assert score.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_patchcore_takes_the_mean_of_what_its_memories_say(good, defective):
+    model = fitted("patchcore", good, **PLAIN)
+    found = zip(model.memories, model.patches(defective), strict=True)
+    maps = [memory.distances(features)[0] for memory, features in found]
+    assert [memory.whiten for memory in model.memories] == [False, True] * 2
+    mean = concatenated(maps).mean(dim=1, keepdim=True)
+    expected = F.interpolate(mean, (64, 64), mode="bilinear")
+    assert torch.allclose(model(defective).anomaly_map, expected, rtol=1e-4)
+    with pytest.raises(UserError, match="patchcore.joined"):
+        detector("patchcore", **{"patchcore.reweight": 3})
+
+
 def test_density_divides_distances_by_the_spacing_of_good_patches(good, defective):
-    plain = fitted("patchcore", good, **PLAIN)
-    dense = fitted("patchcore", good, **PLAIN | {"patchcore.density": 5})
-    bank, found = dense.memory.bank, dense.memory.spacing
-    apart = torch.cdist(bank.double(), plain.memory.bank.double())
+    one = PLAIN | {"patchcore.joined": True}
+    plain = fitted("patchcore", good, **one)
+    dense = fitted("patchcore", good, **one | {"patchcore.density": 5})
+    (memory,), (sparse,) = dense.memories, plain.memories
+    bank, found = memory.bank, memory.spacing
+    apart = torch.cdist(bank.double(), sparse.bank.double())
     spacing = apart.topk(5, largest=False).values.mean(dim=1)
     assert torch.allclose(found.double(), spacing.clamp_min(spacing.median()), rtol=1e-4)
-    places = torch.cdist(rows(dense.patches(defective)), bank).argmin(dim=1)
+    places = torch.cdist(rows(dense.patches(defective)[0]), bank).argmin(dim=1)
     ratio = plain(defective).anomaly_map.amax() / dense(defective).anomaly_map.amax()
     assert found[places].min() * 0.99 < ratio < found[places].max() * 1.01
 
