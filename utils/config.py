@@ -18,7 +18,6 @@ from utils.yaml_files import read_yaml
 
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
 
-
 ALL = "all"
 """The category that stands for all there are."""
 
