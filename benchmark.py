@@ -2,6 +2,7 @@
 
     python benchmark.py                                          all detectors, all categories
     python benchmark.py --models patchcore padim --categories tile wood --size 256
+    python benchmark.py --config configs/cpu.yaml configs/fastflow.yaml     recipes of detectors
     python benchmark.py --for unet train.epochs=20 --for unet unet.width=16
     torchrun --nproc-per-node 2 benchmark.py                     two at a time, each on its GPU
 
@@ -16,15 +17,17 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
     quiet_start()
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.experiment import Experiment
 from data.mvtec import Category, list_categories
 from models import DETECTORS, check_model, reads, refuse_unread
-from utils.config import category_names, differences, load_config, with_absolute_paths
+from utils.config import Config, category_names, differences, load_config, with_absolute_paths
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import FLAGS, add_setting_flags, assignment, overrides_from, script_parser
+from utils.yaml_files import read_yaml
 
 ELSEWHERE = {"model": "--models", "data.category": "--categories"}
 """Settings that have flags of their own here."""
@@ -38,7 +41,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", metavar="NAME", help="detectors, by default all")
     several = {"nargs": "+", "type": category_names, "metavar": "NAME"}
     parser.add_argument("--categories", **several, help="by default all there are")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
+    files = {"nargs": "+", "type": Path, "default": [], "metavar": "FILE"}
+    parser.add_argument(
+        "--config", **files, help="YAML files over config.yaml; one that names a model is for that"
+    )
     add_setting_flags(
         parser, [*(flag for flag, (key, *_) in FLAGS.items() if key not in ELSEWHERE), "--set"]
     )
@@ -77,15 +83,19 @@ def chosen_cells(args: argparse.Namespace) -> list[Experiment]:
     for key, flag in ELSEWHERE.items():
         if any(key in settings for settings in (given, *own.values())):
             raise UserError(f"{key} is not set this way here; use {flag}")
-    common = differences(load_config(), load_config(args.config, given))
-    common.pop("model", None)
+    recipes: dict[str | None, dict[str, Any]] = defaultdict(dict)
+    for file in args.config:
+        recipes[read_yaml(file).get("model")] |= changes(load_config(file))
+    common = recipes[None] | changes(load_config(None, given))
     for key in common:
         if not any(reads(model, key) for model in models):
             refuse_unread(models[0], [key])
     cells = []
     for model in models:
-        heeded = {key: new for key, (_, new) in common.items() if reads(model, key)}
-        config = with_absolute_paths(load_config(None, heeded | own[model] | {"model": model}))
+        heeded = {key: value for key, value in common.items() if reads(model, key)}
+        recipe = {key: value for key, value in recipes[model].items() if key not in given}
+        settings = heeded | recipe | own[model] | {"model": model}
+        config = with_absolute_paths(load_config(None, settings))
         there = list_categories(config.data.root) or [config.data.category]
         for category in dict.fromkeys(args.categories or there):
             data = config.data.model_copy(update={"category": category})
@@ -94,6 +104,12 @@ def chosen_cells(args: argparse.Namespace) -> list[Experiment]:
             cells.append(Experiment(config.model_copy(update={"data": data}), folder))
             cells[-1].check()
     return cells
+
+
+def changes(config: Config) -> dict[str, Any]:
+    """The settings that are not those of config.yaml, by dotted key; but for the detector."""
+    found = differences(load_config(), config)
+    return {key: new for key, (_, new) in found.items() if key != "model"}
 
 
 if __name__ == "__main__":

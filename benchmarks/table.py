@@ -14,6 +14,7 @@ COLUMNS = {
     "pixel_auroc": ("pixel AUROC", ".3f"),
     "pixel_ap": ("pixel AP", ".3f"),
     "aupro_0.3": ("AUPRO 0.3", ".3f"),
+    "f1": ("F1 at threshold", ".3f"),
     "fit_seconds": ("fit s", ".1f"),
     "ms_per_image": ("ms an image", ".1f"),
     "fit_peak_mib": ("peak MiB, fit", ".0f"),

@@ -67,7 +67,7 @@ def when(condition, action, seconds=300):
 def made(model="unet", category="tile", error=None, **numbers):
     """A row of which all numbers are 1 but for those given."""
     names = ["image_auroc", "image_auroc_low", "image_auroc_high", "pixel_auroc", "pixel_ap"]
-    names += ["aupro_0.3", "fit_seconds", "ms_per_image", "fit_peak_mib", "eval_peak_mib"]
+    names += ["aupro_0.3", "f1", "fit_seconds", "ms_per_image", "fit_peak_mib", "eval_peak_mib"]
     row = {"model": model, "category": category, "error": error}
     if error is None:
         row |= dict.fromkeys([*names, "checkpoint_mib"], 1.0) | numbers
@@ -178,6 +178,19 @@ def test_settings_of_one_detector_are_its_own(two, tmp_path, monkeypatch):
     assert cells[0].config.backbone.weights == str(two / "vit.pt")
 
 
+def test_a_recipe_is_for_the_detector_that_it_names(two, tmp_path, monkeypatch):
+    common, recipe = tmp_path / "common.yaml", tmp_path / "recipe.yaml"
+    common.write_text("data: {size: 96}\ntrain: {epochs: 4, batch: 3}\n")
+    recipe.write_text("model: fastflow\ndata: {size: 160}\ntrain: {epochs: 5}\n")
+    flags = ["--config", str(common), str(recipe), "--models", "unet", "fastflow", "--epochs", "6"]
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark.py", "--data-root", str(two), "--categories", "tile", *flags]
+    )
+    unet, fastflow = (cell.config for cell in benchmark.parse_args().cells)
+    assert (unet.data.size, unet.train.epochs, unet.train.batch) == ((96, 96), 6, 3)
+    assert (fastflow.data.size, fastflow.train.epochs, fastflow.train.batch) == ((160, 160), 6, 3)
+
+
 def test_mean_row():
     rows = [
         made(image_auroc=0.8, fit_seconds=10.0, pixel_ap=0.5),
@@ -192,7 +205,9 @@ def test_mean_row():
     lines = table(rows).splitlines()
     assert lines[2].startswith("| unet | tile | 0.800 (1.000 to 1.000) | 1.000 | 0.500 |")
     assert "failed: no \\| images" in lines[4]
-    assert lines[5].startswith("| unet | **mean of 2 of 3** | 0.850 | 1.000 |  | 1.000 | 15.0 |")
+    assert lines[5].startswith(
+        "| unet | **mean of 2 of 3** | 0.850 | 1.000 |  | 1.000 | 1.000 | 15.0 |"
+    )
     assert lines[6].startswith("| padim | tile | 0.100")
     assert len(lines) == 7  # no mean of a single category
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1

@@ -1,0 +1,59 @@
+"""Do two detectors see different defects? AUROC of each, and of their severities together.
+
+    python -m benchmarks.hybrid outputs/<run> outputs/<other run>
+
+Takes what eval.py wrote for runs on one category; nothing is scored again. Severities are on one
+scale for all detectors: 0 is the middle of good parts, 1 the threshold.
+"""
+
+import csv
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from evaluation.metrics import auroc
+from runs.folders import FINISHED, ROOT
+from utils.calibration import Calibration
+from utils.errors import UserError, run_script
+from utils.flags import script_parser
+
+
+def severities(output: Path) -> dict[str, tuple[bool, float]]:
+    """Whether each image of the test split is defective, and its severity, by path."""
+    try:
+        calibrations = yaml.safe_load((ROOT / output.name / FINISHED).read_text())
+        rows = list(csv.DictReader((output / "eval/scores.csv").read_text("utf-8").splitlines()))
+    except OSError as error:
+        raise UserError(f"{error.filename} is missing; run eval.py on that run first") from None
+    (calibration,) = (Calibration(**values) for values in calibrations.values())
+    return {
+        row["path"]: (row["defect"] != "good", calibration.severity(float(row["score"])))
+        for row in rows
+    }
+
+
+def main() -> int:
+    """Print the table."""
+    parser = script_parser(__doc__)
+    parser.add_argument("outputs", nargs="+", type=Path, metavar="OUTPUT")
+    found = {output.name: severities(output) for output in parser.parse_args().outputs}
+    first = next(iter(found.values()))
+    if any(other.keys() != first.keys() for other in found.values()):
+        raise UserError("these are evaluations of different images")
+    defective = np.array([is_defect for is_defect, _ in first.values()])
+    scores = {
+        name: np.array([of_image[path][1] for path in first]) for name, of_image in found.items()
+    }
+    for pair in combinations(scores, 2):
+        both = np.stack([scores[name] for name in pair])
+        scores = scores | {f"mean of {' and '.join(pair)}": both.mean(axis=0)}
+        scores |= {f"highest of {' and '.join(pair)}": both.max(axis=0)}
+    for name, values in scores.items():
+        print(f"{auroc(values[~defective], values[defective]):.3f}  {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
