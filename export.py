@@ -20,8 +20,8 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
 import argparse
 from pathlib import Path
 
-from inspection.open_run import chosen_categories, parse_checked
-from runs.folders import FORMAT, find_run, named_checkpoint, run_name
+from inspection.open_run import chosen_categories, named_run, parse_checked
+from runs.folders import FORMAT, named_checkpoint, run_name
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import add_setting_flags, script_parser
 
@@ -206,12 +206,11 @@ def main() -> int:
     args = parse_args()
     # SIGTERM, too, takes unfinished files along.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = vars(args)
-    file = find_run(args.checkpoint, settings["data.category"], settings["model"])
+    file = named_run(args)
     reference = TorchInspector(file, "cpu")
     config = reference.config
     categories = chosen_categories(args, reference)
-    paths = reference.good.paths(settings["data.root"] or config.data.root)
+    paths = reference.good.paths(vars(args)["data.root"] or config.data.root)
     good = {part: [paths[place] for place in own] for part, own in reference.good.by_part().items()}
     kind = "half" if args.half else "int8" if args.int8 else ""
     name = "-".join(part for part in (run_name(file), kind) if part)

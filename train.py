@@ -1,6 +1,6 @@
 """Learn what good parts look like.
 
-    python train.py --category tile,wood --epochs 10 --set unet.width=16     flags override them
+    python train.py --category tile,wood --epochs 10 --set unet.width=16     with other settings
     python train.py --resume                         go on with the newest run
     python train.py --add good/ --resume RUN         more good images for a finished run
     torchrun --nproc-per-node 2 train.py             several processes or GPUs

@@ -1,1 +1,1 @@
-"""Timing scripts, each run as a module from the repository root."""
+"""What was measured, as scripts run as modules from the root; and what benchmark.py is made of."""

@@ -57,7 +57,7 @@ class Blocks(nn.Module):
 class Anomalib:
     """anomalib's model, fitted and asked as its own engine does it."""
 
-    def __init__(self, name: str, size: int, coreset: float) -> None:
+    def __init__(self, name: str, coreset: float) -> None:
         from anomalib.models.image.padim.torch_model import PadimModel
         from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
@@ -89,14 +89,13 @@ class Anomalib:
 class Ours:
     """Our detector, with the papers' score."""
 
-    def __init__(self, name: str, size: int, coreset: float) -> None:
+    def __init__(self, name: str, coreset: float) -> None:
         from models import build_model
         from utils.config import load_config
         from utils.device import place
 
         settings = {
             "model": name,
-            "data.size": size,
             "backbone.layers": list(LAYERS),
             "patchcore.joined": True,
             "patchcore.candidates": 10**9,
@@ -139,7 +138,7 @@ def measure(args: argparse.Namespace) -> None:
     test = read([entry.path for entry in tests], args.size)
     labels = [entry.is_defect for entry in tests]
     library = {"ours": Ours, "anomalib": Anomalib}[args.worker]
-    contender = library(args.model, args.size, args.coreset)
+    contender = library(args.model, args.coreset)
     batches = [np.stack(train[start : start + BATCH]) for start in range(0, len(train), BATCH)]
     started = time.perf_counter()
     with torch.no_grad():

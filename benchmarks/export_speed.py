@@ -12,13 +12,12 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.experiment import REPO
 from benchmarks.timing import ratio, spread
-from inspection.open_run import chosen_categories, open_inspector
-from runs.folders import find_run, run_name
+from inspection.open_run import chosen_categories, named_run, open_inspector
+from runs.folders import run_name
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
-
-REPO = Path(__file__).resolve().parent.parent
 
 
 def first_verdict(checkpoint: Path, image: Path) -> float:
@@ -42,8 +41,7 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=5, metavar="N", help="starts of infer.py")
     add_setting_flags(parser, ["--model", "--category", "--data-root"])
     args = parser.parse_args()
-    settings = vars(args)
-    file = find_run(args.checkpoint, settings["data.category"], settings["model"])
+    file = named_run(args)
     export = file.with_name(f"{run_name(file)}.onnx")
     if not export.exists():
         raise UserError(f"no {export}; write it with: python export.py --checkpoint {file.parent}")

@@ -12,7 +12,6 @@ and torch's own distances; all three are exact, and the fastest of the repeats c
 from functools import partial
 from pathlib import Path
 
-import faiss
 import torch
 from torch import Tensor
 
@@ -85,12 +84,13 @@ def time_coreset(points: Tensor, share: float) -> None:
 @torch.inference_mode()
 def time_search(queries: int, entries: int, features: int) -> None:
     """Print milliseconds of a search, and the share of neighbours found alike by faiss."""
+    import faiss  # late: --help goes without it
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
     torch.manual_seed(0)
     patches, bank = torch.randn(queries, features), torch.randn(entries, features)
-    ours, theirs = (
-        partial(nearest, patches, bank),
-        partial(faiss.knn, patches.numpy(), bank.numpy(), 1),
-    )
+    ours = partial(nearest, patches, bank)
+    theirs = partial(faiss.knn, patches.numpy(), bank.numpy(), 1)
     ways = [ours, theirs, lambda: torch.cdist(patches, bank).min(dim=1)]
     times = (f"{1000 * min(of_way):.0f}" for of_way in in_turns(ways, REPEATS))
     alike = (ours()[1] == torch.from_numpy(theirs()[1][:, 0])).float().mean()
@@ -106,7 +106,6 @@ def main() -> None:
     add_setting_flags(parser)
     parser.add_argument("--patches", type=int, nargs="+", default=[50_000, 200_000, 800_000])
     args = parser.parse_args()
-    faiss.omp_set_num_threads(torch.get_num_threads())
     print(f"{torch.get_num_threads()} threads")
     for search in SEARCHES:
         time_search(*search)

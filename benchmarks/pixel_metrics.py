@@ -1,9 +1,10 @@
-"""python -m benchmarks.pixel_metrics
+"""Time and peak memory of the pixel metrics on a synthetic test set of the size of MVTec AD's tile.
 
-Time and peak memory of `evaluation.metrics.PixelScores` on a synthetic test set of the size of the
-MVTec AD category `tile`: 117 maps of 840x840 (82.6 million pixels), 84 with planted defects. Making
-the maps is not counted in the time. Pixel AUROC and AP are then compared with scikit-learn on every
-13th map (9 maps, 6.4 million pixels), which bounds scikit-learn's own time and memory.
+    python -m benchmarks.pixel_metrics
+
+That is 117 maps of 840x840 (82.6 million pixels), 84 with planted defects. Making them is not
+counted in the time. Pixel AUROC and AP are then compared with scikit-learn on every 13th map (9
+maps, 6.4 million pixels), which bounds scikit-learn's own time and memory.
 """
 
 from functools import partial
@@ -14,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.timing import seconds
 from evaluation.metrics import PixelScores
+from utils.flags import script_parser
 from utils.memory import peak_mib
 
 IMAGES, DEFECTIVE, SIDE, EVERY = 117, 84, 840, 13
@@ -38,6 +40,7 @@ def make_image(index: int) -> tuple[np.ndarray, np.ndarray | None]:
 
 def main() -> None:
     """Run the benchmark and print its figures."""
+    script_parser(__doc__).parse_args()
     make_image(0)  # so that the memory of making one map is in the first figure
     before, adding, scores, results = peak_mib(), 0.0, PixelScores(), {}
     for index in range(IMAGES):

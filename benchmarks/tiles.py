@@ -19,6 +19,7 @@ from tqdm import tqdm
 from benchmarks.experiment import Experiment
 from utils.config import load_config
 from utils.errors import run_script
+from utils.flags import script_parser
 
 SIDE = 2048
 AREA = SIDE * SIDE / 1000
@@ -93,6 +94,7 @@ def draw(folder: Path) -> None:
 
 def main() -> int:
     """Draw, learn, measure and print."""
+    script_parser(__doc__).parse_args()
     names = [defect.__name__ for defect in DEFECTS]
     with tempfile.TemporaryDirectory() as scratch_folder:
         folder = Path(scratch_folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.images import is_deep_colour, opened, read_ahead, sixteen_bit
-from utils.config import Config, DataConfig
+from utils.config import Config, DataConfig, changed
 
 DEPTHS = (8, 10, 12, 14, 16)
 SAMPLE = 64
@@ -28,8 +28,7 @@ def with_depth(config: Config, paths: Sequence[Path]) -> Config:
     """The settings with the number in place of `data.depth: auto`, as it is kept with a run."""
     if config.data.depth != "auto":
         return config
-    data = config.data.model_copy(update={"depth": find_depth(paths, config.data)})
-    return config.model_copy(update={"data": data})
+    return changed(config, {"data.depth": find_depth(paths, config.data)})
 
 
 def _highest(path: Path, data: DataConfig) -> int | None:

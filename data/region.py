@@ -17,7 +17,7 @@ from PIL import Image
 
 from data.images import ImageError, read_image, upright_size
 from data.masks import read_marked
-from utils.config import Config, DataConfig
+from utils.config import Config, DataConfig, changed
 from utils.errors import UserError
 
 OUTSIDE = 114.5 / 255
@@ -88,8 +88,7 @@ def keep_region(config: Config, paths: Sequence[Path]) -> Config:
     stream = io.BytesIO()
     Image.fromarray(mask).save(stream, "PNG", optimize=True)
     held = HELD + base64.b64encode(stream.getvalue()).decode()
-    data = config.data.model_copy(update={"region": held})
-    return config.model_copy(update={"data": data})
+    return changed(config, {"data.region": held})
 
 
 @lru_cache(maxsize=4)

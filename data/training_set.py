@@ -33,31 +33,33 @@ def load_images(run: Run, hold_out: bool) -> DecodedImages:
         return _with_added(run, hold_out)
     if run.resumed:
         paths = run.good.paths(settings.data.root)
+        images, readable = decode_all(paths, settings.data, not distributed.is_writer())
+        if gone := len(paths) - len(readable):
+            raise UserError(f"{gone} images of this run can no longer be read")
     else:
-        categories = Category.chosen(settings.data)
-        paths = [path for category in categories for path in category.train_images()]
-        run.config = settings = keep_region(with_depth(settings, paths), paths)
-    images, readable = decode_all(paths, settings.data, quiet=not distributed.is_writer())
-    if run.resumed and len(readable) < len(paths):
-        raise UserError(f"{len(paths) - len(readable)} images of this run can no longer be read")
-    if not run.resumed:
-        names = [path.relative_to(settings.data.root).as_posix() for path in readable]
-        share = settings.calibration.holdout if hold_out else 0
-        of_groups, dealt = groups(readable, settings.calibration.group), []
-        _warn_of_twins_and_shrinking(run, images, names)
-        for own in by_part(names).values():
-            own_names, own_groups = (
-                [values[place] for place in own] for values in (names, of_groups)
-            )
-            dealt.append(
-                GoodImages.dealt(own_names, own_groups, share, settings.seed, settings.data.limit)
-            )
-        run.good = GoodImages.together(dealt)
-        images = images.only(np.flatnonzero(np.isin(names, run.good.names)))
-    if settings.data.tile:
-        count, side = len(images.places(range(len(images)))), settings.data.tile
+        images = _first_images(run, hold_out)
+    if side := settings.data.tile:
+        count = len(images.places(range(len(images))))
         run.say(f"{len(images)} good images are {count} tiles of {side}x{side}")
     return images
+
+
+def _first_images(run: Run, hold_out: bool) -> DecodedImages:
+    """The good images of a new run, which learns its settings by them, too."""
+    categories = Category.chosen(run.config.data)
+    paths = [path for category in categories for path in category.train_images()]
+    run.config = settings = keep_region(with_depth(run.config, paths), paths)
+    images, readable = decode_all(paths, settings.data, not distributed.is_writer())
+    names = [path.relative_to(settings.data.root).as_posix() for path in readable]
+    of_groups = groups(readable, settings.calibration.group)
+    share = settings.calibration.holdout if hold_out else 0
+    _warn_of_twins_and_shrinking(run, images, names)
+    dealt = []
+    for own in by_part(names).values():
+        named, grouped = ([values[place] for place in own] for values in (names, of_groups))
+        dealt.append(GoodImages.dealt(named, grouped, share, settings.seed, settings.data.limit))
+    run.good = GoodImages.together(dealt)
+    return images.only(np.flatnonzero(np.isin(names, run.good.names)))
 
 
 def _warn_of_twins_and_shrinking(run: Run, images: DecodedImages, names: list[str]) -> None:

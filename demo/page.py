@@ -234,15 +234,8 @@ class Page:
         small = thumbnails(inspector.config.data, part)
         paths = [str(example.path) for example, _ in small]
         pictures = [(picture, example.defect) for example, picture in small]
-        return (
-            opened,
-            choice,
-            "",
-            slider,
-            paths,
-            gr.update(value=pictures, visible=bool(pictures)),
-            [],
-        )
+        gallery = gr.update(value=pictures, visible=bool(pictures))
+        return opened, choice, "", slider, paths, gallery, []
 
     def inspect(self, known: dict, path: str | None, name: str = "") -> tuple:
         """Inspect a file in place of the one that is shown; without one, none is."""
@@ -335,13 +328,8 @@ class Page:
         drawn = None
         if shot.score is not None:
             verdict = verdict_banner(calibration, shot.score, shot.name)
-            drawn = (
-                opened.run,
-                opened.part,
-                shot.path,
-                shot.score,
-                calibration.verdict(shot.score),
-            )
+            said = calibration.verdict(shot.score)
+            drawn = opened.run, opened.part, shot.path, shot.score, said
         else:
             verdict = banner("error", "", shot.error) if shot.error else banner("plain", "", PROMPT)
         low, high = opened.scale.span([] if shot.score is None else [shot.score])

@@ -1,7 +1,6 @@
 """From images and their reconstructions to anomaly maps, and from maps to image scores."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,21 +18,27 @@ def ssim_map(images: Tensor, reconstructions: Tensor) -> Tensor:
 
     Gaussian windows of 1.5 pixels, two [B, 3, H, W] in [0, 1] -> [B, 1, H, W] in [0, 2].
     """
+    a, b = (pixels.mean(dim=1, keepdim=True) for pixels in (images, reconstructions))
+    size, total, done = a.shape[-2:], _dissimilarity(a, b), 1
+    while done < SCALES and min(a.shape[-2:]) >= 16:
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        coarser = F.interpolate(_dissimilarity(a, b), size, mode="bilinear", align_corners=False)
+        total, done = total + coarser, done + 1
+    return total / done
 
-    def dissimilarity(a: Tensor, b: Tensor) -> Tensor:
-        # Variances are the same around 0.5, where squares are smaller and cancel with less error.
-        a, b = a - 0.5, b - 0.5
-        moments = smooth(torch.cat([a, b, a * a, b * b, a * b], dim=1), 1.5)
-        mean_a, mean_b, square_a, square_b, product = moments.split(1, dim=1)
-        covariance = product - mean_a * mean_b
-        variances = square_a - mean_a * mean_a + square_b - mean_b * mean_b
-        mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
-        c1, c2 = SSIM_CONSTANTS
-        light = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
-        return 1 - light * (2 * covariance + c2) / (variances + c2)
 
-    grey = [pixels.mean(dim=1, keepdim=True) for pixels in (images, reconstructions)]
-    return _over_scales(dissimilarity, *grey, SCALES)
+def _dissimilarity(a: Tensor, b: Tensor) -> Tensor:
+    """`ssim_map` at one scale, of grey images [B, 1, H, W]."""
+    # Variances are the same around 0.5, where squares are smaller and cancel with less error.
+    a, b = a - 0.5, b - 0.5
+    moments = smooth(torch.cat([a, b, a * a, b * b, a * b], dim=1), 1.5)
+    mean_a, mean_b, square_a, square_b, product = moments.split(1, dim=1)
+    covariance = product - mean_a * mean_b
+    variances = square_a - mean_a * mean_a + square_b - mean_b * mean_b
+    mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
+    c1, c2 = SSIM_CONSTANTS
+    light = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
+    return 1 - light * (2 * covariance + c2) / (variances + c2)
 
 
 def colour_map(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -93,17 +98,3 @@ def image_score(maps: Tensor, reduce: str) -> Tensor:
         return pixels.amax(dim=1)
     count = max(1, pixels.shape[1] // 100)
     return pixels.topk(count, dim=1).values.mean(dim=1)
-
-
-def _over_scales(
-    compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, scales: int
-) -> Tensor:
-    """Mean of a comparison's maps at full, half, quarter ... size, brought back to full size."""
-    size = a.shape[-2:]
-    total = compare(a, b)
-    done = 1
-    while done < scales and min(a.shape[-2:]) >= 16:
-        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
-        total = total + F.interpolate(compare(a, b), size, mode="bilinear", align_corners=False)
-        done += 1
-    return total / done

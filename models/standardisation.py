@@ -15,7 +15,6 @@ PRIOR = 8
 RINGS = 5
 """Cells from the border inwards that count as border: beyond them, one place is like another."""
 
-
 LEAST = 0.1
 """Share of the mean peak that is added to the spread: a few images may happen to be alike."""
 

@@ -1,4 +1,4 @@
-"""Run folders under checkpoints/: a name for a new one, finding the one to use, and its format."""
+"""Run folders under checkpoints/: naming a new one, finding the one that flags mean, its format."""
 
 import argparse
 import json

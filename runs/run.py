@@ -61,7 +61,7 @@ class Run:
         self._checkpoint = checkpoint
         self._earlier = sum(row["seconds"] for row in self.history) + self.progress.seconds
         self._started = time.perf_counter()
-        self._known, self._log = self.progress.epoch, None
+        self._first_epoch, self._log = self.progress.epoch + 1, None
 
     @classmethod
     def named(cls, args: argparse.Namespace) -> "Run":
@@ -193,7 +193,7 @@ class Run:
         if self.config.train.log is None or not distributed.is_writer():
             return
         epoch = self.progress.epoch
-        self._log = self._log or open_log(self.folder, self._known)
+        self._log = self._log or open_log(self.folder, self._first_epoch)
         for name, value in values.items():
             if isinstance(value, np.ndarray):
                 self._log.add_image(name, value, epoch, dataformats="HWC")

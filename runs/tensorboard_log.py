@@ -25,8 +25,8 @@ def check_log(log: str | None) -> None:
             ) from None
 
 
-def open_log(run: Path, epochs: int) -> SummaryWriter:
-    """What writes the events of a run after so many epochs; a kill may have left later ones."""
+def open_log(run: Path, epoch: int) -> SummaryWriter:
+    """What writes the events of a run from this epoch on, in place of what a kill left of it."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run / FOLDER), purge_step=epochs + 1)
+    return SummaryWriter(str(run / FOLDER), purge_step=epoch)

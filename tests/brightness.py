@@ -17,6 +17,3 @@ class Brightness(Inspector):
 
     def predict(self, images):
         return images[..., 0].astype(np.float32) / 255, images.mean(axis=(1, 2, 3)) / 255, None
-
-    def standardise(self, images):
-        """Grey values need no scale."""

@@ -18,7 +18,6 @@ from utils.yaml_files import read_yaml
 
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
 
-
 ALL = "all"
 """The category that stands for all there are."""
 
@@ -241,8 +240,13 @@ def load_config(path: Path | None = None, overrides: dict[str, Any] | None = Non
     """
     config = default_config()
     if path is not None:
-        config = _changed(config, read_yaml(path), source=str(path))
-    return _changed(config, overrides or {})
+        config = changed(config, read_yaml(path), source=str(path))
+    return changed(config, overrides or {})
+
+
+def changed(config: Config, changes: dict[Any, Any], source: str = "") -> Config:
+    """The settings with others in their place; see `config_from` for what these may look like."""
+    return config_from(_flat(config.model_dump()) | _flat(changes), source)
 
 
 def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
@@ -251,14 +255,14 @@ def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
     Raises:
         UserError: for a value that is not valid or a setting that cannot change in mid-run.
     """
-    changed = _changed(config, overrides)
-    for key, (old, new) in differences(config, changed).items():
+    resumed = changed(config, overrides)
+    for key, (old, new) in differences(config, resumed).items():
         if key not in RESUMABLE:
             raise UserError(
                 f"{key} is {old!r:.80} in this run and cannot change to {new!r:.80} on --resume "
                 f"(only {', '.join(RESUMABLE)} can); leave out --resume to start a new run"
             )
-    return changed
+    return resumed
 
 
 def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
@@ -273,7 +277,7 @@ def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
                 f"{key} is learned; only score.* and data.max_megapixels can be set without "
                 "training"
             )
-    return _changed(config, {key: new for key, new in overrides.items() if key not in ELSEWHERE})
+    return changed(config, {key: new for key, new in overrides.items() if key not in ELSEWHERE})
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -285,7 +289,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 def with_absolute_paths(config: Config) -> Config:
     """The same settings for a process that starts in another folder."""
     paths = {key: path for key, path in _flat(config.model_dump()).items() if key in PATHS and path}
-    return _changed(config, {key: str(Path(path).resolve()) for key, path in paths.items()})
+    return changed(config, {key: str(Path(path).resolve()) for key, path in paths.items()})
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -311,10 +315,6 @@ def nearest(word: str, choices: list[str]) -> str:
     """A hint at the choice that is spelt most like `word`: ' (did you mean ...?)' or ''."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _changed(config: Config, changes: dict[Any, Any], source: str = "") -> Config:
-    return config_from(_flat(config.model_dump()) | _flat(changes), source)
 
 
 def _flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,16 +12,6 @@ from torch import nn
 from utils.errors import UserError
 
 
-def available_devices() -> list[str]:
-    """Device names usable on this machine, the preferred one first."""
-    names = []
-    if torch.cuda.is_available():
-        names.append("cuda")
-    if torch.backends.mps.is_available():
-        names.append("mps")
-    return [*names, "cpu"]
-
-
 def pick_device(name: str = "auto") -> torch.device:
     """The device that `name` asks for; "auto" takes CUDA, then MPS, then the CPU.
 
@@ -30,7 +20,8 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         UserError: if that device is not there, naming those that are.
     """
-    there = available_devices()
+    gpus = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    there = [*(kind for kind, gpu in gpus.items() if gpu.is_available()), "cpu"]
     if name == "auto":
         name = there[0]
     kind, _, number = name.partition(":")

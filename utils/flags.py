@@ -8,12 +8,8 @@ from utils.errors import UserError
 from utils.yaml_files import read_value
 
 FLAGS = {
-    "--model": ("model", "NAME", "detector to train"),
-    "--category": (
-        "data.category",
-        "NAME",
-        "folder of --data-root; several joined by commas, or all",
-    ),
+    "--model": ("model", "NAME", "detector, such as patchcore"),
+    "--category": ("data.category", "NAME", "folder of --data-root; several by commas, or all"),
     "--data-root": ("data.root", "DIR", "folder that holds the categories"),
     "--size": ("data.size", "N", "side of the square that images are resized to, in pixels"),
     "--epochs": ("train.epochs", "N", "passes over train/good"),

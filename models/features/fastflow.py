@@ -11,7 +11,6 @@ from data.tensors import near
 from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
-from models.features.kept_features import KeptFeatures
 from utils.config import Config
 
 CLAMP = 2.0
@@ -94,18 +93,18 @@ class FastFlow(FeatureDetector, TrainedDetector):
         super().__init__(config, default=LITE)
         steps, ratio = config.fastflow.steps, config.fastflow.ratio
         self.flows = nn.ModuleList(Flow(count, steps, ratio) for count in self.backbone.channels)
-        self.features = KeptFeatures(self.backbone, crops=config.train.crop > 0)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """What counts of good images, and their features, [B, C, h, w] of each layer."""
+        self.keep()
         counted = self.counted(images)
         if counted is None:
             counted = torch.ones_like(images[:, :1], dtype=torch.bool)
-        return counted, *self.features.of(images)
+        return counted, *self.maps(images)
 
     def finish(self, folds: Folds) -> None:
         """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
-        self.features.clear()
+        self.kept = None
 
     def loss(self, counted: Tensor, *features: Tensor) -> Tensor:
         """Negative log-likelihood of what the layers show, at and near what counts.
@@ -122,8 +121,8 @@ class FastFlow(FeatureDetector, TrainedDetector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by how improbable the noise is; see `Detector.forward`."""
-        features = self.backbone(images)
-        found = [energy(flow(layer)[0]) for flow, layer in zip(self.flows, features, strict=True)]
+        pairs = zip(self.flows, self.maps(images), strict=True)
+        found = [energy(flow(layer)[0]) for flow, layer in pairs]
         together = -torch.logsumexp(-concatenated(found), dim=1, keepdim=True)
         return self.predict(together, images.shape[-2:])
 

@@ -26,12 +26,17 @@ class FeatureDetector(Detector):
         self.kept: KeptFeatures | None = None
 
     def keep(self) -> None:
-        """Keep what the backbone makes of images from now on, until the verdict is set."""
-        self.kept = self.kept or KeptFeatures(self.backbone, crops=False)
+        """Keep what `look` sees in images from now on, until `kept` is None again."""
+        if not self.config.train.crop:  # random crops, none of which comes twice
+            self.kept = self.kept or KeptFeatures(self.look)
+
+    def look(self, images: Tensor) -> Sequence[Tensor]:
+        """Feature maps [B, C_i, h_i, w_i] of images [B, 3, H, W] that the detector goes by."""
+        return self.backbone(images)
 
     def maps(self, images: Tensor) -> Sequence[Tensor]:
-        """Feature maps [B, C_i, h_i, w_i] of images [B, 3, H, W], made anew or kept."""
-        return self.backbone(images) if self.kept is None else self.kept.of(images)
+        """What `look` sees in images, made anew or kept."""
+        return self.look(images) if self.kept is None else self.kept.of(images)
 
     def load_pretrained(self) -> None:
         """See `Detector.load_pretrained`."""

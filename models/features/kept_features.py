@@ -14,17 +14,14 @@ class KeptFeatures:
 
     Args:
         make: images [B, 3, H, W] -> features, each [B, ...]; always the same of the same image.
-        crops: whether images are crops, none of which comes twice; then nothing is kept.
     """
 
-    def __init__(self, make: Callable[[Tensor], Sequence[Tensor]], crops: bool) -> None:
-        self.make, self.crops = make, crops
+    def __init__(self, make: Callable[[Tensor], Sequence[Tensor]]) -> None:
+        self.make = make
         self.kept: dict[int, Sequence[Tensor]] = {}
 
     def of(self, images: Tensor) -> tuple[Tensor, ...]:
         """Features of images [B, 3, H, W], each [B, ...]."""
-        if self.crops:
-            return tuple(self.make(images))
         found = [self._of_one(image) for image in images.split(1)]
         return tuple(torch.cat(layer) for layer in zip(*found, strict=True))
 
@@ -36,7 +33,3 @@ class KeptFeatures:
         if (len(self.kept) + 1) * sum(layer.nbytes for layer in features) <= ROOM:
             self.kept[key] = features
         return features
-
-    def clear(self) -> None:
-        """Let go of what is kept."""
-        self.kept.clear()

@@ -1,6 +1,6 @@
 """A memory of good patches, and how far others lie from it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import torch
@@ -121,7 +121,7 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         # Entries that were chosen earlier have negative keys, by which no other takes their place:
         # -1 and more, by the share of their fold's patches that were chosen before them.
         rate, earlier = min(1.0, capacity / int(self.seen)), self.keys < 0
-        if self.whiten and earlier.any():  # as the entries are that further patches lie among
+        if self.whiten and earlier.any():  # whitened like the entries that are there
             further = int(self.folds.max()) + 1 - len(self.whitenings)
             self.whitenings = torch.cat([self.whitenings, self.whitening.expand(further, -1, -1)])
         elif self.whiten:
@@ -206,9 +206,8 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         return patches @ self.whitening if self.whiten else patches
 
 
-def leaving_out(memories: Iterable[MemoryBank], count: int) -> Iterator[int]:
+def leaving_out(memories: Collection[MemoryBank], count: int) -> Iterator[int]:
     """Have memories be in turn without each of `count` folds; see `Detector.leaving_out`."""
-    memories = list(memories)
     try:
         for number in range(count):
             for memory in memories:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.anomaly_map import image_score, smooth
 from models.detector import Folds, Prediction, TrainedDetector
-from models.features.backbones import VisionTransformer, build_backbone
-from models.features.kept_features import KeptFeatures
+from models.features.backbones import VisionTransformer
+from models.features.feature_detector import FeatureDetector
 from utils.config import Config
 from utils.errors import UserError
 
@@ -25,7 +24,7 @@ HEAD = 64
 """Channels of an attention head, as in every transformer of the DINO family."""
 
 
-class Dinomaly(TrainedDetector):
+class Dinomaly(FeatureDetector, TrainedDetector):
     """Restores the tokens of good parts through a bottleneck with dropout; what it cannot is odd.
 
     The tapped layers are compared as the means of two groups, the early and the late ones, so that
@@ -44,8 +43,7 @@ class Dinomaly(TrainedDetector):
     """
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.backbone = build_backbone(config.backbone, DEFAULT)
+        super().__init__(config, DEFAULT)
         if not isinstance(self.backbone, VisionTransformer):
             raise UserError(
                 f"dinomaly restores the tokens of a vision transformer, and {self.backbone.name} "
@@ -55,7 +53,6 @@ class Dinomaly(TrainedDetector):
             raise UserError("dinomaly compares two groups of layers; name more in backbone.layers")
         layers = len(self.backbone.layers)
         self.early = (layers + 1) // 2 / layers  # share of the layers that are of the early group
-        self.features = KeptFeatures(self.groups, crops=config.train.crop > 0)
         channels, settings = self.backbone.channels[0], config.dinomaly
         self.bottleneck = Bottleneck(channels, settings.dropout)
         self.decoder = nn.ModuleList(Block(channels) for _ in range(settings.blocks))
@@ -64,15 +61,12 @@ class Dinomaly(TrainedDetector):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
-    def load_pretrained(self) -> None:
-        """See `Detector.load_pretrained`."""
-        self.backbone.load(self.config.backbone.weights)
-
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Maps of the two groups of layers of good images, [B, C, h, w] each."""
-        return self.features.of(images)
+        self.keep()
+        return tuple(self.maps(images))
 
-    def groups(self, images: Tensor) -> list[Tensor]:
+    def look(self, images: Tensor) -> list[Tensor]:
         """Means [B, C, h, w] of the early and of the late layers that are tapped."""
         return _two_groups(self.backbone(images))
 
@@ -98,20 +92,17 @@ class Dinomaly(TrainedDetector):
 
     def finish(self, folds: Folds) -> None:
         """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
-        self.features.clear()
+        self.kept = None
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by 1 - the cosine of their tokens and what was restored of them.
 
         See `Detector.forward`.
         """
-        size, score = images.shape[-2:], self.config.score
-        groups = self.groups(images)
+        groups = self.maps(images)
         restored = self.restore(*groups)
         maps = _mean([cosine_distance(*pair) for pair in zip(groups, restored, strict=True)])
-        maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
-        maps = smooth(maps, score.smooth * min(size))
-        return Prediction(maps, image_score(maps, score.reduce), None)
+        return self.predict(maps, images.shape[-2:])
 
 
 class Bottleneck(nn.Sequential):

@@ -34,7 +34,6 @@ STEM = 16
 VEILED = 2
 """Levels of the decoder, the finest ones, that may be denied the detail of a defect."""
 
-
 LEVELS = 5
 """Times that an encoder halves the resolution: fewer see too little of a large defect."""
 
