@@ -96,11 +96,7 @@ class FastFlow(FeatureDetector, TrainedDetector):
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """What counts of good images, and their features, [B, C, h, w] of each layer."""
-        self.keep()
-        counted = self.counted(images)
-        if counted is None:
-            counted = torch.ones_like(images[:, :1], dtype=torch.bool)
-        return counted, *self.maps(images)
+        return self.sample(images)
 
     def finish(self, folds: Folds) -> None:
         """Let go of the features of what was learned from; see `TrainedDetector.finish`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,6 +38,14 @@ class FeatureDetector(Detector):
     def maps(self, images: Tensor) -> Sequence[Tensor]:
         """What `look` sees in images, made anew or kept."""
         return self.look(images) if self.kept is None else self.kept.of(images)
+
+    def sample(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What counts of images to learn from, bool [B, 1, H, W], and `maps`, kept from now on."""
+        self.keep()
+        counted = self.counted(images)
+        if counted is None:
+            counted = torch.ones_like(images[:, :1], dtype=torch.bool)
+        return counted, *self.maps(images)
 
     def load_pretrained(self) -> None:
         """See `Detector.load_pretrained`."""

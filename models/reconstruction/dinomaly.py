@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.tensors import near
 from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import VisionTransformer
 from models.features.feature_detector import FeatureDetector
@@ -62,9 +63,8 @@ class Dinomaly(FeatureDetector, TrainedDetector):
                 nn.init.zeros_(layer.bias)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps of the two groups of layers of good images, [B, C, h, w] each."""
-        self.keep()
-        return tuple(self.maps(images))
+        """What counts of good images, and the maps of the two groups of layers, [B, C, h, w]."""
+        return self.sample(images)
 
     def look(self, images: Tensor) -> list[Tensor]:
         """Means [B, C, h, w] of the early and of the late layers that are tapped."""
@@ -80,14 +80,18 @@ class Dinomaly(FeatureDetector, TrainedDetector):
         restored.reverse()  # the decoder undoes the encoder: what comes late there comes first here
         return _two_groups(restored)
 
-    def loss(self, early: Tensor, late: Tensor) -> Tensor:
-        """Mean over the groups of 1 - the cosine of all tokens of an image, taken as one vector."""
+    def loss(self, counted: Tensor, early: Tensor, late: Tensor) -> Tensor:
+        """Mean over the groups of 1 - the cosine of all tokens of an image, taken as one vector.
+
+        Of those at and near what counts.
+        """
         groups, restored = (early, late), self.restore(early, late)
         with torch.autocast(early.device.type, enabled=False):
-            losses = []
+            losses, weight = [], near(counted, early.shape[-2:])
             for wanted, found in zip(groups, restored, strict=True):
                 found = mine_hard(wanted.float(), found.float(), self.config.dinomaly.hard)
-                losses.append(1 - F.cosine_similarity(wanted.float().flatten(1), found.flatten(1)))
+                pair = ((maps * weight).flatten(1) for maps in (wanted.float(), found))
+                losses.append(1 - F.cosine_similarity(*pair))
             return torch.stack(losses).mean()
 
     def finish(self, folds: Folds) -> None:
