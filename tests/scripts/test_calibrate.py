@@ -36,6 +36,17 @@ def test_a_threshold_by_hand_is_kept_and_so_is_the_former_one(run, tmp_path):
     assert len(list(run.glob("former-calibration*"))) == 1
 
 
+@pytest.mark.parametrize("threshold", [123.5, 1e60])  # the latter leaves a share of exactly 0
+def test_a_threshold_by_hand_stays_whatever_does_not_replace_it(run, dataset, threshold, tmp_path):
+    run_script("calibrate.py", run, "--threshold", threshold, cwd=tmp_path)
+    good, defects = dataset / "tile/test/good", dataset / "tile/test/oil"
+    for flags in (("--good", good), ("--defects", defects), ("--set", "score.least_area=5")):
+        result = run_script("calibrate.py", run, *flags, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert calibration_of(run).threshold == threshold
+        assert calibration_of(run).by_hand
+
+
 def test_fewer_false_alarms_and_further_good_images(run, dataset, tmp_path):
     before = calibration_of(run)
     good = dataset / "tile/test/good"
