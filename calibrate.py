@@ -22,6 +22,7 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -62,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threshold", type=finite_threshold, metavar="X", help=text)
     add_part_flag(parser)
     parser.add_argument(
-        "--good", nargs="+", metavar="IMAGE", help="further good images, or folders"
+        "--good", nargs="+", default=[], metavar="IMAGE", help="further good images, or folders"
     )
     parser.add_argument("--defects", nargs="+", metavar="IMAGE", help="a few known defects")
     parser.add_argument("--accept", action="store_true", help="set what finds all of --defects")
@@ -89,6 +90,19 @@ def inspect(inspector: Inspector, names: list[str], what: str) -> Found:
         scores.append(inspection.score)
         peaks.append(float(inspection.anomaly_map.max()))
     return by_part
+
+
+def refuse_known(inspector: Inspector, names: list[str], root: str | None) -> None:
+    """Raise `UserError` if an image counts already: seen twice, and learned, it would promise more.
+
+    An export does not say which images it was calibrated on.
+    """
+    learned = getattr(inspector, "good", None)
+    folder = Path(root or inspector.config.data.root)
+    known = {(folder / name).resolve() for name in learned.names} if learned else set()
+    for path in expand(names):
+        if path.resolve() in known:
+            raise UserError(f"{path} counts already: the run was calibrated on it; name others")
 
 
 def rescore(inspector: Inspector, config: Config, root: str | None) -> dict[str, Calibration]:
@@ -161,6 +175,7 @@ def main() -> int:
     after = dict(before)
     if {"score.smooth", "score.reduce"} & set(changed):
         after = rescore(inspector, config, vars(args)["data.root"])  # of all parts
+    refuse_known(inspector, args.good, vars(args)["data.root"])
     good = inspect(inspector, args.good, "good images") if args.good else {}
     known = inspect(inspector, args.defects, "known defects") if args.defects else {}
     for part in before:

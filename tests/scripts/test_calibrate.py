@@ -61,6 +61,13 @@ def test_fewer_false_alarms_and_further_good_images(run, dataset, tmp_path):
     assert after.false_alarms == 0.005
 
 
+def test_images_that_the_run_was_calibrated_on_do_not_count_twice(run, dataset, tmp_path):
+    before = calibration_of(run)
+    result = run_script("calibrate.py", run, "--good", dataset / "tile/train/good", cwd=tmp_path)
+    assert_one_line(result, "counts already")
+    assert calibration_of(run) == before
+
+
 def test_known_defects_are_found_by_the_threshold_that_is_accepted(run, dataset, tmp_path):
     known = dataset / "tile/test/oil"
     result = run_script("calibrate.py", run, "--defects", known, cwd=tmp_path)
