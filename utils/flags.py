@@ -8,7 +8,7 @@ from utils.errors import UserError
 from utils.yaml_files import read_value
 
 FLAGS = {
-    "--model": ("model", "NAME", "detector to train"),
+    "--model": ("model", "NAME", "detector, as in the table of README.md"),
     "--category": (
         "data.category",
         "NAME",
