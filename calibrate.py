@@ -11,7 +11,8 @@
     python calibrate.py RUN --part tile --threshold 1.2    one part of a run of several categories
 
 RUN is a run folder or an .onnx file of export.py. What a run was calibrated to before stays in it.
-Each further good image counts as one of those that the run was calibrated on.
+Each further good image counts as one of those that the run was calibrated on; a threshold that was
+set by hand stays.
 """
 
 if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
@@ -21,6 +22,7 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -30,7 +32,7 @@ from data.listing import expand
 from inspection.inspector import Inspector
 from inspection.open_run import (
     add_part_flag,
-    add_threshold_flag,
+    finite_threshold,
     keep_part,
     named_run,
     open_inspector,
@@ -57,10 +59,11 @@ def parse_args() -> argparse.Namespace:
         "checkpoint", nargs="?", type=named_checkpoint, metavar="RUN", help="default: the newest"
     )
     parser.add_argument("--false-alarms", type=float, metavar="SHARE", help="such as 0.005")
-    add_threshold_flag(parser)
+    text = "call what scores above X defective from now on"
+    parser.add_argument("--threshold", type=finite_threshold, metavar="X", help=text)
     add_part_flag(parser)
     parser.add_argument(
-        "--good", nargs="+", metavar="IMAGE", help="further good images, or folders"
+        "--good", nargs="+", default=[], metavar="IMAGE", help="further good images, or folders"
     )
     parser.add_argument("--defects", nargs="+", metavar="IMAGE", help="a few known defects")
     parser.add_argument("--accept", action="store_true", help="set what finds all of --defects")
@@ -89,6 +92,19 @@ def inspect(inspector: Inspector, names: list[str], what: str) -> Found:
     return by_part
 
 
+def refuse_known(inspector: Inspector, names: list[str], root: str | None) -> None:
+    """Raise `UserError` if an image counts already: seen twice, and learned, it would promise more.
+
+    An export does not say which images it was calibrated on.
+    """
+    learned = getattr(inspector, "good", None)
+    folder = Path(root or inspector.config.data.root)
+    known = {(folder / name).resolve() for name in learned.names} if learned else set()
+    for path in expand(names):
+        if path.resolve() in known:
+            raise UserError(f"{path} counts already: the run was calibrated on it; name others")
+
+
 def rescore(inspector: Inspector, config: Config, root: str | None) -> dict[str, Calibration]:
     """The calibrations of a run whose maps become scores in another way; all images are needed."""
     from data.cache import decode_all
@@ -101,7 +117,7 @@ def rescore(inspector: Inspector, config: Config, root: str | None) -> dict[str,
 
 def tell_found(part: str, calibration: Calibration, scores: list[float]) -> None:
     """Print how many known defects of a part are found at which rate of false alarms."""
-    for share in sorted({*RATES, calibration.false_alarms}):
+    for share in sorted({*RATES, calibration.false_alarms} - {0.0}):
         at = calibration.anew(share)
         found = sum(map(at.is_defect, scores))
         print(
@@ -132,7 +148,11 @@ def adjusted(
             scores=calibration.scores + scores,
             peaks=calibration.peaks + peaks,
             independent=calibration.independent + len(scores),
-        ).anew(calibration.false_alarms)
+        )
+        if calibration.by_hand:
+            calibration = calibration.at(calibration.threshold)
+        else:
+            calibration = calibration.anew(calibration.false_alarms)
     if args.false_alarms is not None:
         calibration = calibration.anew(args.false_alarms)
     return calibration if args.threshold is None else calibration.at(args.threshold)
@@ -153,8 +173,9 @@ def main() -> int:
     if changed and file.suffix == ".onnx":
         raise UserError("an export has its settings fixed; set those of its run and export it anew")
     after = dict(before)
-    if any(key.startswith("score.") for key in changed):
+    if {"score.smooth", "score.reduce"} & set(changed):
         after = rescore(inspector, config, vars(args)["data.root"])  # of all parts
+    refuse_known(inspector, args.good, vars(args)["data.root"])
     good = inspect(inspector, args.good, "good images") if args.good else {}
     known = inspect(inspector, args.defects, "known defects") if args.defects else {}
     for part in before:

@@ -1,11 +1,12 @@
 """Learn what good parts look like.
 
-    python train.py --category tile,wood --epochs 10 --set unet.width=16     with other settings
+    python train.py                                  by config.yaml
+    python train.py --category tile,wood --set unet.width=16     flags override it
     python train.py --resume                         go on with the newest run
     python train.py --add good/ --resume RUN         more good images for a finished run
     torchrun --nproc-per-node 2 train.py             several processes or GPUs
 
-Learns from train/good of each category alone, by config.yaml, and writes checkpoints/<run>/.
+Learns from train/good of each category alone, and writes checkpoints/<run>/.
 """
 
 if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on

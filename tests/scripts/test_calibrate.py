@@ -36,6 +36,17 @@ def test_a_threshold_by_hand_is_kept_and_so_is_the_former_one(run, tmp_path):
     assert len(list(run.glob("former-calibration*"))) == 1
 
 
+@pytest.mark.parametrize("threshold", [123.5, 1e60])  # the latter leaves a share of exactly 0
+def test_a_threshold_by_hand_stays_whatever_does_not_replace_it(run, dataset, threshold, tmp_path):
+    run_script("calibrate.py", run, "--threshold", threshold, cwd=tmp_path)
+    good, defects = dataset / "tile/test/good", dataset / "tile/test/oil"
+    for flags in (("--good", good), ("--defects", defects), ("--set", "score.least_area=5")):
+        result = run_script("calibrate.py", run, *flags, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert calibration_of(run).threshold == threshold
+        assert calibration_of(run).by_hand
+
+
 def test_fewer_false_alarms_and_further_good_images(run, dataset, tmp_path):
     before = calibration_of(run)
     good = dataset / "tile/test/good"
@@ -48,6 +59,13 @@ def test_fewer_false_alarms_and_further_good_images(run, dataset, tmp_path):
     assert len(after.scores) - len(before.scores) == len(list(good.iterdir())) == 3
     assert after.independent == before.independent + 3
     assert after.false_alarms == 0.005
+
+
+def test_images_that_the_run_was_calibrated_on_do_not_count_twice(run, dataset, tmp_path):
+    before = calibration_of(run)
+    result = run_script("calibrate.py", run, "--good", dataset / "tile/train/good", cwd=tmp_path)
+    assert_one_line(result, "counts already")
+    assert calibration_of(run) == before
 
 
 def test_known_defects_are_found_by_the_threshold_that_is_accepted(run, dataset, tmp_path):
