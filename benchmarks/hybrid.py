@@ -27,6 +27,8 @@ def severities(output: Path) -> dict[str, tuple[bool, float]]:
         rows = list(csv.DictReader((output / "eval/scores.csv").read_text("utf-8").splitlines()))
     except OSError as error:
         raise UserError(f"{error.filename} is missing; run eval.py on that run first") from None
+    if len(calibrations) > 1:
+        raise UserError(f"{output.name} knows several parts; take runs of a single one")
     (calibration,) = (Calibration(**values) for values in calibrations.values())
     return {
         row["path"]: (row["defect"] != "good", calibration.severity(float(row["score"])))
