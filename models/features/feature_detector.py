@@ -28,8 +28,7 @@ class FeatureDetector(Detector):
 
     def keep(self) -> None:
         """Keep what `look` sees in images from now on, until `kept` is None again."""
-        if not self.config.train.crop:  # random crops, none of which comes twice
-            self.kept = self.kept or KeptFeatures(self.look)
+        self.kept = self.kept or KeptFeatures(self.look)
 
     def look(self, images: Tensor) -> Sequence[Tensor]:
         """Feature maps [B, C_i, h_i, w_i] of images [B, 3, H, W] that the detector goes by."""
@@ -41,7 +40,8 @@ class FeatureDetector(Detector):
 
     def sample(self, images: Tensor) -> tuple[Tensor, ...]:
         """What counts of images to learn from, bool [B, 1, H, W], and `maps`, kept from now on."""
-        self.keep()
+        if not self.config.train.crop:  # random crops, none of which comes twice
+            self.keep()
         counted = self.counted(images)
         if counted is None:
             counted = torch.ones_like(images[:, :1], dtype=torch.bool)
