@@ -1,8 +1,11 @@
-"""Feature detectors on a small backbone, fitted in a moment."""
+"""Feature detectors on a small backbone, fitted in a moment, and checkpoints of such."""
 
 import torch
 
 from models import build_model
+from runs.checkpoint import Checkpoint, Progress, save_checkpoint
+from runs.good_images import GoodImages
+from utils.calibration import calibrate
 from utils.config import load_config
 
 
@@ -23,3 +26,13 @@ def fitted(name, images, pieces=(3, 5, 4), **overrides):
     model.finish()
     assert not list(model.leaving_out([]))  # no features are kept, as once the verdict is set
     return model
+
+
+def saved(model, folder):
+    """The checkpoint of a finished run that holds the detector: its file, below a folder."""
+    calibrations = {"tile": calibrate([0.5], [0.5], 0.0, 0.02)}
+    state = model.state_dict()
+    save_checkpoint(
+        folder, Checkpoint(model.config, GoodImages(), state, None, Progress(), [], calibrations)
+    )
+    return folder / "last.pt"

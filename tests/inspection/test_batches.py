@@ -6,7 +6,7 @@ import pytest
 import torch
 from brightness import Brightness
 from conftest import run_script
-from fitted import fitted
+from fitted import fitted, saved
 
 import eval
 import infer
@@ -18,9 +18,7 @@ from inspection import calibrating, pictures
 from inspection.torch_inspector import TorchInspector
 from models import load_detector
 from runs import micro_batch
-from runs.checkpoint import Checkpoint, Progress, save_checkpoint
 from runs.good_images import GoodImages
-from utils.calibration import calibrate
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -30,20 +28,7 @@ def patchcore(folder):
     """A file with a PatchCore that has learned from a few images of noise."""
     images = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     model = fitted("patchcore", images, **{"patchcore.joined": True, "patchcore.reweight": 3})
-    calibration = calibrate([0.5], [0.5], 0.0, 0.02)
-    save_checkpoint(
-        folder,
-        Checkpoint(
-            model.config,
-            GoodImages(),
-            model.state_dict(),
-            None,
-            Progress(),
-            [],
-            {"tile": calibration},
-        ),
-    )
-    return folder / "last.pt"
+    return saved(model, folder)
 
 
 @pytest.mark.parametrize("name", ["unet", "patchcore"])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_one_line, run_script
-from fitted import detector, fitted
+from fitted import detector, fitted, saved
 from PIL import Image
 from torch.nn import functional as F
 
@@ -18,7 +18,6 @@ from models.features.memory_bank import rows
 from runs import distributed
 from runs.checkpoint import Checkpoint, Progress, save_checkpoint
 from runs.good_images import GoodImages
-from utils.calibration import calibrate
 from utils.config import load_config
 from utils.device import place
 from utils.errors import UserError
@@ -61,22 +60,10 @@ def test_detectors_find_the_spot(name, good, defective):
 @pytest.mark.parametrize("name", ["patchcore", "padim", "patch_memory"])
 def test_checkpoint_alone_gives_the_same_answer(name, good, tmp_path, monkeypatch):
     model = place(fitted(name, good), CPU)
-    calibration = calibrate([0.5], [0.5], 0.0, 0.02)
-    save_checkpoint(
-        tmp_path,
-        Checkpoint(
-            model.config,
-            GoodImages(),
-            model.state_dict(),
-            None,
-            Progress(),
-            [],
-            {"tile": calibration},
-        ),
-    )
+    file = saved(model, tmp_path)
     monkeypatch.setattr(EfficientNetLite, "load", None)  # nothing is fetched at inference
     torch.manual_seed(9)
-    loaded, _ = load_detector(tmp_path / "last.pt", CPU)
+    loaded, _ = load_detector(file, CPU)
     for ours, theirs in zip(model(good)[:2], loaded(good)[:2], strict=True):
         assert torch.equal(ours, theirs)
 

@@ -3,16 +3,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from fitted import saved
 
 from data.tensors import to_batch
 from models import build_model, load_detector
 from models.features.backbones import STRIDES, EfficientNetLite, build_encoder
 from models.reconstruction.corruption import KINDS
-from runs.checkpoint import Checkpoint, Progress, save_checkpoint
-from runs.good_images import GoodImages
 from runs.micro_batch import pick_micro_batch
 from train import train_step
-from utils.calibration import calibrate
 from utils.config import load_config
 from utils.errors import UserError
 
@@ -78,19 +76,13 @@ def test_a_run_opens_without_the_package_of_its_encoder(tmp_path, monkeypatch):
     detector = tiny("efficientnet_lite0").eval()
     detector.load_pretrained()
     detector.finish([torch.rand(3, 3, 64, 64).split(1)])
-    state, calibration = detector.state_dict(), calibrate([0.5], [0.5], 0.0, 0.02)
-    save_checkpoint(
-        tmp_path,
-        Checkpoint(
-            detector.config, GoodImages(), state, None, Progress(), [], {"tile": calibration}
-        ),
-    )
+    state, file = detector.state_dict(), saved(detector, tmp_path)
 
     def missing(self):
         raise UserError("not installed")
 
     monkeypatch.setattr(EfficientNetLite, "download", missing)
-    loaded, _ = load_detector(tmp_path / "last.pt", CPU)
+    loaded, _ = load_detector(file, CPU)
     assert_equal_states(state, loaded.state_dict())
     images = torch.rand(2, 3, 64, 64)
     for ours, theirs in zip(detector(images), loaded(images), strict=True):
