@@ -30,7 +30,7 @@ from utils.errors import UserError
 from utils.files import replacing, write_whole
 from utils.weights import read_plain
 
-VERSION = 7
+VERSION = 8
 
 Count = Annotated[int, Field(ge=0)]
 

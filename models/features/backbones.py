@@ -1,6 +1,7 @@
 """Frozen networks pretrained on photographs, tapped at named layers for their features."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,11 +256,11 @@ def build_backbone(config: BackboneConfig, default: str) -> Backbone:
     """
     name = default if config.name == "auto" else config.name
     layers = () if config.layers == "auto" else tuple(str(layer) for layer in config.layers)
-    if name == LITE:
-        return EfficientNetLite(name, layers)
     convolutional = convolutional_networks()
-    if name in convolutional:
-        return TorchvisionBackbone(name, layers)
+    if name == LITE or name in convolutional:
+        backbone = (EfficientNetLite if name == LITE else TorchvisionBackbone)(name, layers)
+        mirror_borders(backbone)
+        return backbone
     try:
         import timm
     except ImportError:
@@ -271,6 +272,29 @@ def build_backbone(config: BackboneConfig, default: str) -> Backbone:
         f"backbone.name is {name!r}, which neither torchvision nor timm's vision transformers have"
         + nearest(name, [LITE, *convolutional, *transformers])
     )
+
+
+def mirror_borders(network: nn.Module) -> None:
+    """Let convolutions pad their maps with what lies inside of the border, not with zeros.
+
+    Zeros are a frame around every image. What lies beside it changes the features there, so that a
+    good part that touches the frame as none did before is stranger than many a defect.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            (above, left), fixed = layer.padding, getattr(layer, "static_padding", None)
+            sides = (left, left, above, above)
+            if isinstance(fixed, nn.ZeroPad2d):  # EfficientNet-Lite, where the sides differ
+                sides, layer.static_padding = fixed.padding, nn.Identity()
+            if any(sides):
+                layer.padding = (0, 0)
+                layer.register_forward_pre_hook(partial(_mirrored, sides))
+
+
+def _mirrored(sides: tuple[int, ...], _layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    # Maps too small to be mirrored repeat their border.
+    mode = "reflect" if min(inputs[0].shape[-2:]) > max(sides) else "replicate"
+    return F.pad(inputs[0], sides, mode=mode)
 
 
 def convolutional_networks() -> list[str]:

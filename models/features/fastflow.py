@@ -4,6 +4,8 @@ Yu et al., "FastFlow: unsupervised anomaly detection and localization via 2D nor
 arXiv 2111.07677, 2021.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -17,11 +19,26 @@ CLAMP = 2.0
 """What a step scales by lies between exp(-CLAMP) and exp(CLAMP), so that no step can explode."""
 
 
+OCTAVES = 3
+"""Waves that tell where on the image a place lies: of one half, one and two periods a side."""
+
+
+def places(height: int, width: int) -> Tensor:
+    """Where each place lies: sine and cosine of all waves down and across, [1, C, h, w]."""
+    down, across = torch.meshgrid(
+        torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij"
+    )
+    angles = [math.pi * 2**octave * way for octave in range(OCTAVES) for way in (down, across)]
+    return torch.stack([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)])[None]
+
+
 class Coupling(nn.Module):
     """One step of a flow: half of the channels says how the other half is scaled and shifted.
 
     An affine coupling (RealNVP: Dinh et al., ICLR 2017) behind a shuffle of the channels that is
-    drawn once. Whatever the subnet is, the step can be undone, and its determinant is known.
+    drawn once. Whatever the subnet is, the step can be undone, and its determinant is known. The
+    subnet knows where it looks, as that of CFLOW-AD (Gudovskiy et al., WACV 2022): what is common
+    in one place of a part may be rare in another.
 
     Args:
         channels: of the features; two at least.
@@ -36,19 +53,24 @@ class Coupling(nn.Module):
         last = nn.Conv2d(hidden, 2 * self.halves[1], kernel, padding=kernel // 2)
         nn.init.zeros_(last.weight)  # a flow starts as a mere shuffle
         nn.init.zeros_(last.bias)
-        first = nn.Conv2d(self.halves[0], hidden, kernel, padding=kernel // 2)
+        seen = self.halves[0] + 4 * OCTAVES
+        first = nn.Conv2d(seen, hidden, kernel, padding=kernel // 2)
         self.subnet = nn.Sequential(first, nn.ReLU(), last)
         self.register_buffer("order", torch.randperm(channels))
 
-    def scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+    def scale_and_shift(self, kept: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithm of the scale, within `CLAMP`, and shift of the half that changes."""
-        log_scale, shift = self.subnet(kept).to(kept.dtype).chunk(2, dim=1)
+        said = self.subnet(torch.cat([kept, where.expand(len(kept), -1, -1, -1)], dim=1))
+        log_scale, shift = said.to(kept.dtype).chunk(2, dim=1)
         return CLAMP * torch.tanh(log_scale / CLAMP), shift
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, C, h, w] after the step, and what each place adds to its log-determinant."""
+    def forward(self, x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, C, h, w] after the step, and what each place adds to its log-determinant.
+
+        where: `places` of that height and width.
+        """
         kept, changed = x[:, self.order].split(self.halves, dim=1)
-        log_scale, shift = self.scale_and_shift(kept)
+        log_scale, shift = self.scale_and_shift(kept, where)
         changed = changed * log_scale.exp() + shift
         return torch.cat([kept, changed], dim=1), log_scale.sum(dim=1, keepdim=True)
 
@@ -72,9 +94,9 @@ class Flow(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Noise [B, C, h, w], and the log-determinant [B, 1, h, w] by the place it comes from."""
         x = self.scale(features)
-        log_determinant = x.new_zeros(())
+        log_determinant, where = x.new_zeros(()), places(*x.shape[-2:]).to(x)
         for step in self.steps:
-            x, added = step(x)
+            x, added = step(x, where)
             log_determinant = log_determinant + added
         return x, log_determinant
 

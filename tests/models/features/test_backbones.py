@@ -39,6 +39,20 @@ def test_taps_of_each_library(name, layers, shapes):
     assert all(torch.equal(a, b) for a, b in zip(maps, backbone(images), strict=True))
 
 
+@pytest.mark.parametrize(("name", "layers"), [(LITE, [2, 10, 15]), ("resnet18", "auto")])
+def test_the_frame_of_an_image_leaves_no_trace(name, layers):
+    torch.manual_seed(0)
+    backbone = build_backbone(settings(name=name, layers=layers), LITE)
+    for maps in backbone(torch.full((1, 3, 96, 128), 0.7)):
+        assert maps.std(dim=1).max() > 0
+        assert (maps - maps[:, :, :1, :1]).abs().max() < 1e-4 * maps.abs().max()
+
+
+def test_images_of_the_least_size_will_do():
+    (maps,) = build_backbone(settings(layers=[15]), LITE)(torch.rand(1, 3, 32, 32))
+    assert maps.shape == (1, 320, 1, 1)
+
+
 def test_layers_come_in_the_order_asked_for():
     torch.manual_seed(0)
     backbone = build_backbone(settings(name="vit_tiny_patch16_224", layers=[3, 1]), LITE)

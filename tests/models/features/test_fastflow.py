@@ -3,7 +3,7 @@ import torch
 from drawn_images import texture
 from fitted import detector
 
-from models.features.fastflow import Flow
+from models.features.fastflow import Flow, energy, places
 
 CHANNELS = 5  # halves that differ
 
@@ -31,15 +31,31 @@ def test_its_log_determinant_is_that_of_its_jacobian(flow):
 
 def test_its_steps_can_be_undone(flow):
     x = torch.randn(2, CHANNELS, 6, 6, dtype=torch.float64)
-    after = x
+    after, where = x, places(6, 6).double()
     for step in flow.steps:
-        after, _ = step(after)
+        after, _ = step(after, where)
     for step in reversed(flow.steps):
         kept, changed = after.split(step.halves, dim=1)
-        log_scale, shift = step.scale_and_shift(kept)
+        log_scale, shift = step.scale_and_shift(kept, where)
         before = torch.cat([kept, (changed - shift) * (-log_scale).exp()], dim=1)
         after = before[:, step.order.argsort()]
     assert (after - x).abs().max() < 1e-9
+
+
+def test_what_is_common_in_one_place_is_rare_in_another():
+    torch.manual_seed(0)
+    good = torch.randn(64, CHANNELS, 8, 8)
+    good[..., :4] += 3  # on the left, as good parts are
+    flow = Flow(CHANNELS, steps=4, ratio=4.0)
+    optimizer = torch.optim.Adam(flow.parameters(), 1e-2)
+    for _ in range(200):
+        noise, log_determinant = flow(good)
+        optimizer.zero_grad()
+        (energy(noise) - log_determinant / CHANNELS).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        as_they_are, turned = (energy(flow.eval()(x)[0]).mean() for x in (good, good.flip(3)))
+    assert turned > 2 * as_they_are
 
 
 def test_it_finds_what_it_has_not_learned():
