@@ -76,7 +76,7 @@ def chosen_cells(args: argparse.Namespace) -> list[Experiment]:
     for model in models:
         check_model(model)
     for model, text in args.own:
-        key, value = assignment(f"--for {model}", text)
+        key, value = assignment(text, f"--for {model}")
         refuse_unread(model, [key])
         own.setdefault(model, {})[key] = value
     given = overrides_from(args)
