@@ -72,13 +72,13 @@ def chosen_cells(args: argparse.Namespace) -> list[Experiment]:
             begun with other settings.
     """
     models = list(dict.fromkeys(args.models or DETECTORS))
-    own: dict[str, dict[str, Any]] = {model: {} for model in models}
     for model in models:
         check_model(model)
+    own: dict[str, dict[str, Any]] = defaultdict(dict)
     for model, text in args.own:
         key, value = assignment(text, f"--for {model}")
         refuse_unread(model, [key])
-        own.setdefault(model, {})[key] = value
+        own[model][key] = value
     given = overrides_from(args)
     for key, flag in ELSEWHERE.items():
         if any(key in settings for settings in (given, *own.values())):
@@ -138,9 +138,8 @@ def main() -> int:
     mine = cells[distributed.rank() :: distributed.world_size()]
     try:
         for cell in tqdm(mine, unit="cell", disable=not writer or None):
-            if not cell.finished:
-                row = cell.compute(environment)
-                tqdm.write(f"{cell.name}: {row['error'] or 'finished'}")
+            row = cell.compute(environment)
+            tqdm.write(f"{cell.name}: {row['error'] or 'finished'}")
             if writer:
                 write_results([row for cell in cells if (row := cell.row())], args.output)
         parts = distributed.gather({cell.name: cell.row() for cell in mine})

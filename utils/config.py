@@ -56,7 +56,6 @@ def _pattern(value: str) -> str:
 Name = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=32, le=8192)]
 Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Kind = Literal["clean", "stain", "perlin", "crack", "cut_paste", "gone", "displace"]
@@ -203,14 +202,8 @@ class Config(Section):
             )
 
 
-PATHS = ["data.root", "data.region", "corruption.textures", "loss.vgg16", "backbone.weights"]
-"""Settings that name a file or a folder."""
-
 RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs", "train.cooldown"]
 """Settings that a resumed run may change: they alter nothing that it has learned so far."""
-
-UNLEARNED = ("score.", "data.max_megapixels")
-"""How settings begin that may change without training."""
 
 WORDS = {
     "int": "a whole number",
@@ -271,7 +264,7 @@ def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
 def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
     """A finished run's settings with `overrides`; raises `UserError` for what is learned."""
     for key in overrides:
-        if not key.startswith(UNLEARNED):
+        if not key.startswith(("score.", "data.max_megapixels")):
             raise UserError(
                 f"{key} is learned, or given by a flag of its own; only score.* and "
                 "data.max_megapixels can be set without training"
@@ -287,10 +280,10 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 def with_absolute_paths(config: Config) -> Config:
     """The same settings for a process that starts in another folder."""
+    paths = ["data.root", "data.region", "corruption.textures", "loss.vgg16", "backbone.weights"]
     settings = _flat(config.model_dump())
-    return changed(
-        config, {key: str(Path(settings[key]).resolve()) for key in PATHS if settings[key]}
-    )
+    given = {key: settings[key] for key in paths if settings[key]}
+    return changed(config, {key: str(Path(path).resolve()) for key, path in given.items()})
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -315,8 +308,8 @@ def config_from(settings: dict[Any, Any], source: str = "") -> Config:
     try:
         return Config.model_validate(nested)
     except ValidationError as error:
-        where = f"{source}: " if source else ""
-        raise UserError(where + _explain(error.errors()[0], flat)) from None
+        line = _explain(error.errors()[0], flat)
+        raise UserError(f"{source}: {line}" if source else line) from None
 
 
 def nearest(word: str, choices: list[str]) -> str:
@@ -354,6 +347,5 @@ def _explain(error: Any, settings: dict[str, Any]) -> str:
         message = WORDS.get(kind, message)
     message = EXPECTED.get(key, message)
     choices = error.get("ctx", {}).get("expected", "").split("'")[1::2]
-    return f"{key} is {settings[key]!r} but should be {message}" + nearest(
-        str(error["input"]), choices
-    )
+    hint = nearest(str(error["input"]), choices)
+    return f"{key} is {settings[key]!r} but should be {message}{hint}"
