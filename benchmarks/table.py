@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.experiment import Row
@@ -47,12 +48,18 @@ def write_results(rows: list[Row], folder: Path) -> None:
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown, and below those of each detector their mean."""
-    headings = [heading for heading, _ in COLUMNS.values()]
-    lines = [["detector", "category", *headings], ["---"] * (2 + len(headings))]
+    lines: list[list[str]] = []
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
         lines += map(_entries, mine + [mean_row(mine)] * (len(mine) > 1))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(["detector", "category", *(heading for heading, _ in COLUMNS.values())], lines)
+
+
+def markdown(headings: list[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(
+        f"| {' | '.join(line)} |" for line in [headings, ["---"] * len(headings), *lines]
+    )
 
 
 def mean_row(rows: list[Row]) -> Row:
