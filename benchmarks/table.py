@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -37,11 +38,11 @@ def write_results(rows: list[Row], folder: Path) -> None:
     writer.writerows(rows)
     write_whole(folder / "results.csv", text.getvalue())
     write_whole(folder / "results.md", table(rows) + "\n")
-    bars: dict[str, dict[str, tuple[float, float, float]]] = {}
+    bars: dict[str, dict[str, list[float]]] = defaultdict(dict)
     for row in rows:
         values = [row.get(name) for name in AUROC]
         if None not in values:
-            bars.setdefault(row["model"], {})[row["category"]] = tuple(values)
+            bars[row["model"]][row["category"]] = values
     with replacing(folder / "chart.png") as file:
         save_auroc_bars(bars, file)
 
@@ -57,9 +58,8 @@ def table(rows: list[Row]) -> str:
 
 def markdown(headings: list[str], lines: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
-    return "\n".join(
-        f"| {' | '.join(line)} |" for line in [headings, ["---"] * len(headings), *lines]
-    )
+    rows = [headings, ["---"] * len(headings), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def mean_row(rows: list[Row]) -> Row:

@@ -1,4 +1,4 @@
-"""Timing pieces of work that take turns, so that a noisy machine strikes all of them alike."""
+"""Timing work that takes turns, so that a noisy machine strikes all alike, and what is timed."""
 
 import argparse
 import time

@@ -10,7 +10,6 @@ images: the mean over the seeds, the highest, and what was promised. Every fit i
 file that --output names; the same command again goes on from there.
 """
 
-import argparse
 import contextlib
 import csv
 import io
@@ -44,25 +43,6 @@ NUMBERS = [0, 40, 15]
 COLUMNS = ["model", "category", "images", "seed", "hidden", "called", "threshold", "promised"]
 
 
-def parse_args() -> argparse.Namespace:
-    """Flags of the command line."""
-    parser = script_parser(__doc__)
-    parser.add_argument("--models", nargs="+", default=list(DETECTORS), metavar="NAME")
-    parser.add_argument("--categories", nargs="+", default=["tile"], metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=10, metavar="N")
-    parser.add_argument("--output", type=Path, default=Path("outputs/verdict.csv"), metavar="FILE")
-    flags = ["--data-root", "--size", "--epochs", "--batch", "--lr", "--device", "--set"]
-    add_setting_flags(parser, flags)
-    return parser.parse_args()
-
-
-class Unsaved(Run):
-    """A run of train.py that leaves no files."""
-
-    def save(self, *_: object) -> None:
-        """Write nothing."""
-
-
 def called_defective(
     config: Config, images: np.ndarray, hidden: np.ndarray
 ) -> tuple[int, Calibration]:
@@ -71,7 +51,8 @@ def called_defective(
     Returns:
         How many of the others are called defective, and the calibration.
     """
-    run = Unsaved(config)
+    run = Run(config)
+    run.save = lambda *_: None  # it leaves no files
     seed_step(config.seed, epoch=-1, step=-1)
     model = place(build_model(config), run.device)
     model.load_pretrained()
@@ -114,7 +95,14 @@ def table(rows: list[dict[str, str]]) -> str:
 
 def main() -> None:
     """Fit what is missing, then print the table."""
-    args = parse_args()
+    parser = script_parser(__doc__)
+    parser.add_argument("--models", nargs="+", default=list(DETECTORS), metavar="NAME")
+    parser.add_argument("--categories", nargs="+", default=["tile"], metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=10, metavar="N")
+    parser.add_argument("--output", type=Path, default=Path("outputs/verdict.csv"), metavar="FILE")
+    flags = ["--data-root", "--size", "--epochs", "--batch", "--lr", "--device", "--set"]
+    add_setting_flags(parser, flags)
+    args = parser.parse_args()
     if not args.output.exists():
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(",".join(COLUMNS) + "\n", "utf-8")
