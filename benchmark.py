@@ -24,9 +24,9 @@ from typing import Any
 from benchmarks.experiment import Experiment
 from data.mvtec import Category, list_categories
 from models import DETECTORS, check_model, reads, refuse_unread
-from utils.config import Config, category_names, differences, load_config, with_absolute_paths
+from utils.config import category_names, changed, differences, load_config, with_absolute_paths
 from utils.errors import UserError, answer_early, run_script
-from utils.flags import FLAGS, add_setting_flags, assignment, overrides_from, script_parser
+from utils.flags import add_setting_flags, assignment, overrides_from, script_parser
 from utils.yaml_files import read_yaml
 
 ELSEWHERE = {"model": "--models", "data.category": "--categories"}
@@ -45,9 +45,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--config", **files, help="YAML files over config.yaml; one that names a model is for that"
     )
-    add_setting_flags(
-        parser, [*(flag for flag, (key, *_) in FLAGS.items() if key not in ELSEWHERE), "--set"]
-    )
+    flags = ["--data-root", "--size", "--epochs", "--batch", "--lr", "--seed", "--device", "--set"]
+    add_setting_flags(parser, flags)
     pairs = {"nargs": 2, "action": "append", "default": [], "metavar": ("MODEL", "KEY=VALUE")}
     parser.add_argument(
         "--for", dest="own", **pairs, help="a setting for one detector only, over the others"
@@ -72,43 +71,41 @@ def chosen_cells(args: argparse.Namespace) -> list[Experiment]:
             begun with other settings.
     """
     models = list(dict.fromkeys(args.models or DETECTORS))
-    own: dict[str, dict[str, Any]] = {model: {} for model in models}
     for model in models:
         check_model(model)
+    own: dict[str, dict[str, Any]] = defaultdict(dict)
     for model, text in args.own:
-        key, value = assignment(f"--for {model}", text)
+        key, value = assignment(text, f"--for {model}")
         refuse_unread(model, [key])
-        own.setdefault(model, {})[key] = value
+        own[model][key] = value
     given = overrides_from(args)
     for key, flag in ELSEWHERE.items():
         if any(key in settings for settings in (given, *own.values())):
             raise UserError(f"{key} is not set this way here; use {flag}")
     recipes: dict[str | None, dict[str, Any]] = defaultdict(dict)
     for file in args.config:
-        recipes[read_yaml(file).get("model")] |= changes(load_config(file))
-    common = recipes[None] | changes(load_config(None, given))
+        recipes[read_yaml(file).get("model")] |= changes(file)
+    common = recipes[None] | changes(None, given)
     for key in common:
         if not any(reads(model, key) for model in models):
             refuse_unread(models[0], [key])
     cells = []
     for model in models:
-        heeded = {key: value for key, value in common.items() if reads(model, key)}
-        recipe = {key: value for key, value in recipes[model].items() if key not in given}
-        settings = heeded | recipe | own[model] | {"model": model}
-        config = with_absolute_paths(load_config(None, settings))
+        settings = {key: value for key, value in common.items() if reads(model, key)}
+        settings |= {key: value for key, value in recipes[model].items() if key not in given}
+        config = with_absolute_paths(load_config(None, settings | own[model] | {"model": model}))
         there = list_categories(config.data.root) or [config.data.category]
         for category in dict.fromkeys(args.categories or there):
-            data = config.data.model_copy(update={"category": category})
-            Category.chosen(data)
-            folder = args.output.resolve() / model / category
-            cells.append(Experiment(config.model_copy(update={"data": data}), folder))
+            config = changed(config, {"data.category": category})
+            Category.chosen(config.data)
+            cells.append(Experiment(config, args.output.resolve() / model / category))
             cells[-1].check()
     return cells
 
 
-def changes(config: Config) -> dict[str, Any]:
-    """The settings that are not those of config.yaml, by dotted key; but for the detector."""
-    found = differences(load_config(), config)
+def changes(file: Path | None, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a file and flags set that is not so in config.yaml, by dotted key; not the detector."""
+    found = differences(load_config(), load_config(file, overrides))
     return {key: new for key, (_, new) in found.items() if key != "model"}
 
 
@@ -138,9 +135,8 @@ def main() -> int:
     mine = cells[distributed.rank() :: distributed.world_size()]
     try:
         for cell in tqdm(mine, unit="cell", disable=not writer or None):
-            if not cell.finished:
-                row = cell.compute(environment)
-                tqdm.write(f"{cell.name}: {row['error'] or 'finished'}")
+            row = cell.compute(environment)
+            tqdm.write(f"{cell.name}: {row['error'] or 'finished'}")
             if writer:
                 write_results([row for cell in cells if (row := cell.row())], args.output)
         parts = distributed.gather({cell.name: cell.row() for cell in mine})

@@ -43,7 +43,7 @@ from runs.folders import named_checkpoint
 from utils.calibration import Calibration, promises
 from utils.config import Config, differences, rescored_config
 from utils.errors import UserError, run_script
-from utils.flags import add_setting_flags, overrides_from, script_parser
+from utils.flags import add_setting_flags, script_parser
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 """Shares of false alarms that known defects are looked for at."""
@@ -168,7 +168,7 @@ def main() -> int:
     print(file)
     tell("before: ", before)
 
-    config = rescored_config(inspector.config, overrides_from(args))
+    config = rescored_config(inspector.config, dict(args.set))
     changed = differences(inspector.config, config)
     if changed and file.suffix == ".onnx":
         raise UserError("an export has its settings fixed; set those of its run and export it anew")

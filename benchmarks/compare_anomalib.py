@@ -17,6 +17,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +36,7 @@ from utils.memory import peak_mib
 
 BATCH = 8
 LAYERS = (4, 10)
+CPU = torch.device("cpu")
 
 
 class Blocks(nn.Module):
@@ -54,71 +58,54 @@ class Blocks(nn.Module):
         return x
 
 
-class Anomalib:
+class Contender(NamedTuple):
+    """A model, what takes a batch [B, 3, H, W] in, what then fits it, and its name for scores."""
+
+    model: nn.Module
+    collect: Callable[[Tensor], object]
+    finish: Callable[[], object]
+    score: str
+
+
+def anomalib(name: str, coreset: float) -> Contender:
     """anomalib's model, fitted and asked as its own engine does it."""
+    from anomalib.models.image.padim.torch_model import PadimModel
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-    def __init__(self, name: str, coreset: float) -> None:
-        from anomalib.models.image.padim.torch_model import PadimModel
-        from anomalib.models.image.patchcore.torch_model import PatchcoreModel
-
-        layers = [f"blocks.{layer}" for layer in LAYERS]
-        torch.manual_seed(0)
-        self.coreset = coreset
-        if name == "patchcore":
-            self.model = PatchcoreModel(layers=layers, backbone=Blocks(), num_neighbors=9)
-        else:
-            self.model = PadimModel(layers=layers, backbone=Blocks(), n_features=100)
-
-    def fit(self, batches: list[np.ndarray]) -> None:
-        """Collect, then fit."""
-        self.model.train()
-        self.model.feature_extractor.eval()
-        for batch in batches:
-            self.model(to_batch(batch, torch.device("cpu")))
-        if hasattr(self.model, "subsample_embedding"):
-            self.model.subsample_embedding(self.coreset)
-        else:
-            self.model.fit()
-        self.model.eval()
-
-    def score(self, image: np.ndarray) -> float:
-        """Score of an image, uint8 [H, W, 3]."""
-        return self.model(to_batch(image[None], torch.device("cpu"))).pred_score.item()
+    layers = [f"blocks.{layer}" for layer in LAYERS]
+    if name == "patchcore":
+        model = PatchcoreModel(layers=layers, backbone=Blocks(), num_neighbors=9)
+        finish = partial(model.subsample_embedding, coreset)
+    else:
+        model = PadimModel(layers=layers, backbone=Blocks(), n_features=100)
+        finish = model.fit
+    model.train().feature_extractor.eval()
+    return Contender(model, model, finish, "pred_score")
 
 
-class Ours:
+def ours(name: str, coreset: float) -> Contender:
     """Our detector, with the papers' score."""
+    from models import build_model
+    from utils.config import load_config
+    from utils.device import place
 
-    def __init__(self, name: str, coreset: float) -> None:
-        from models import build_model
-        from utils.config import load_config
-        from utils.device import place
+    settings = {
+        "model": name,
+        "backbone.layers": list(LAYERS),
+        "patchcore.joined": True,
+        "patchcore.candidates": 10**9,
+        "patchcore.coreset": coreset,
+        "patchcore.density": 0,
+        "patchcore.reweight": 9,
+        "score.reduce": "max",
+    }
+    model = build_model(load_config(overrides=settings))
+    model.load_pretrained()
+    place(model, CPU)
+    return Contender(model, partial(model.collect, fold=0), model.finish, "score")
 
-        settings = {
-            "model": name,
-            "backbone.layers": list(LAYERS),
-            "patchcore.joined": True,
-            "patchcore.candidates": 10**9,
-            "patchcore.coreset": coreset,
-            "patchcore.density": 0,
-            "patchcore.reweight": 9,
-            "score.reduce": "max",
-        }
-        torch.manual_seed(0)
-        self.model = build_model(load_config(overrides=settings))
-        self.model.load_pretrained()
-        place(self.model, torch.device("cpu"))
 
-    def fit(self, batches: list[np.ndarray]) -> None:
-        """Collect, then fit."""
-        for batch in batches:
-            self.model.collect(to_batch(batch, torch.device("cpu")), fold=0)
-        self.model.finish()
-        self.model.eval()
-
-    def score(self, image: np.ndarray) -> float:
-        """Score of an image, uint8 [H, W, 3]."""
-        return self.model(to_batch(image[None], torch.device("cpu"))).score.item()
+LIBRARIES = {"anomalib": anomalib, "ours": ours}
 
 
 def read(paths: list, size: int) -> list[np.ndarray]:
@@ -137,25 +124,23 @@ def measure(args: argparse.Namespace) -> None:
     tests = category.test_images()
     test = read([entry.path for entry in tests], args.size)
     labels = [entry.is_defect for entry in tests]
-    library = {"ours": Ours, "anomalib": Anomalib}[args.worker]
-    contender = library(args.model, args.coreset)
+    torch.manual_seed(0)
+    model, collect, finish, score = LIBRARIES[args.worker](args.model, args.coreset)
     batches = [np.stack(train[start : start + BATCH]) for start in range(0, len(train), BATCH)]
     started = time.perf_counter()
     with torch.no_grad():
-        contender.fit(batches)
+        for batch in batches:
+            collect(to_batch(batch, CPU))
+        finish()
     fitting = time.perf_counter() - started
+    model.eval()
     with torch.inference_mode():
-        contender.score(test[0])
+        model(to_batch(test[0][None], CPU))
         started = time.perf_counter()
-        scores = [contender.score(image) for image in test]
+        scores = [getattr(model(to_batch(image[None], CPU)), score).item() for image in test]
         asking = time.perf_counter() - started
-    result = {
-        "fit_seconds": fitting,
-        "milliseconds": 1000 * asking / len(test),
-        "peak_mib": peak_mib(),
-        "auroc": roc_auc_score(labels, scores),
-    }
-    print(json.dumps(result))
+    auroc = roc_auc_score(labels, scores)
+    print(json.dumps([fitting, 1000 * asking / len(test), peak_mib(), auroc]))
 
 
 def main() -> None:
@@ -167,7 +152,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--coreset", type=float, default=0.1)
     parser.add_argument("--limit", type=int, help="learn from the first so many images only")
-    parser.add_argument("--worker", choices=["ours", "anomalib"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -178,12 +163,9 @@ def main() -> None:
             command = [python, "-m", "benchmarks.compare_anomalib", *sys.argv[1:]]
             command += ["--worker", worker, "--model", model]
             output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            found = json.loads(output.splitlines()[-1])
-            print(
-                f"{model:10} {worker:11} {found['fit_seconds']:8.1f} {found['milliseconds']:9.1f} "
-                f"{found['peak_mib']:9.0f} {found['auroc']:7.4f}",
-                flush=True,
-            )
+            fit, milliseconds, peak, auroc = json.loads(output.splitlines()[-1])
+            figures = f"{fit:8.1f} {milliseconds:9.1f} {peak:9.0f} {auroc:7.4f}"
+            print(f"{model:10} {worker:11} {figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,6 @@ REPO = Path(__file__).resolve().parent.parent
 PATIENCE = 10  # seconds for a script to save and stop, before it is killed
 PR_SET_PDEATHSIG = 1
 
-Environment = dict[str, str] | None
-
 Row = dict[str, Any]
 """Model, category, error (or None), and numbers by name; those that are undefined are None."""
 
@@ -66,26 +64,22 @@ class Experiment:
         file = self.folder / "row.json"
         return json.loads(file.read_text()) if file.exists() else None
 
-    @property
-    def finished(self) -> bool:
-        """Whether its row is written and tells of no error."""
-        row = self.row()
-        return row is not None and row["error"] is None
-
-    def compute(self, environment: Environment = None) -> Row:
-        """Train and evaluate, from where an earlier start was broken off, and keep the row.
+    def compute(self, environment: dict[str, str] | None = None) -> Row:
+        """Its row: train and evaluate, from where an earlier start was broken off or failed.
 
         A script that fails makes a row with an error; `environment` is that of the scripts.
         """
-        row: Row = {"model": self.config.model, "category": self.config.data.category}
-        try:
-            row |= self._measured(environment) | {"error": None}
-        except UserError as error:
-            row["error"] = str(error)
-        write_whole(self.folder / "row.json", json.dumps(row, indent=2))
+        row = self.row()
+        if row is None or row["error"] is not None:
+            row = {"model": self.config.model, "category": self.config.data.category}
+            try:
+                row |= self._measured(environment) | {"error": None}
+            except UserError as error:
+                row["error"] = str(error)
+            write_whole(self.folder / "row.json", json.dumps(row, indent=2))
         return row
 
-    def _measured(self, environment: Environment) -> Row:
+    def _measured(self, environment: dict[str, str] | None) -> Row:
         where = {"cwd": self.folder, "environment": environment}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_config(self.config, self.folder / "settings.yaml")
@@ -104,7 +98,7 @@ class Experiment:
         }
 
 
-def script(name: str, *flags: object, cwd: Path, environment: Environment = None) -> None:
+def script(name: str, *flags: object, cwd: Path, environment: dict[str, str] | None = None) -> None:
     """Run the script <name>.py in a folder; what it prints is added to <name>.log there.
 
     Raises:
@@ -119,7 +113,7 @@ def script(name: str, *flags: object, cwd: Path, environment: Environment = None
             cwd=cwd,
             env=environment,
             stdout=stream,
-            stderr=stream,
+            stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C reaches the caller alone, which then stops it
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         ) as process,
@@ -136,9 +130,8 @@ def script(name: str, *flags: object, cwd: Path, environment: Environment = None
     if status < 0:
         raise UserError(f"{name}.py was killed by {signal.Signals(-status).name}")
     if status:
-        lines = log.read_text(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
-        raise UserError(last.removeprefix("error: "))
+        lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()]
+        raise UserError(lines[-1].removeprefix("error: ") if lines else "it printed nothing")
 
 
 def _die_with_parent() -> None:

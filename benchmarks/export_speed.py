@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from benchmarks.experiment import REPO
-from benchmarks.timing import ratio, spread
-from inspection.open_run import chosen_categories, named_run, open_inspector
+from benchmarks.timing import ratio, spread, test_images
+from inspection.open_run import named_run, open_inspector
 from runs.folders import run_name
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
@@ -46,10 +46,7 @@ def main() -> int:
     if not export.exists():
         raise UserError(f"no {export}; write it with: python export.py --checkpoint {file.parent}")
     pair = [open_inspector(path, "cpu") for path in (file, export)]
-    categories = chosen_categories(args, pair[0])
-    tests = [test for category in categories for test in category.test_images()]
-    paths = [test.path for test in tests[:: max(1, len(tests) // args.images)]][: args.images]
-
+    paths = test_images(args, pair[0])
     verdicts_equal, times = 0, []
     for path in [paths[0], *paths]:  # the first one warms up
         image = pair[0].read(path)

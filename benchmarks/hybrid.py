@@ -41,17 +41,15 @@ def main() -> int:
     parser = script_parser(__doc__)
     parser.add_argument("outputs", nargs="+", type=Path, metavar="OUTPUT")
     found = {output.name: severities(output) for output in parser.parse_args().outputs}
-    first = next(iter(found.values()))
-    if any(other.keys() != first.keys() for other in found.values()):
+    first, *others = found.values()
+    if any(other.keys() != first.keys() for other in others):
         raise UserError("these are evaluations of different images")
     defective = np.array([is_defect for is_defect, _ in first.values()])
-    scores = {
-        name: np.array([of_image[path][1] for path in first]) for name, of_image in found.items()
-    }
-    for pair in combinations(scores, 2):
-        both = np.stack([scores[name] for name in pair])
-        scores = scores | {f"mean of {' and '.join(pair)}": both.mean(axis=0)}
-        scores |= {f"highest of {' and '.join(pair)}": both.max(axis=0)}
+    scores = {name: np.array([run[path][1] for path in first]) for name, run in found.items()}
+    for pair in combinations(found, 2):
+        both, names = np.stack([scores[name] for name in pair]), " and ".join(pair)
+        scores[f"mean of {names}"] = both.mean(axis=0)
+        scores[f"highest of {names}"] = both.max(axis=0)
     for name, values in scores.items():
         print(f"{auroc(values[~defective], values[defective]):.3f}  {name}")
     return 0

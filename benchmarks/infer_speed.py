@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import infer
-from benchmarks.timing import spread
+from benchmarks.timing import spread, test_images
 from inspection import pictures
-from inspection.open_run import add_run_flags, chosen_categories, open_run
+from inspection.open_run import add_run_flags, open_run
 from utils.errors import run_script
 from utils.flags import add_batch_flag, script_parser
 
@@ -37,10 +37,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns of each way")
     args = parser.parse_args()
     _, inspector = open_run(args)
-    categories = chosen_categories(args, inspector)
-    tests = [test for category in categories for test in category.test_images()]
-    paths = [test.path for test in tests[:: max(1, len(tests) // args.images)]][: args.images]
-    parts = {path: inspector.part_of(path) for path in paths}
+    parts = {path: inspector.part_of(path) for path in test_images(args, inspector)}
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     for turn in range(args.turns + 1):
         for way, (kinds, pictures.COMPRESSION) in WAYS.items():
@@ -48,9 +45,9 @@ def main() -> int:
                 started = time.process_time()
                 infer.inspect(inspector, parts, Path(folder), kinds)
                 if turn:  # the first one warms up
-                    rates[way].append(len(paths) / (time.process_time() - started))
+                    rates[way].append(len(parts) / (time.process_time() - started))
     for way, found in rates.items():
-        print(f"{way:<20} {spread(found, 'images/s', 1)}, {args.turns} turns of {len(paths)}")
+        print(f"{way:<20} {spread(found, 'images/s', 1)}, {args.turns} turns of {len(parts)}")
     return 0
 
 

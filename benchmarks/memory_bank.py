@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import in_turns, seconds
-from data.images import ImageError, read_ahead, read_image
+from data.cache import decode_all
 from data.mvtec import Category
-from data.resize import fit
 from data.tensors import to_batch
 from models.features.coreset import PROJECTION, greedy_coreset, random_projection
 from models.features.neighbours import nearest
 from models.features.patchcore import PatchCore
 from utils.config import load_config
 from utils.flags import add_setting_flags, overrides_from, script_parser
+from utils.memory import peak_mib
 
 PLAIN_CENTRES = 200
 SEARCHES = [(1024, 20_000, 192), (4096, 20_000, 152), (1024, 100_000, 192), (784, 16_000, 1536)]
@@ -42,9 +42,8 @@ def real_patches(count: int, overrides: dict) -> Tensor:
     paths = Category(data.root, data.category).train_images()
     torch.manual_seed(0)
     with torch.no_grad():
-        for _, image in read_ahead(paths, lambda path: fit(read_image(path, data), data)):
-            if not isinstance(image, ImageError):
-                detector.collect(to_batch(image[None], torch.device("cpu")), fold=0)
+        for image in decode_all(paths, data)[0].tiles:
+            detector.collect(to_batch(image[None], torch.device("cpu")), fold=0)
     return random_projection(detector.memories[0].bank, PROJECTION)
 
 
@@ -59,16 +58,10 @@ def plain_coreset(points: Tensor, centres: int) -> None:
         place = int(apart.argmax())
 
 
-def peak_mib() -> float:
-    """Largest resident memory since it was last reset by `clear_refs`, in MiB (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
 def time_coreset(points: Tensor, share: float) -> None:
     """Print time and memory of a coreset of this share of the points [N, D]."""
     centres = round(share * len(points))
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5")  # Linux counts the peak anew
     before = peak_mib()
     ours = seconds(partial(greedy_coreset, points, centres, quiet=True))
     more = peak_mib() - before

@@ -51,16 +51,15 @@ def main() -> None:
     print(f"peak memory: {before:.0f} MiB before, {peak_mib():.0f} MiB after")
     print("  ".join(f"{name} {value:.6f}" for name, value in results.items()))
 
-    subset, maps, masks = PixelScores(), [], []
-    for index in range(0, IMAGES, EVERY):
-        anomaly_map, mask = make_image(index)
-        subset.add(anomaly_map, mask)
-        maps.append(anomaly_map.ravel())
-        masks.append(np.zeros(SIDE**2, dtype=bool) if mask is None else mask.ravel())
-    ours, truth, found = subset.results(), np.concatenate(masks), np.concatenate(maps)
+    subset = [make_image(index) for index in range(0, IMAGES, EVERY)]
+    scores = PixelScores()
+    for anomaly_map, mask in subset:
+        scores.add(anomaly_map, mask)
+    ours, found = scores.results(), np.ravel([anomaly_map for anomaly_map, _ in subset])
+    truth = np.ravel([np.zeros((SIDE, SIDE), bool) if mask is None else mask for _, mask in subset])
     auroc = abs(ours["pixel_auroc"] - roc_auc_score(truth, found))
     precision = abs(ours["pixel_ap"] - average_precision_score(truth, found))
-    print(f"largest difference from scikit-learn on {len(maps)} maps {max(auroc, precision):.1e}")
+    print(f"largest difference from scikit-learn on {len(subset)} maps {max(auroc, precision):.1e}")
 
 
 if __name__ == "__main__":

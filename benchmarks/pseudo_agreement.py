@@ -19,6 +19,7 @@ import torch
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from benchmarks.table import markdown
 from data.images import ImageError, read_ahead
 from data.mvtec import TestImage
 from data.resize import fit
@@ -85,19 +86,16 @@ def main() -> int:
         "pseudo": (chain.from_iterable(readers), len(pseudo)),
         "true": (read_ahead(true, TestImage.read), len(true)),
     }
-    found = {}
+    found = []
     for name, (reader, count) in splits.items():
         values, defective = scores(detector, reader, count, inspector.device, name)
-        found[name] = [auroc(way[~defective], way[defective]) for way in values.T]
-    print("| witness | reduce | pseudo AUROC | true AUROC |")
-    print("| --- | --- | --- | --- |")
-    for index in np.argsort(found["pseudo"])[::-1]:
-        pseudo, true = found["pseudo"][index], found["true"][index]
-        print(f"| {' | '.join(WAYS[index])} | {pseudo:.3f} | {true:.3f} |")
+        found.append([auroc(way[~defective], way[defective]) for way in values.T])
+    ranked = sorted(zip(*found, WAYS, strict=True), key=lambda row: row[0], reverse=True)
+    lines = [[*way, f"{pseudo:.3f}", f"{true:.3f}"] for pseudo, true, way in ranked]
+    print(markdown(["witness", "reduce", "pseudo AUROC", "true AUROC"], lines))
     print(
-        f"\nrank correlation {spearmanr(found['pseudo'], found['true']).statistic:.2f} over "
-        f"{len(WAYS)} ways; the one chosen by the pseudo AUROC reaches "
-        f"{found['true'][int(np.argmax(found['pseudo']))]:.3f}, the best {max(found['true']):.3f}"
+        f"\nrank correlation {spearmanr(*found).statistic:.2f} over {len(WAYS)} ways; the one "
+        f"chosen by the pseudo AUROC reaches {ranked[0][1]:.3f}, the best {max(found[1]):.3f}"
     )
     return 0
 

@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.experiment import Row
@@ -36,23 +38,28 @@ def write_results(rows: list[Row], folder: Path) -> None:
     writer.writerows(rows)
     write_whole(folder / "results.csv", text.getvalue())
     write_whole(folder / "results.md", table(rows) + "\n")
-    bars: dict[str, dict[str, tuple[float, float, float]]] = {}
+    bars: dict[str, dict[str, list[float]]] = defaultdict(dict)
     for row in rows:
         values = [row.get(name) for name in AUROC]
         if None not in values:
-            bars.setdefault(row["model"], {})[row["category"]] = tuple(values)
+            bars[row["model"]][row["category"]] = values
     with replacing(folder / "chart.png") as file:
         save_auroc_bars(bars, file)
 
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown, and below those of each detector their mean."""
-    headings = [heading for heading, _ in COLUMNS.values()]
-    lines = [["detector", "category", *headings], ["---"] * (2 + len(headings))]
+    lines: list[list[str]] = []
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
         lines += map(_entries, mine + [mean_row(mine)] * (len(mine) > 1))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(["detector", "category", *(heading for heading, _ in COLUMNS.values())], lines)
+
+
+def markdown(headings: list[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    rows = [headings, ["---"] * len(headings), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def mean_row(rows: list[Row]) -> Row:

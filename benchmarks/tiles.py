@@ -17,8 +17,9 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from benchmarks.experiment import Experiment
+from benchmarks.table import markdown
 from utils.config import load_config
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.flags import script_parser
 
 SIDE = 2048
@@ -39,12 +40,9 @@ def surface(rng: np.random.Generator) -> np.ndarray:
     for sigma, contrast in ((1.5, 0.05), (8, 0.03), (200, 0.03)):
         size = SIDE // max(1, int(sigma))  # coarse noise is drawn coarsely
         grain = ndimage.gaussian_filter(rng.standard_normal((size, size), np.float32), 1.5)
-        image += contrast * _enlarged(grain / grain.std())
+        coarse = Image.fromarray(grain / grain.std())
+        image += contrast * np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     return image
-
-
-def _enlarged(grain: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(grain).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def _place(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -99,18 +97,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch_folder:
         folder = Path(scratch_folder)
         draw(folder / "data/surface")
-        print(f"| tile | image AUROC | {' | '.join(names)} | ms an image | fit |")
-        print("| --- |" + " --- |" * (len(names) + 3))
-        for tile in TILES:
-            config = load_config(
-                overrides=SETTINGS | {"data.root": str(folder / "data"), "data.tile": tile}
-            )
-            found = Experiment(config, folder / str(tile)).compute()
+        lines = []
+        for tile in tqdm(TILES, "learning", disable=None):
+            settings = SETTINGS | {"data.root": str(folder / "data"), "data.tile": tile}
+            found = Experiment(load_config(None, settings), folder / str(tile)).compute()
+            if found["error"] is not None:
+                raise UserError(found["error"])
             figures = [found["image_auroc"], *(found[f"auroc_{name}"] for name in names)]
-            entries = [f"{tile}x{tile}" if tile else "the whole image"]
-            entries += [f"{figure:.3f}" for figure in figures]
-            entries += [f"{found['ms_per_image']:.0f}", f"{found['fit_seconds']:.0f} s"]
-            print(f"| {' | '.join(entries)} |", flush=True)
+            times = [f"{found['ms_per_image']:.0f}", f"{found['fit_seconds']:.0f} s"]
+            size = f"{tile}x{tile}" if tile else "the whole image"
+            lines.append([size, *(f"{figure:.3f}" for figure in figures), *times])
+    print(markdown(["tile", "image AUROC", *names, "ms an image", "fit"], lines))
     return 0
 
 

@@ -1,10 +1,22 @@
-"""Timing pieces of work that take turns, so that a noisy machine strikes all of them alike."""
+"""Timing work that takes turns, so that a noisy machine strikes all alike, and what is timed."""
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 
 import torch
+
+from inspection.inspector import Inspector
+from inspection.open_run import chosen_categories
+
+
+def test_images(args: argparse.Namespace, inspector: Inspector) -> list[Path]:
+    """As many images of the test split as `--images` says, evenly spread."""
+    categories = chosen_categories(args, inspector)
+    paths = [test.path for category in categories for test in category.test_images()]
+    return paths[:: max(1, len(paths) // args.images)][: args.images]
 
 
 def seconds(work: Callable[[], object]) -> float:

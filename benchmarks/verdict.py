@@ -10,7 +10,6 @@ images: the mean over the seeds, the highest, and what was promised. Every fit i
 file that --output names; the same command again goes on from there.
 """
 
-import argparse
 import contextlib
 import csv
 import io
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 import train
+from benchmarks.table import markdown
 from data.cache import DecodedImages, decode_all
 from data.mvtec import Category
 from data.tensors import to_batch
@@ -32,7 +32,7 @@ from runs.good_images import GoodImages
 from runs.run import Run
 from runs.seed import seed_step
 from utils.calibration import Calibration
-from utils.config import Config, load_config
+from utils.config import Config, changed, load_config
 from utils.device import place
 from utils.flags import add_setting_flags, overrides_from, script_parser
 
@@ -43,25 +43,6 @@ NUMBERS = [0, 40, 15]
 COLUMNS = ["model", "category", "images", "seed", "hidden", "called", "threshold", "promised"]
 
 
-def parse_args() -> argparse.Namespace:
-    """Flags of the command line."""
-    parser = script_parser(__doc__)
-    parser.add_argument("--models", nargs="+", default=list(DETECTORS), metavar="NAME")
-    parser.add_argument("--categories", nargs="+", default=["tile"], metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=10, metavar="N")
-    parser.add_argument("--output", type=Path, default=Path("outputs/verdict.csv"), metavar="FILE")
-    flags = ["--data-root", "--size", "--epochs", "--batch", "--lr", "--device", "--set"]
-    add_setting_flags(parser, flags)
-    return parser.parse_args()
-
-
-class Unsaved(Run):
-    """A run of train.py that leaves no files."""
-
-    def save(self, *_: object) -> None:
-        """Write nothing."""
-
-
 def called_defective(
     config: Config, images: np.ndarray, hidden: np.ndarray
 ) -> tuple[int, Calibration]:
@@ -70,7 +51,8 @@ def called_defective(
     Returns:
         How many of the others are called defective, and the calibration.
     """
-    run = Unsaved(config)
+    run = Run(config)
+    run.save = lambda *_: None  # it leaves no files
     seed_step(config.seed, epoch=-1, step=-1)
     model = place(build_model(config), run.device)
     model.load_pretrained()
@@ -92,56 +74,57 @@ def called_defective(
     return sum(map(calibration.is_defect, scores)), calibration
 
 
+def rows_of(file: Path) -> list[dict[str, str]]:
+    """What was found so far."""
+    return list(csv.DictReader(file.read_text("utf-8").splitlines()))
+
+
 def table(rows: list[dict[str, str]]) -> str:
     """The share of false alarms by detector, category and number of images, in Markdown."""
-    groups: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for row in rows:
         key = (row["model"], row["category"], int(row["images"]))
-        groups[key].append(int(row["called"]) / int(row["hidden"]))
-    lines = [
-        "| detector | category | learned from | false alarms, mean | highest | seeds |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for (model, category, images), shares in sorted(groups.items()):
-        lines.append(
-            f"| {model} | {category} | {images} | {100 * np.mean(shares):.1f}% "
-            f"| {100 * max(shares):.1f}% | {len(shares)} |"
-        )
-    return "\n".join(lines)
+        found[key].append(int(row["called"]) / int(row["hidden"]))
+    headings = ["detector", "category", "learned from", "false alarms, mean", "highest", "seeds"]
+    lines = (
+        [*map(str, key), f"{np.mean(shares):.1%}", f"{max(shares):.1%}", str(len(shares))]
+        for key, shares in sorted(found.items())
+    )
+    return markdown(headings, lines)
 
 
 def main() -> None:
     """Fit what is missing, then print the table."""
-    args = parse_args()
-    rows: list[dict[str, str]] = []
-    if args.output.exists():
-        with args.output.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    category, images = "", np.empty(0)
-    for chosen, seed, number, model in product(
-        args.categories, range(args.seeds), NUMBERS, args.models
-    ):
-        overrides = overrides_from(args) | {"model": model, "data.category": chosen, "seed": seed}
-        config = load_config(overrides=overrides)
-        if category != chosen:
-            paths = Category(config.data.root, chosen).train_images()
-            category, images = chosen, decode_all(paths, config.data)[0].tiles
-        order = np.random.default_rng(seed).permutation(len(images))
-        hidden, rest = np.split(order, [round(HIDDEN * len(order))])
-        learned = np.sort(rest[:number] if number else rest)
-        key = [model, category, str(len(learned)), str(seed)]
-        if len(learned) < number or any([row[c] for c in COLUMNS[:4]] == key for row in rows):
-            continue
-        called, calibration = called_defective(config, images[learned], images[hidden])
-        values = [*key, len(hidden), called, calibration.threshold, calibration.false_alarms]
-        rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
-        with args.output.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"{model} {category} {len(learned)} seed {seed}: {called} of {len(hidden)} called")
-    print(table(rows))
+    parser = script_parser(__doc__)
+    parser.add_argument("--models", nargs="+", default=list(DETECTORS), metavar="NAME")
+    parser.add_argument("--categories", nargs="+", default=["tile"], metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=10, metavar="N")
+    parser.add_argument("--output", type=Path, default=Path("outputs/verdict.csv"), metavar="FILE")
+    flags = ["--data-root", "--size", "--epochs", "--batch", "--lr", "--device", "--set"]
+    add_setting_flags(parser, flags)
+    args = parser.parse_args()
+    if not args.output.exists():
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(",".join(COLUMNS) + "\n", "utf-8")
+    done = {tuple(row.values())[:4] for row in rows_of(args.output)}
+    for category in args.categories:
+        given = load_config(overrides=overrides_from(args) | {"data.category": category})
+        images = decode_all(Category(given.data.root, category).train_images(), given.data)[0].tiles
+        for seed, number, model in product(range(args.seeds), NUMBERS, args.models):
+            order = np.random.default_rng(seed).permutation(len(images))
+            hidden, rest = np.split(order, [round(HIDDEN * len(order))])
+            learned = np.sort(rest[:number] if number else rest)
+            key = (model, category, str(len(learned)), str(seed))
+            if len(learned) < number or key in done:
+                continue
+            done.add(key)
+            config = changed(given, {"model": model, "seed": seed})
+            called, calibration = called_defective(config, images[learned], images[hidden])
+            values = [*key, len(hidden), called, calibration.threshold, calibration.false_alarms]
+            with args.output.open("a", encoding="utf-8", newline="") as stream:
+                csv.writer(stream, lineterminator="\n").writerow(values)
+            print(f"{model} {category} {key[2]} seed {seed}: {called} of {len(hidden)} called")
+    print(table(rows_of(args.output)))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from utils.yaml_files import read_yaml
 
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
 
-ALL = "all"
-"""The category that stands for all there are."""
+ALL = "all"  # the category that stands for all there are
 
 
 def category_names(value: Any) -> Any:
@@ -45,12 +44,6 @@ def _listed(value: Any) -> Any:
     return value.split("+") if isinstance(value, str) else value
 
 
-Side = Annotated[int, Field(ge=32, le=8192)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1)]
-Kind = Literal["clean", "stain", "perlin", "crack", "cut_paste", "gone", "displace"]
-
-
 def _pattern(value: str) -> str:
     """A regular expression that compiles, as it was written."""
     try:
@@ -58,6 +51,14 @@ def _pattern(value: str) -> str:
     except re.error as error:
         raise ValueError(f"a regular expression ({error})") from None
     return value
+
+
+Name = Annotated[str, Field(min_length=1)]
+Side = Annotated[int, Field(ge=32, le=8192)]
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Kind = Literal["clean", "stain", "perlin", "crack", "cut_paste", "gone", "displace"]
 
 
 class Section(BaseModel, extra="forbid", frozen=True):
@@ -74,19 +75,7 @@ class DataConfig(Section):
     overlap: float = Field(ge=0, le=0.75)
     limit: int = Field(ge=0)
     depth: Literal["auto", 8, 10, 12, 14, 16]
-    max_megapixels: float = Field(gt=0, allow_inf_nan=False)
-
-    def model_post_init(self, context: Any) -> None:
-        """Raise `UserError` for tiles that would lose the ratio, which they keep by themselves."""
-        if self.tile and self.size[0] != self.size[1]:
-            raise UserError(
-                f"data.tile cuts squares, but data.size is {list(self.size)}; make it one number"
-            )
-        if self.tile and self.fit != "squash":
-            raise UserError(
-                f"data.fit={self.fit} says nothing to tiles, which keep the ratio by "
-                "themselves; set data.fit=squash, or data.tile=0"
-            )
+    max_megapixels: Positive
 
 
 class UNetConfig(Section):
@@ -110,14 +99,6 @@ class LossConfig(Section):
     focal: Weight
     balance: float = Field(ge=0, le=100)
 
-    def model_post_init(self, context: Any) -> None:
-        """Raise `UserError` if nothing is left to learn from."""
-        if not (self.l1 or self.ssim or self.perceptual or self.focal):
-            raise UserError(
-                "loss.l1, loss.ssim, loss.perceptual and loss.focal are all 0, which leaves "
-                "nothing to learn from; raise one of them"
-            )
-
 
 class DraemConfig(Section):
     focal: Weight
@@ -138,33 +119,33 @@ class BackboneConfig(Section):
 
 class PatchCoreConfig(Section):
     joined: bool
-    candidates: int = Field(ge=1)
+    candidates: Count
     coreset: float = Field(gt=0, le=1)
     density: int = Field(ge=0)
     reweight: int = Field(ge=0)
 
 
 class PadimConfig(Section):
-    channels: int = Field(ge=1)
+    channels: Count
 
 
 class FastFlowConfig(Section):
-    steps: int = Field(ge=1)
+    steps: Count
     ratio: float = Field(gt=0, le=4)
 
 
 class PatchMemoryConfig(Section):
-    patches: int = Field(ge=1)
+    patches: Count
     rotations: int = Field(ge=1, le=36)
 
 
 class TrainConfig(Section):
-    epochs: int = Field(ge=1)
-    batch: int = Field(ge=1)
+    epochs: Count
+    batch: Count
     crop: Literal[0] | Side
-    lr: float = Field(gt=0, allow_inf_nan=False)
+    lr: Positive
     cooldown: float = Field(ge=0, le=1)
-    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)]
+    micro_batch: Literal["auto"] | Count
     precision: Literal["auto", "float32", "bfloat16"]
     log: Literal["tensorboard"] | None
 
@@ -202,18 +183,37 @@ class Config(Section):
     score: ScoreConfig
     calibration: CalibrationConfig
 
+    def model_post_init(self, context: Any) -> None:
+        """Raise `UserError` for settings that are right by themselves, and wrong together."""
+        data, loss = self.data, self.loss
+        if data.tile and data.size[0] != data.size[1]:
+            raise UserError(
+                f"data.tile cuts squares, but data.size is {list(data.size)}; make it one number"
+            )
+        if data.tile and data.fit != "squash":
+            raise UserError(
+                f"data.fit={data.fit} says nothing to tiles, which keep the ratio by "
+                "themselves; set data.fit=squash, or data.tile=0"
+            )
+        if not (loss.l1 or loss.ssim or loss.perceptual or loss.focal):
+            raise UserError(
+                "loss.l1, loss.ssim, loss.perceptual and loss.focal are all 0, which leaves "
+                "nothing to learn from; raise one of them"
+            )
 
-PATHS = ["data.root", "data.region", "corruption.textures", "loss.vgg16", "backbone.weights"]
-"""Settings that name a file or a folder."""
 
 RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs", "train.cooldown"]
 """Settings that a resumed run may change: they alter nothing that it has learned so far."""
 
-UNLEARNED = ("score.", "data.max_megapixels")
-"""How settings begin that may change without training."""
-
-ELSEWHERE = ["model", "device", "data.root", "data.category"]
-"""Settings by which a run is named, or that say where it works."""
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "a name",
+    "bool": "true or false",
+    "tuple": "a list",
+    "model": "a group of settings, written as 'key: value' lines below it",
+}
+"""What to say of a value of the wrong type, by the type that pydantic misses."""
 
 EXPECTED = {
     "device": "auto, cuda, cuda:1 (a certain GPU), mps or cpu",
@@ -250,11 +250,7 @@ def changed(config: Config, changes: dict[Any, Any], source: str = "") -> Config
 
 
 def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
-    """The settings of a run with `overrides` (by dotted key) applied.
-
-    Raises:
-        UserError: for a value that is not valid or a setting that cannot change in mid-run.
-    """
+    """A run's settings with `overrides`; raises `UserError` for what cannot change in mid-run."""
     resumed = changed(config, overrides)
     for key, (old, new) in differences(config, resumed).items():
         if key not in RESUMABLE:
@@ -266,18 +262,14 @@ def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
 
 
 def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
-    """The settings of a finished run with `overrides` (by dotted key) of what is not learned.
-
-    Raises:
-        UserError: for a value that is not valid, or a setting that is learned.
-    """
+    """A finished run's settings with `overrides`; raises `UserError` for what is learned."""
     for key in overrides:
-        if not key.startswith(UNLEARNED) and key not in ELSEWHERE:
+        if not key.startswith(("score.", "data.max_megapixels")):
             raise UserError(
-                f"{key} is learned; only score.* and data.max_megapixels can be set without "
-                "training"
+                f"{key} is learned, or given by a flag of its own; only score.* and "
+                "data.max_megapixels can be set without training"
             )
-    return changed(config, {key: new for key, new in overrides.items() if key not in ELSEWHERE})
+    return changed(config, overrides)
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -288,8 +280,10 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 def with_absolute_paths(config: Config) -> Config:
     """The same settings for a process that starts in another folder."""
-    paths = {key: path for key, path in _flat(config.model_dump()).items() if key in PATHS and path}
-    return changed(config, {key: str(Path(path).resolve()) for key, path in paths.items()})
+    paths = ["data.root", "data.region", "corruption.textures", "loss.vgg16", "backbone.weights"]
+    settings = _flat(config.model_dump())
+    given = {key: settings[key] for key in paths if settings[key]}
+    return changed(config, {key: str(Path(path).resolve()) for key, path in given.items()})
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -297,18 +291,25 @@ def write_config(config: Config, path: Path) -> None:
     write_whole(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
-def config_from(settings: dict[str, Any], source: str = "") -> Config:
+def config_from(settings: dict[Any, Any], source: str = "") -> Config:
     """Validate all settings, nested or by dotted key, read from `source` (a file, or "" for flags).
 
     Raises:
         UserError: naming the key and what would be right.
     """
-    settings = _nested(_flat(settings))
+    flat, nested = _flat(settings), {}
+    for key, value in flat.items():
+        section, dot, name = key.partition(".")
+        inner = nested.setdefault(section, {}) if dot else None
+        if isinstance(inner, dict):
+            inner[name] = value
+        else:
+            nested[key] = value
     try:
-        return Config.model_validate(settings)
+        return Config.model_validate(nested)
     except ValidationError as error:
-        where = f"{source}: " if source else ""
-        raise UserError(where + _explain(error.errors()[0], settings)) from None
+        line = _explain(error.errors()[0], flat)
+        raise UserError(f"{source}: {line}" if source else line) from None
 
 
 def nearest(word: str, choices: list[str]) -> str:
@@ -326,47 +327,25 @@ def _flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """{"train.lr": 1} -> {"train": {"lr": 1}}; of what contradicts itself the last counts."""
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, name = key.split(".")
-        inner = nested
-        for section in sections:
-            if not isinstance(inner.get(section), dict):
-                inner[section] = {}
-            inner = inner[section]
-        inner[name] = value
-    return nested
-
-
 def _explain(error: Any, settings: dict[str, Any]) -> str:
-    """One line for a pydantic error in settings, nested."""
-    if error["type"] == "extra_forbidden":
-        return _unknown(".".join(map(str, error["loc"])))
+    """One line for a pydantic error in settings, by dotted key."""
     # The location goes on into branches of unions and places of pairs: the setting is wanted.
-    parts, value = [], settings
-    for part in error["loc"]:
-        if not isinstance(value, dict):
-            break
-        parts.append(str(part))
-        value = value.get(part)
-    key = ".".join(parts)
-    if error["type"] == "missing" and value is None:
+    section, *rest = map(str, error["loc"])
+    key = f"{section}.{rest[0]}" if rest and section not in settings else section
+    if error["type"] == "extra_forbidden":
+        known = [name for name in settings if not f"{name}.".startswith(f"{key}.")]
+        # Compared by its last part too: `--set epochs=3` means train.epochs.
+        last = key.rpartition(".")[2]
+        meant = [name for name in known if name.rpartition(".")[2] == last]
+        hint = f"; did you mean {meant[-1]}?" if meant else nearest(key, known)
+        return f"unknown setting {key}{hint}"
+    if key not in settings:
         return f"{key} is missing"
-    message = EXPECTED.get(key, re.sub("^(Input should be|Value error,) ", "", error["msg"]))
-    words = {"int": "a whole number", "float": "a number", "string": "a name"}
-    kind = error["type"].partition("_")[0]
-    if key not in EXPECTED and error["type"].endswith(("_parsing", "_type", "_float", "_short")):
-        message = words.get(kind, "a group of settings, written as 'key: value' lines below it")
+    kind, _, fault = error["type"].partition("_")
+    message = re.sub("^(Input should be|Value error,) ", "", error["msg"])
+    if fault in ("type", "parsing", "from_float", "too_short"):
+        message = WORDS.get(kind, message)
+    message = EXPECTED.get(key, message)
     choices = error.get("ctx", {}).get("expected", "").split("'")[1::2]
-    return f"{key} is {value!r} but should be {message}" + nearest(str(error["input"]), choices)
-
-
-def _unknown(key: str) -> str:
-    keys = list(_flat(default_config().model_dump()))
-    # Compared by its last part too: `--set epochs=3` means train.epochs.
-    ends = {name.rpartition(".")[2]: name for name in keys}
-    last = key.rpartition(".")[2]
-    hint = f"; did you mean {ends[last]}?" if last in ends else nearest(key, keys)
-    return f"unknown setting {key}{hint}"
+    hint = nearest(str(error["input"]), choices)
+    return f"{key} is {settings[key]!r} but should be {message}{hint}"

@@ -31,42 +31,24 @@ def add_setting_flags(parser: argparse.ArgumentParser, flags: list[str] | None =
     """Add the named flags, those of `FLAGS` and `--set KEY=VALUE`; by default all of them."""
     for flag in [*FLAGS, "--set"] if flags is None else flags:
         if flag == "--set":
-            parser.add_argument(
-                flag,
-                action="append",
-                default=[],
-                metavar="KEY=VALUE",
-                help="any setting of config.yaml by its dotted name, such as train.lr=3e-4",
-            )
-        else:
-            key, placeholder, text = FLAGS[flag]
-            kind = category_names if flag == "--category" else str
-            text = f"{text} ({key})"
-            parser.add_argument(flag, dest=key, type=kind, metavar=placeholder, help=text)
+            about = "any setting of config.yaml by its dotted name, such as train.lr=3e-4"
+            several = {"action": "append", "default": [], "type": assignment}
+            parser.add_argument(flag, **several, metavar="KEY=VALUE", help=about)
+            continue
+        key, placeholder, text = FLAGS[flag]
+        kind = category_names if flag == "--category" else str
+        parser.add_argument(flag, dest=key, type=kind, metavar=placeholder, help=f"{text} ({key})")
 
 
 def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the flags of `add_setting_flags` gave, by dotted key.
-
-    Raises:
-        UserError: if a `--set` is not of the form KEY=VALUE.
-    """
-    values = {}
-    for key, _, _ in FLAGS.values():
-        if getattr(arguments, key, None) is not None:
-            values[key] = getattr(arguments, key)
-    for text in getattr(arguments, "set", []):
-        key, value = assignment("--set", text)
-        values[key] = value
-    return values
+    """The settings that the flags of `add_setting_flags` gave, by dotted key."""
+    given = vars(arguments)
+    named = {key: given[key] for key, *_ in FLAGS.values() if given.get(key) is not None}
+    return named | dict(given.get("set", []))
 
 
-def assignment(flag: str, text: str) -> tuple[str, Any]:
-    """Dotted key and value of the text KEY=VALUE that a flag was given.
-
-    Raises:
-        UserError: if it is not of this form.
-    """
+def assignment(text: str, flag: str = "--set") -> tuple[str, Any]:
+    """Dotted key and value of the text KEY=VALUE; raises `UserError` if it is not of this form."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"{flag} {text}: write it as KEY=VALUE, such as train.lr=3e-4")
@@ -83,8 +65,6 @@ def add_batch_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _batch(text: str) -> int | str:
-    if text == "auto":
-        return text
-    if not text.isdecimal() or int(text) < 1:
+    if text != "auto" and (not text.isdecimal() or int(text) < 1):
         raise UserError(f"--batch is {text!r} but should be auto or a whole number from 1")
-    return int(text)
+    return text if text == "auto" else int(text)

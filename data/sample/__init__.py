@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.sample import part, tile
+from utils.errors import UserError
 
 KINDS = {"tile": tile, "part": part}
 """What can be drawn: a module each, with its `DEFECTS` by name and its `draw`."""
@@ -66,18 +67,18 @@ def write_sample(
         The folder of the category.
 
     Raises:
-        ValueError: the kind is unknown, or a size, count or seed is out of range.
+        UserError: the kind is unknown, or a size, count or seed is out of range.
         FileExistsError: the category's folder is there and is not empty.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind}")
+        raise UserError(f"kind must be one of {', '.join(KINDS)}, not {kind}")
     if size < 64:
-        raise ValueError(f"size must be at least 64 pixels, not {size}")
+        raise UserError(f"size must be at least 64 pixels, not {size}")
     if train < 1:
-        raise ValueError(f"train must be at least 1, not {train}")
+        raise UserError(f"train must be at least 1, not {train}")
     for name, value in (("good", good), ("defects", defects), ("seed", seed)):
         if value < 0:
-            raise ValueError(f"{name} must not be negative, not {value}")
+            raise UserError(f"{name} must not be negative, not {value}")
     folder = Path(root) / (category or kind)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} already exists and is not empty: nothing was written")
@@ -91,9 +92,7 @@ def write_sample(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         draft = Path(scratch) / folder.name
-        for split, label, index in tqdm(
-            jobs, desc=str(folder), unit="image", disable=quiet or None
-        ):
+        for split, label, index in tqdm(jobs, str(folder), unit="image", disable=quiet or None):
             rng = np.random.default_rng([seed, int(split == "test"), labels.index(label), index])
             image, mask = drawn.draw(rng, size, label)
             _save(draft / split / label / f"{index:03d}.png", image)

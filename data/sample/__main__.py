@@ -1,14 +1,14 @@
 """The command line of the drawn categories: python -m data.sample."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from data.sample import KINDS, write_sample
+from utils.errors import run_script
 
 
-def main() -> None:
-    """Read the command line and write the sample; exit with 2 and one line if that fails."""
+def main() -> int:
+    """Read the command line and write the sample; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m data.sample",
         description="Draw a category in the MVTec AD layout.",
@@ -24,13 +24,9 @@ def main() -> None:
     parser.add_argument("--good", type=int, default=16, help="good test images")
     parser.add_argument("--defects", type=int, default=8, help="test images of each defect type")
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
-    try:
-        folder = write_sample(**vars(parser.parse_args()))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"wrote {folder}")
+    print(f"wrote {write_sample(**vars(parser.parse_args()))}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

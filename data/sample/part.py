@@ -212,5 +212,5 @@ def draw(
     else:
         layers, mask = spoil(rng, part, scene, full, kind)
         mask = shrink(mask, factor) > 0
-    layers = Layers(*(shrink(each, factor) for each in (layers.metal, layers.share, layers.shadow)))
+    layers = Layers(*(shrink(layer, factor) for layer in layers))
     return photograph(rng, scene, layers), mask

@@ -6,6 +6,7 @@ ground, on which the heights cast a soft shadow. All lengths are in sides of the
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -49,8 +50,7 @@ class Scene:
     ground: float  # brightness of the ground, 0 to 1
 
 
-@dataclass(frozen=True)
-class Layers:
+class Layers(NamedTuple):
     """An object laid on the ground: arrays [S, S] with values in [0, 1]."""
 
     metal: np.ndarray  # brightness of the object times its share of the pixel

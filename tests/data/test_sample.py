@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from data.sample import KINDS, part, tile, write_sample
+from utils.errors import UserError
 
 SMALL = {"size": 96, "train": 2, "good": 1, "defects": 2, "quiet": True}
 
@@ -201,7 +202,7 @@ def test_leaves_no_half_set_behind(tmp_path, monkeypatch):
 )
 def test_refuses_numbers_out_of_range(tmp_path, wrong):
     """The message names the number, and nothing is written."""
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(UserError, match=next(iter(wrong))):
         write_sample(tmp_path, **{**SMALL, **wrong})
     assert list(tmp_path.iterdir()) == []
 

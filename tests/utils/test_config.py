@@ -6,7 +6,7 @@ import pytest
 from conftest import REPO, assert_one_line, run_script
 
 from models import refuse_unread
-from utils.config import Config, differences, load_config, resumed_config
+from utils.config import Config, default_config, differences, load_config, resumed_config
 from utils.errors import UserError
 from utils.flags import add_setting_flags, overrides_from
 from utils.yaml_files import read_yaml
@@ -42,6 +42,9 @@ def test_config_yaml_alone_holds_the_defaults_and_explains_them():
         ("data.category", "a/b", ["data.category is 'a/b'", "--data-root"]),
         ("data.category", "/tmp/tile", ["data.category", "--data-root"]),
         ("corruption.kinds", "clean+stian", ["corruption.kinds", "did you mean stain?"]),
+        ("corruption.kinds", 3, ["corruption.kinds is 3", "a list"]),
+        ("patchcore.joined", "both", ["patchcore.joined is 'both'", "true or false"]),
+        ("seed", {"a": 1}, ["unknown setting seed.a", "did you mean seed?"]),
         ("device", "cuda:x", ["device is 'cuda:x'", "cuda:1"]),
         ("loss", {"l1": 0, "ssim": 0, "focal": 0}, ["all 0", "raise one"]),
     ],
@@ -80,6 +83,15 @@ def test_bad_files_are_named(tmp_path, text):
     with pytest.raises(UserError, match="bad.yaml") as caught:
         load_config(file)
     assert "\n" not in str(caught.value)
+
+
+def test_a_typo_in_config_yaml_itself_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "config.yaml"
+    file.write_text((REPO / "config.yaml").read_text() + "sede: 1\n")
+    monkeypatch.setattr("utils.config.CONFIG_FILE", file)
+    default_config.cache_clear()
+    with pytest.raises(UserError, match="^config.yaml: unknown setting sede; did you mean seed"):
+        load_config()
 
 
 def test_files_may_name_settings_with_dots(tmp_path):
