@@ -19,7 +19,7 @@ from pathlib import Path
 
 from inspection.open_run import checked_settings
 from models import build_model
-from runs.folders import add_resume_flags
+from runs.folders import named_checkpoint
 from utils.config import TrainConfig
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import add_setting_flags, script_parser
@@ -30,7 +30,14 @@ def parse_args() -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
     add_setting_flags(parser)
-    add_resume_flags(parser)
+    resume = "go on with a run folder, by default the newest; --epochs may change its length"
+    kind = {"nargs": "?", "type": named_checkpoint, "const": Path(), "metavar": "RUN"}
+    parser.add_argument("--resume", **kind, help=resume)
+    add = (
+        "learn further good images, or folders of them, in a finished run: that of --resume, or "
+        "the newest; a network goes on for a quarter of its epochs, or up to --epochs"
+    )
+    parser.add_argument("--add", nargs="+", default=[], metavar="FOLDER", help=add)
     args = parser.parse_args()
     args.settings = checked_settings(args)
     return args

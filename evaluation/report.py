@@ -11,7 +11,6 @@ from statistics import fmean
 from PIL import Image
 
 from evaluation.measure import Row, scores_by_class
-from evaluation.metrics import count_above
 from evaluation.plots import histogram, roc
 from inspection.inspector import Inspector
 from inspection.panel import panel, stack
@@ -105,7 +104,7 @@ def kinds_table(
             {
                 "kind": kind,
                 "images": len(scores),
-                "called defective": count_above(scores, calibration.threshold),
+                "called defective": sum(map(calibration.is_defect, scores)),
                 "AUROC": "" if isnan(value) else f"{value:.3f}",
                 "lowest score": f"{min(scores):.4g}",
                 "highest score": f"{max(scores):.4g}",
@@ -123,7 +122,7 @@ def tables(
     ]
     return {
         "metrics.json": _json(metrics),
-        "metrics.csv": _csv([metrics.keys(), _defined(metrics).values()]),
+        "metrics.csv": _csv([metrics.keys(), metrics.values()]),
         "scores.csv": _csv([["path", "defect", "score", "verdict"], *scores]),
     }
 
@@ -148,14 +147,12 @@ def overview(found: Mapping[str, dict[str, float]]) -> str:
 
 def mean_tables(found: Mapping[str, dict[str, float]]) -> dict[str, bytes]:
     """metrics.json of the mean over categories, and metrics.csv with a line for each and for it."""
-    lines = {**found, "mean": mean_metrics(found)}
-    rows = [
-        [category, *(_defined(metrics)[name] for name in MEANS)]
-        for category, metrics in lines.items()
-    ]
+    mean = mean_metrics(found)
+    lines = [["category", *MEANS]]
+    lines += [[category, *(one[name] for name in MEANS)] for category, one in found.items()]
     return {
-        "metrics.json": _json(lines["mean"]),
-        "metrics.csv": _csv([["category", *MEANS], *rows]),
+        "metrics.json": _json(mean),
+        "metrics.csv": _csv([*lines, ["mean", *mean.values()]]),
     }
 
 
@@ -230,16 +227,13 @@ def _written(folder: Path) -> set[str]:
     return FILES.intersection(written.read_text("utf-8").split()) if written.exists() else set()
 
 
-def _defined(metrics: dict[str, float]) -> dict[str, float | None]:
-    """The metrics with None in place of NaN."""
-    return {name: None if isnan(value) else value for name, value in metrics.items()}
-
-
 def _json(metrics: dict[str, float]) -> bytes:
-    return json.dumps(_defined(metrics), indent=2).encode()
+    defined = {name: None if isnan(value) else value for name, value in metrics.items()}
+    return json.dumps(defined, indent=2).encode()
 
 
-def _csv(lines: list) -> bytes:
+def _csv(lines: Iterable[Iterable]) -> bytes:
+    """Lines of entries; NaN, which alone differs from itself, is left empty."""
     buffer = io.StringIO(newline="")
-    csv.writer(buffer).writerows(lines)
+    csv.writer(buffer).writerows([x if x == x else None for x in line] for line in lines)
     return printable(buffer.getvalue()).encode()

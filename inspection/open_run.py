@@ -20,16 +20,6 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
 
 
-def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--threshold`, for scripts that give verdicts; `open_run` heeds it."""
-    parser.add_argument(
-        "--threshold",
-        type=finite_threshold,
-        metavar="X",
-        help="call what scores above X defective, in this start; default: as calibrated",
-    )
-
-
 def add_part_flag(parser: argparse.ArgumentParser, **others: Any) -> None:
     """Add `--part`, for scripts that give verdicts on a run of several categories."""
     text = "the part that is shown, of a run that knows several; default: as folders are named"
@@ -48,11 +38,7 @@ def finite_threshold(text: str) -> float:
 
 
 def parse_checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of a script, once the settings among them are known to be right.
-
-    Raises:
-        UserError: for a setting that is not.
-    """
+    """The arguments of a script; raises `UserError` for a setting among them that is not right."""
     args = parser.parse_args()
     config = load_config(overrides=overrides_from(args))
     check_model(config.model)
@@ -77,11 +63,7 @@ def checked_settings(args: argparse.Namespace) -> Config:
 
 
 def named_run(args: argparse.Namespace) -> Path:
-    """The checkpoint or export that the flags name, or the newest run that fits them.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """What the flags name, or the newest run that fits them; raises `UserError` without any."""
     settings = vars(args)
     return find_run(args.checkpoint, settings["data.category"], settings["model"])
 

@@ -62,18 +62,6 @@ def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_resume_flags(parser: argparse.ArgumentParser) -> None:
-    """Add `--resume` and `--add`, which go on with a run."""
-    resume = "go on with a run folder, by default the newest; --epochs may change its length"
-    kind = {"nargs": "?", "type": named_checkpoint, "const": Path(), "metavar": "RUN"}
-    parser.add_argument("--resume", **kind, help=resume)
-    add = (
-        "learn further good images, or folders of them, in a finished run: that of --resume, or "
-        "the newest; a network goes on for a quarter of its epochs, or up to --epochs"
-    )
-    parser.add_argument("--add", nargs="+", default=[], metavar="FOLDER", help=add)
-
-
 def new_run(config: Config) -> Path:
     """A folder for a new run, named by category, detector and time; created."""
     category = config.data.category.replace(",", "+")[:LONGEST]
@@ -112,7 +100,7 @@ def find_run(
         return named_checkpoint(named)
     files = [file for file in ROOT.glob("*/last.pt") if file.is_file()]  # no dangling link
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
-    unfinished = []
+    unfinished: list[Path] = []
     for file in files:
         settings = file.with_name("config.yaml")
         try:
@@ -122,12 +110,11 @@ def find_run(
             continue
         if category not in (None, config.data.category) or model not in (None, config.model):
             continue
-        if finished and not (file.parent / FINISHED).exists():
-            unfinished.append(file)
-            continue
-        for newer in unfinished:
-            print(f"passed over {newer.parent}, which is not finished", file=sys.stderr)
-        return file
+        if not finished or (file.parent / FINISHED).exists():
+            for newer in unfinished:
+                print(f"passed over {newer.parent}, which is not finished", file=sys.stderr)
+            return file
+        unfinished.append(file)
     if unfinished:
         return unfinished[0]
     wanted = " ".join(word for word in (model, category) if word)

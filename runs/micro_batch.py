@@ -1,16 +1,10 @@
 """How many images pass through the network at once, in training and at inference."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 
+from models.detector import Detector
+from utils.config import Config
 from utils.device import free_memory, peak_memory
-
-if TYPE_CHECKING:
-    from models.detector import Detector
-    from utils.config import Config
 
 CPU_PIXELS = 16 * 256 * 256
 """Pixels that pass at once in training on a CPU, where larger pieces gain no time: at 256x256 a

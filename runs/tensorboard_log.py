@@ -1,14 +1,9 @@
 """Curves and pictures of a run for TensorBoard, in its run folder: `tensorboard --logdir RUN`."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
 
@@ -25,8 +20,8 @@ def check_log(log: str | None) -> None:
             ) from None
 
 
-def open_log(run: Path, epoch: int) -> SummaryWriter:
-    """What writes the events of a run from this epoch on, in place of what a kill left of it."""
+def open_log(run: Path, epoch: int) -> Any:
+    """A `SummaryWriter` of a run from this epoch on, in place of what a kill left of it."""
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(run / FOLDER), purge_step=epoch)
