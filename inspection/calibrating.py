@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from data.cache import DecodedImages
 from data.training_set import Fold, in_folds
-from inspection.shown_score import shown_score
+from inspection.inspector import shown_score
 from models.detector import Detector
 from runs.good_images import GoodImages
 from runs.micro_batch import pick_inference_batch

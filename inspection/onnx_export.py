@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inspection.onnx_inspector import NO_DIGEST, VERSION, as_input, described, sealed
+from inspection.onnx_inspector import VERSION, as_input, described, write_model
 from models.detector import Detector
 from runs.folders import FORMAT
 from utils.calibration import Calibration
@@ -74,22 +74,17 @@ def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calib
     """Put into the file what a verdict needs: settings, thresholds, versions, and a digest."""
     onnx = need("onnx", "deploy")
     config = detector.config
-    model = onnx.load(str(file))
-    onnx.helper.set_model_props(
-        model,
-        {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "model": config.model,
-            "category": config.data.category,
-            "size": json.dumps(config.data.size),
-            **described(calibrations),
-            "config": config.model_dump_json(),
-            "versions": json.dumps({"torch": str(torch.__version__), "onnx": onnx.__version__}),
-            "digest": NO_DIGEST.decode(),
-        },
-    )
-    file.write_bytes(sealed(model.SerializeToString()))
+    about = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "model": config.model,
+        "category": config.data.category,
+        "size": json.dumps(config.data.size),
+        **described(calibrations),
+        "config": config.model_dump_json(),
+        "versions": json.dumps({"torch": str(torch.__version__), "onnx": onnx.__version__}),
+    }
+    write_model(onnx.load(str(file)), about, file)
 
 
 def write_half(source: Path, file: Path) -> None:

@@ -13,6 +13,7 @@ from runs.folders import FORMAT, checked, refuse_other
 from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
+from utils.files import replacing
 from utils.optional_packages import need
 
 VERSION = 6
@@ -21,14 +22,22 @@ NO_DIGEST = b"0" * 64
 """Stands in the metadata of an export while its digest is taken."""
 
 
-def sealed(content: bytes) -> bytes:
+def _sealed(content: bytes) -> bytes:
     """The bytes of an export, with the SHA-256 of them all in the place of `NO_DIGEST`."""
     return content.replace(NO_DIGEST, hashlib.sha256(content).hexdigest().encode())
 
 
-def is_whole(content: bytes, digest: str) -> bool:
-    """Whether the bytes of an export are those that its digest was taken of."""
-    return sealed(content.replace(digest.encode(), NO_DIGEST)) == content
+def metadata(model: Any) -> dict[str, str]:
+    """What an ONNX model says about itself."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def write_model(model: Any, about: dict[str, str], file: Path) -> None:
+    """Write an ONNX model, with this metadata besides what it has, as what it can be checked by."""
+    about = metadata(model) | about | {"digest": NO_DIGEST.decode()}
+    need("onnx", "deploy").helper.set_model_props(model, about)
+    with replacing(file) as stream:
+        stream.write(_sealed(model.SerializeToString()))
 
 
 def described(calibrations: dict[str, Calibration]) -> dict[str, str]:
@@ -122,7 +131,8 @@ class OnnxInspector(Inspector):
                 f"{list(self.config.data.size)}; export it anew"
             )
         # onnxruntime checks nothing, and a flipped bit in a weight is a weight, too.
-        if not is_whole(file.read_bytes(), about.get("digest", "")):
+        content, digest = file.read_bytes(), about.get("digest", "").encode()
+        if not digest or _sealed(content.replace(digest, NO_DIGEST)) != content:
             raise UserError(f"{file} is damaged: it is not as it was written; export it anew")
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

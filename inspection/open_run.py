@@ -64,15 +64,13 @@ def checked_settings(args: argparse.Namespace) -> Config:
 
 def named_run(args: argparse.Namespace) -> Path:
     """What the flags name, or the newest run that fits them; raises `UserError` without any."""
-    settings = vars(args)
-    return find_run(args.checkpoint, settings["data.category"], settings["model"])
+    return find_run(args.checkpoint, vars(args)["data.category"], args.model)
 
 
 def open_run(args: argparse.Namespace) -> tuple[Path, Inspector]:
     """The file that the flags name, and the detector in it; raises `UserError` if there is none."""
     file = named_run(args)
-    device = vars(args)["device"] or "auto"
-    inspector = open_inspector(file, device, getattr(args, "batch", "auto"))
+    inspector = open_inspector(file, args.device or "auto", getattr(args, "batch", "auto"))
     keep_part(inspector, getattr(args, "part", None))
     threshold = getattr(args, "threshold", None)
     if threshold is not None:

@@ -128,15 +128,9 @@ def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image
     """One picture of an inspected image: the verdict, three or four tiles and a colour bar."""
     shown = tiles(inspection, calibration, TILE)
     width, height = shown["input"].size
-    bar_space = BAR + 4 * MARGIN + 30
-    canvas = Image.new(
-        "RGB",
-        (
-            MARGIN + len(shown) * (width + MARGIN) + bar_space,
-            HEADER + height + CAPTION + MARGIN // 2,
-        ),
-        BACKGROUND,
-    )
+    right = MARGIN + len(shown) * (width + MARGIN) + BAR + 4 * MARGIN + 30
+    bottom = HEADER + height + CAPTION + MARGIN // 2
+    canvas = Image.new("RGB", (right, bottom), BACKGROUND)
     draw_verdict(canvas, inspection.score, calibration, title)
     draw, small = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     left = MARGIN

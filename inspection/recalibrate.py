@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from inspection.onnx_inspector import NO_DIGEST, described, sealed
+from inspection.onnx_inspector import described, metadata, write_model
 from utils.calibration import Calibration
 from utils.config import Config
-from utils.files import new_file, replacing, write_whole
+from utils.files import new_file, write_whole
 from utils.optional_packages import need
 
 FORMER = "former-calibration.yaml"
@@ -44,13 +44,9 @@ def _set_in_run(file: Path, changed: dict[str, Calibration], config: Config | No
 
 
 def _set_in_export(file: Path, changed: dict[str, Calibration]) -> None:
-    onnx = need("onnx", "deploy")
-    model = onnx.load(str(file))
-    about = {entry.key: entry.value for entry in model.metadata_props}
+    model = need("onnx", "deploy").load(str(file))
+    about = metadata(model)
     former = json.loads(about["calibrations"])
     formers = [*json.loads(about.get("former_calibrations", "[]")), former]
-    about |= described({part: Calibration(**one) for part, one in former.items()} | changed)
-    about |= {"former_calibrations": json.dumps(formers), "digest": NO_DIGEST.decode()}
-    onnx.helper.set_model_props(model, about)
-    with replacing(file) as stream:
-        stream.write(sealed(model.SerializeToString()))
+    after = described({part: Calibration(**one) for part, one in former.items()} | changed)
+    write_model(model, after | {"former_calibrations": json.dumps(formers)}, file)

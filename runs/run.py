@@ -16,7 +16,6 @@ from runs import distributed
 from runs.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from runs.folders import find_run, new_run
 from runs.good_images import GoodImages
-from runs.tensorboard_log import check_log, open_log
 from utils.calibration import Calibration, dropped
 from utils.config import Config, resumed_config
 from utils.device import pick_device
@@ -54,7 +53,8 @@ class Run:
     def __init__(
         self, config: Config, folder: Path | None = None, checkpoint: Checkpoint | None = None
     ) -> None:
-        check_log(config.train.log)
+        if config.train.log is not None:
+            _check_tensorboard()
         self.resumed = checkpoint is not None
         start = checkpoint or Checkpoint(config, GoodImages(), {}, None, Progress())
         self.config, self.folder, self._start = config, folder, start
@@ -178,8 +178,13 @@ class Run:
         """Write numbers, and pictures uint8 [H, W, 3], of the epochs so far for TensorBoard."""
         if self.config.train.log is None or not distributed.is_writer():
             return
+        if self._log is None:
+            from torch.utils.tensorboard import SummaryWriter  # late: an optional package
+
+            # In place of what a kill left of these epochs.
+            folder = str(self.folder / "tensorboard")
+            self._log = SummaryWriter(folder, purge_step=self._first_epoch)
         epoch = self.progress.epoch
-        self._log = self._log or open_log(self.folder, self._first_epoch)
         for name, value in values.items():
             if isinstance(value, np.ndarray):
                 self._log.add_image(name, value, epoch, dataformats="HWC")
@@ -200,3 +205,14 @@ class Run:
             self.log(loss=loss, lr=lr, seconds=progress.seconds)
         about = "" if loss is None else f"/{self.config.train.epochs}  loss {loss:.5f}"
         return f"epoch {entry['epoch']}{about}  {progress.seconds:.1f} s"
+
+
+def _check_tensorboard() -> None:
+    """Raise `UserError` if TensorBoard cannot be written."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401  (whether it can be)
+    except ImportError:
+        raise UserError(
+            "train.log=tensorboard needs the package tensorboard; install it with: "
+            "pip install tensorboard, or leave out train.log"
+        ) from None
