@@ -138,8 +138,9 @@ def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: Decode
     run.begin(model, optimizer, f"{run.progress.micro_batch} images at once")
     count = len(images.places(run.good.learned))
     steps = math.ceil(count / settings.batch)
+    done = run.progress.epoch * steps + run.progress.step
     model.train()
-    with StepBar(settings.epochs * steps, run.progress.steps_done(steps), run.may_be_slow) as bar:
+    with StepBar(settings.epochs * steps, done, run.may_be_slow) as bar:
         while run.progress.epoch < settings.epochs:
             if not train_one_epoch(run, model, optimizer, images, bar):
                 run.save(model, optimizer)

@@ -50,10 +50,6 @@ class Progress:
         """The epoch and the step under way."""
         return self.epoch, self.step
 
-    def steps_done(self, of_epoch: int) -> int:
-        """Steps behind it in all, if an epoch has so many."""
-        return self.epoch * of_epoch + self.step
-
 
 @dataclass
 class Checkpoint:

@@ -25,14 +25,7 @@ LONGEST = 100
 
 
 def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
-    """Raise `UserError` if a file has another version of its format than the one known here.
-
-    Args:
-        file: the file.
-        version: what it says.
-        known: what is read here.
-        remedy: what to do about an older file.
-    """
+    """Raise `UserError` if a file is of another version than `known`; older ones have a remedy."""
     formats = f"format {version}, this one reads {known}"
     if version > known:
         raise UserError(f"{file} was written by a newer version ({formats}); update with git pull")
@@ -41,11 +34,7 @@ def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
 
 
 def named_checkpoint(name: str | Path) -> Path:
-    """The checkpoint, or export, that a flag names by itself or by its run folder.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """The checkpoint, or export, that a flag names itself or by its run; or raises `UserError`."""
     file = Path(name) / "last.pt" if Path(name).is_dir() else Path(name)
     if not file.is_file():
         raise UserError(f"no checkpoint at {file}")
