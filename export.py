@@ -64,17 +64,10 @@ from inspection.torch_inspector import TorchInspector
 from utils.calibration import Calibration
 from utils.config import Config
 
-TOLERANCE = 1e-4
-"""Largest difference to the checkpoint, as a share of the largest value."""
-
-CHECKED = 16
-"""Images that an export is compared with its checkpoint on."""
-
-MAPPED = 8
-"""Good images of a part, about, on which a smaller file's scores are compared with the whole's."""
-
-RANGE_IMAGES = 64
-"""Good images at most that set the ranges of --int8."""
+TOLERANCE = 1e-4  # largest difference to the checkpoint, as a share of the largest value
+CHECKED = 16  # images that an export is compared with its checkpoint on
+MAPPED = 8  # good images of a part, about, that tell how scores of a smaller file are off
+RANGE_IMAGES = 64  # good images at most that set the ranges of --int8
 
 
 def check_output(file: Path) -> None:

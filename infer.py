@@ -88,14 +88,6 @@ def named_kinds(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def named_images(arguments: list[str]) -> list[Path]:
-    """The images that the command line names; raises `UserError` if none of them is there."""
-    paths = expand(arguments)
-    if arguments and not any(path.is_file() for path in paths):
-        raise UserError(f"no images at {', '.join(arguments)}")
-    return paths
-
-
 def panel_names(paths: Sequence[PurePath]) -> list[Path]:
     """Names for panels of images: they lie to one another as the images do.
 
@@ -162,7 +154,9 @@ def inspect(
 def main() -> int:
     """Inspect files and write pictures of each and the results; returns the exit status."""
     args = parse_args()
-    paths = named_images(args.images)
+    paths = expand(args.images)
+    if args.images and not any(path.is_file() for path in paths):
+        raise UserError(f"no images at {', '.join(args.images)}")
     if args.output:
         empty_folder(args.output)
     file, inspector = open_run(args)

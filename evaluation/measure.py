@@ -32,8 +32,7 @@ from utils.memory import peak_mib
 EXACT_PIXELS = 400_000_000
 """Of so many pixels at most the metrics are exact, which takes 2 GiB; more are counted in bins."""
 
-PIXEL_BYTES = 5
-"""Memory that exact metrics take for a pixel."""
+PIXEL_BYTES = 5  # memory that exact metrics take for a pixel
 
 Test = TestImage | PseudoImage
 Reader = Iterable[tuple[Test, Any]]

@@ -15,8 +15,7 @@ from runs.good_images import GoodImages
 from runs.micro_batch import pick_inference_batch
 from utils.calibration import Calibration, calibrate
 
-DOUBT = 10
-"""Held-out images that must speak for another spread of the scores to be believed half."""
+DOUBT = 10  # held-out images that must speak for another spread of the scores to be believed half
 
 
 @torch.inference_mode()

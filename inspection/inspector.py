@@ -20,8 +20,7 @@ from utils.calibration import Calibration
 from utils.config import Config, nearest
 from utils.errors import UserError
 
-SHOWN = 1024
-"""Longer side, in pixels at most, of the picture of an image that is seen in tiles."""
+SHOWN = 1024  # longer side, in pixels at most, of the picture of an image that is seen in tiles
 
 Item = TypeVar("Item")
 Failure = TypeVar("Failure")

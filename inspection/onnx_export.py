@@ -20,8 +20,7 @@ from utils.errors import UserError
 from utils.optional_packages import need
 
 OUTPUTS = ["anomaly_map", "score", "reconstruction"]
-LIMIT_GIB = 2.0
-"""An ONNX file holds no more."""
+LIMIT_GIB = 2.0  # an ONNX file holds no more
 
 
 class _Outputs(nn.Module):
@@ -46,8 +45,8 @@ def write_onnx(detector: Detector, file: Path) -> None:
     Raises:
         UserError: if onnx or onnxscript is not installed, or the detector is too large for a file.
     """
-    need("onnx", "deploy")
-    need("onnxscript", "deploy")
+    need("onnx")
+    need("onnxscript")
     gib = sum(tensor.nbytes for tensor in detector.state_dict().values()) / 2**30
     if gib > LIMIT_GIB:
         raise UserError(
@@ -72,7 +71,7 @@ def write_onnx(detector: Detector, file: Path) -> None:
 
 def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calibration]) -> None:
     """Put into the file what a verdict needs: settings, thresholds, versions, and a digest."""
-    onnx = need("onnx", "deploy")
+    onnx = need("onnx")
     config = detector.config
     about = {
         "format": FORMAT,
@@ -89,8 +88,7 @@ def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calib
 
 def write_half(source: Path, file: Path) -> None:
     """The graph with weights and sums in float16; inputs and outputs stay float32."""
-    onnx = need("onnx", "deploy")
-    need("onnxruntime", "deploy")
+    onnx = need("onnx")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with _quiet():
@@ -107,8 +105,7 @@ def write_int8(source: Path, file: Path, images: Iterator[np.ndarray]) -> None:
         file: where to write.
         images: good images, uint8 [h, w, 3], that set the range of the activations.
     """
-    onnx = need("onnx", "deploy")
-    need("onnxruntime", "deploy")
+    onnx = need("onnx")
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
     class Reader(CalibrationDataReader):

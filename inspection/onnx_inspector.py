@@ -18,8 +18,7 @@ from utils.optional_packages import need
 
 VERSION = 6
 TILE_PIXELS = 4 * 512 * 512
-NO_DIGEST = b"0" * 64
-"""Stands in the metadata of an export while its digest is taken."""
+NO_DIGEST = b"0" * 64  # stands in the metadata of an export while its digest is taken
 
 
 def _sealed(content: bytes) -> bytes:
@@ -27,15 +26,9 @@ def _sealed(content: bytes) -> bytes:
     return content.replace(NO_DIGEST, hashlib.sha256(content).hexdigest().encode())
 
 
-def metadata(model: Any) -> dict[str, str]:
-    """What an ONNX model says about itself."""
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
 def write_model(model: Any, about: dict[str, str], file: Path) -> None:
-    """Write an ONNX model, with this metadata besides what it has, as what it can be checked by."""
-    about = metadata(model) | about | {"digest": NO_DIGEST.decode()}
-    need("onnx", "deploy").helper.set_model_props(model, about)
+    """Write an ONNX model with this metadata, and a digest by which it is known to be whole."""
+    need("onnx").helper.set_model_props(model, about | {"digest": NO_DIGEST.decode()})
     with replacing(file) as stream:
         stream.write(_sealed(model.SerializeToString()))
 
@@ -101,7 +94,7 @@ class OnnxInspector(Inspector):
     """
 
     def __init__(self, file: Path, device: str, batch: int | str = 1) -> None:
-        onnxruntime = need("onnxruntime", "deploy")
+        onnxruntime = need("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone; its warnings are about its own optimiser
         providers = _providers(device, onnxruntime.get_available_providers())

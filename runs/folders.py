@@ -16,10 +16,8 @@ from utils.yaml_files import read_yaml
 
 Kind = TypeVar("Kind")
 ROOT = Path("checkpoints")
-FINISHED = "calibration.yaml"
-"""File of a run that is there once the run is finished."""
-FORMAT = "visual-defect-detection"
-"""What checkpoints and exports say that they are."""
+FINISHED = "calibration.yaml"  # file of a run that is there once the run is finished
+FORMAT = "visual-defect-detection"  # what checkpoints and exports say that they are
 LONGEST = 100
 """Characters of the categories in the name of a run: a disk takes no more than 255 in all."""
 

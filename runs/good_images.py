@@ -14,8 +14,7 @@ from utils.errors import UserError
 FOLDS = 20
 """Folds at least, where there are as many groups: what is known without one is nearly all."""
 
-FOLD = 32
-"""Images of a fold at most."""
+FOLD = 32  # images of a fold at most
 
 
 @dataclass

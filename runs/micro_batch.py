@@ -13,8 +13,7 @@ step took as long an image for 1, 2 and 4. Smaller ones leave batch normalisatio
 GPU_PIXELS = 24 * 512 * 512
 """The same on a GPU, which wants to be busy: a whole batch of the defaults."""
 
-INFERENCE = 32
-"""Images at most that are inspected at once: a GPU has long been busy by then."""
+INFERENCE = 32  # images at most that are inspected at once: a GPU has long been busy by then
 
 
 def pick_micro_batch(config: Config, device: torch.device) -> int:

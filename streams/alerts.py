@@ -142,7 +142,7 @@ class Mqtt(Alert):
         self._topic = unquote(parts.path.strip("/"))
         if not self._topic or set(self._topic) & {"+", "#"}:
             raise UserError("the address of a broker must end with a topic: mqtt://host/topic")
-        paho = need("paho.mqtt.client", "deploy")
+        paho = need("paho.mqtt.client")
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2)
         self._client.on_connect = self._connected
         self._client.on_connect_fail = lambda *_: self._tell("cannot be reached; trying again")
