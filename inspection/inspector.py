@@ -175,7 +175,8 @@ class Inspector(ABC):
         data, size = self.config.data, found.shape[:2]
         image, grid = with_region(found, data), Grid.over(size, data)
         tiles = grid.cut(image, data)
-        picture = resize(image, _shown(size)) if data.tile else grid.join(tiles)
+        shown = scaled_to(min(SHOWN, max(size)), size)
+        picture = resize(image, shown) if data.tile else grid.join(tiles)
         return _Seen(grid, tiles, picture[..., :3])
 
     def _inspections(self, images: list[_Seen]) -> Iterator[Inspection]:
@@ -217,9 +218,9 @@ class Inspector(ABC):
             )
 
 
-def _shown(size: tuple[int, int]) -> tuple[int, int]:
-    """The size at which an image of this (height, width) is shown."""
-    scale = min(1.0, SHOWN / max(size))
+def scaled_to(side: int, size: tuple[int, int]) -> tuple[int, int]:
+    """A (height, width) whose longer side becomes one of so many pixels."""
+    scale = side / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 

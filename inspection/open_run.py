@@ -7,9 +7,9 @@ from typing import Any
 
 from data.mvtec import Category
 from inspection.inspector import Inspector
-from models import check_model, refuse_unread
+from models import check_model
 from runs.folders import add_checkpoint_flag, find_run
-from utils.config import ALL, Config, differences, load_config
+from utils.config import ALL, load_config
 from utils.errors import UserError
 from utils.flags import add_setting_flags, overrides_from
 
@@ -43,23 +43,6 @@ def parse_checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
     config = load_config(overrides=overrides_from(args))
     check_model(config.model)
     return args
-
-
-def checked_settings(args: argparse.Namespace) -> Config:
-    """The settings of a new run; of one that goes on, the flags are checked alone.
-
-    Raises:
-        UserError: for a setting that is not right, or that the detector does not read.
-    """
-    if args.resume is None and not args.add:
-        config = load_config(args.config, overrides_from(args))
-        refuse_unread(config.model, differences(load_config(), config))
-        return config
-    if args.config is not None:
-        raise UserError("--config cannot go with --resume: the run keeps its own settings")
-    if args.resume is not None and args.resume.suffix == ".onnx":
-        raise UserError(f"{args.resume} is an export, which learns no more; name the run it is of")
-    return load_config(overrides=overrides_from(args))
 
 
 def named_run(args: argparse.Namespace) -> Path:
