@@ -12,7 +12,7 @@
 
 RUN is a run folder or an .onnx file of export.py. What a run was calibrated to before stays in it.
 Each further good image counts as one of those that the run was calibrated on; a threshold that was
-set by hand stays.
+set by hand stays, but where scores are made in another way: a line says that it goes.
 """
 
 if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
