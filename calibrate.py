@@ -56,18 +56,16 @@ Found = dict[str, tuple[list[float], list[float]]]
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` if they clash."""
     parser = script_parser(__doc__)
-    parser.add_argument(
-        "checkpoint", nargs="?", type=named_checkpoint, metavar="RUN", help="default: the newest"
-    )
-    parser.add_argument("--false-alarms", type=float, metavar="SHARE", help="such as 0.005")
+    add, images = parser.add_argument, {"nargs": "+", "default": [], "metavar": "IMAGE"}
+    run = {"nargs": "?", "type": named_checkpoint, "metavar": "RUN"}
+    add("checkpoint", **run, help="default: the newest")
+    add("--false-alarms", type=float, metavar="SHARE", help="such as 0.005")
     text = "call what scores above X defective from now on"
-    parser.add_argument("--threshold", type=finite_threshold, metavar="X", help=text)
+    add("--threshold", type=finite_threshold, metavar="X", help=text)
     add_part_flag(parser)
-    parser.add_argument(
-        "--good", nargs="+", default=[], metavar="IMAGE", help="further good images, or folders"
-    )
-    parser.add_argument("--defects", nargs="+", metavar="IMAGE", help="a few known defects")
-    parser.add_argument("--accept", action="store_true", help="set what finds all of --defects")
+    add("--good", **images, help="further good images, or folders")
+    add("--defects", **images, help="a few known defects")
+    add("--accept", action="store_true", help="set what finds all of --defects")
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device", "--set"])
     args = parse_checked(parser)
     if args.accept and not args.defects:

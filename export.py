@@ -29,12 +29,9 @@ from utils.flags import add_setting_flags, script_parser
 def parse_args() -> argparse.Namespace:
     """Flags of the command line."""
     parser = script_parser(__doc__)
-    parser.add_argument(
-        "--checkpoint", type=named_checkpoint, metavar="RUN", help="run folder or its last.pt"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: checkpoints/<run>/<run>.onnx"
-    )
+    add = parser.add_argument
+    add("--checkpoint", type=named_checkpoint, metavar="RUN", help="run folder or its last.pt")
+    add("--output", type=Path, metavar="FILE", help="default: checkpoints/<run>/<run>.onnx")
     smaller = parser.add_mutually_exclusive_group()
     smaller.add_argument("--half", action="store_true", help="weights and sums in float16")
     smaller.add_argument("--int8", action="store_true", help="convolutions in 8 bits")

@@ -51,24 +51,18 @@ LONGEST = 230
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` for what is a stream."""
     parser = script_parser(__doc__)
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
+    add = parser.add_argument
+    add("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
     add_run_flags(parser)
     word = "call what scores above X defective, in this start; default: as calibrated"
-    parser.add_argument("--threshold", type=finite_threshold, metavar="X", help=word)
+    add("--threshold", type=finite_threshold, metavar="X", help=word)
     add_part_flag(parser)
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="a new folder; default: outputs/<run>/infer"
-    )
+    add("--output", type=Path, metavar="DIR", help="a new folder; default: outputs/<run>/infer")
+    kinds = {"type": named_kinds, "default": ("panel",), "metavar": "KINDS"}
     word = f"what to write of each image: {', '.join(KINDS)}, joined by commas, or none"
-    parser.add_argument(
-        "--save",
-        type=named_kinds,
-        default=("panel",),
-        metavar="KINDS",
-        help=f"{word}; default: panel",
-    )
+    add("--save", **kinds, help=f"{word}; default: panel")
     add_batch_flag(parser)
-    parser.add_argument("--camera", "--watch", dest="stream", help=argparse.SUPPRESS)
+    add("--camera", "--watch", dest="stream", help=argparse.SUPPRESS)
     args = parse_checked(parser)
     streams = [argument for argument in args.images if is_video(argument)]
     if args.stream or streams:
