@@ -75,10 +75,8 @@ def check_output(file: Path) -> None:
         raise UserError(f"{file} is none of export.py, and is not overwritten; name another file")
 
 
-def compare(
-    ours: Inspector, reference: Inspector, images: list[tuple[str, np.ndarray]]
-) -> tuple[bool, str]:
-    """Whether an export agrees with its checkpoint, and how far it does, in words.
+def compare(ours: Inspector, reference: Inspector, images: list[tuple[str, np.ndarray]]) -> None:
+    """Print how far an export agrees with its checkpoint; raise `UserError` if that is too little.
 
     Args:
         ours: the export.
@@ -98,12 +96,25 @@ def compare(
         own.is_defect(left.score) == own.is_defect(right.score)
         for own, (left, right) in zip(calibrations, pairs, strict=True)
     )
-    # Not `> TOLERANCE`, which a NaN would pass.
-    agrees = of_maps <= TOLERANCE and of_scores <= TOLERANCE and equal == len(pairs)
-    return agrees, (
+    report = (
         f"against the checkpoint, on {len(pairs)} images: map within {of_maps:.1e}, score within "
         f"{of_scores:.1e}, {equal} verdicts equal"
     )
+    # Not `> TOLERANCE`, which a NaN would pass.
+    if not (of_maps <= TOLERANCE and of_scores <= TOLERANCE and equal == len(pairs)):
+        raise UserError(
+            f"the export is not kept, for it differs too much: {report} (a network that hardly "
+            "changes its input leaves nothing but rounding to compare: train it longer)"
+        )
+    print(report)
+
+
+def tests_of(category: Category) -> list[TestImage]:
+    """The images of the test split, if there is one."""
+    try:
+        return category.test_images()
+    except UserError:
+        return []
 
 
 def images_to_check(
@@ -119,10 +130,7 @@ def images_to_check(
     parts: dict[Path, str] = {}
     for category in categories:
         part = inspector.part_of(category.folder)
-        try:
-            parts |= dict.fromkeys((test.path for test in category.test_images()), part)
-        except UserError:
-            parts |= dict.fromkeys(good[part], part)
+        parts |= dict.fromkeys([test.path for test in tests_of(category)] or good[part], part)
     chosen = list(parts)[:: -(-len(parts) // CHECKED)]
     found = read_ahead(chosen, inspector.read)
     images = [(parts[path], image) for path, image in found if not isinstance(image, ImageError)]
@@ -164,9 +172,8 @@ def calibrated(small: Inspector, whole: Inspector, part: str, paths: list[Path])
 
 def measure(inspector: Inspector, category: Category) -> tuple[float, float]:
     """Image AUROC on the test split and milliseconds an image, NaN without a split."""
-    try:
-        tests = category.test_images()
-    except UserError:
+    tests = tests_of(category)
+    if not tests:
         return nan, nan
     rows, _ = score_split(inspector, [read_ahead(tests, TestImage.read)], len(tests))
     return auroc(*scores_by_class(rows)), float(np.median([row.milliseconds for row in rows]))
@@ -239,14 +246,7 @@ def main() -> int:
         write_onnx(reference.detector, whole)
         write_metadata(whole, reference.detector, reference.calibrations)
         exported = OnnxInspector(whole, "cpu")
-        images = images_to_check(reference, categories, good)
-        agrees, report = compare(exported, reference, images)
-        if not agrees:
-            raise UserError(
-                f"the export is not kept, for it differs too much: {report} (a network that hardly "
-                "changes its input leaves nothing but rounding to compare: train it longer)"
-            )
-        print(report)
+        compare(exported, reference, images_to_check(reference, categories, good))
         if kind:
             shrink(kind, exported, reference, good, categories, smaller)
         (smaller if kind else whole).replace(output)
