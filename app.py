@@ -89,7 +89,7 @@ def application(args: argparse.Namespace, named: Path | None, folder: Path) -> A
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_RUN_HISTORY"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    gr = need("gradio", "deploy")
+    gr = need("gradio")
     from fastapi import FastAPI
 
     from demo.access import OwnHosts, is_local, read_account

@@ -12,7 +12,7 @@
 
 RUN is a run folder or an .onnx file of export.py. What a run was calibrated to before stays in it.
 Each further good image counts as one of those that the run was calibrated on; a threshold that was
-set by hand stays.
+set by hand stays, but where scores are made in another way: a line says that it goes.
 """
 
 if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
@@ -21,6 +21,7 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
     quiet_start()
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from inspection.open_run import (
 )
 from inspection.recalibrate import set_calibrations
 from runs.folders import named_checkpoint
-from utils.calibration import Calibration, promises
+from utils.calibration import Calibration, dropped, promises
 from utils.config import Config, differences, rescored_config
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
@@ -55,18 +56,16 @@ Found = dict[str, tuple[list[float], list[float]]]
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` if they clash."""
     parser = script_parser(__doc__)
-    parser.add_argument(
-        "checkpoint", nargs="?", type=named_checkpoint, metavar="RUN", help="default: the newest"
-    )
-    parser.add_argument("--false-alarms", type=float, metavar="SHARE", help="such as 0.005")
+    add, images = parser.add_argument, {"nargs": "+", "default": [], "metavar": "IMAGE"}
+    run = {"nargs": "?", "type": named_checkpoint, "metavar": "RUN"}
+    add("checkpoint", **run, help="default: the newest")
+    add("--false-alarms", type=float, metavar="SHARE", help="such as 0.005")
     text = "call what scores above X defective from now on"
-    parser.add_argument("--threshold", type=finite_threshold, metavar="X", help=text)
+    add("--threshold", type=finite_threshold, metavar="X", help=text)
     add_part_flag(parser)
-    parser.add_argument(
-        "--good", nargs="+", default=[], metavar="IMAGE", help="further good images, or folders"
-    )
-    parser.add_argument("--defects", nargs="+", metavar="IMAGE", help="a few known defects")
-    parser.add_argument("--accept", action="store_true", help="set what finds all of --defects")
+    add("--good", **images, help="further good images, or folders")
+    add("--defects", **images, help="a few known defects")
+    add("--accept", action="store_true", help="set what finds all of --defects")
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device", "--set"])
     args = parse_checked(parser)
     if args.accept and not args.defects:
@@ -92,25 +91,24 @@ def inspect(inspector: Inspector, names: list[str], what: str) -> Found:
     return by_part
 
 
-def refuse_known(inspector: Inspector, names: list[str], root: str | None) -> None:
+def refuse_known(inspector: Inspector, names: list[str], root: str) -> None:
     """Raise `UserError` if an image counts already: seen twice, and learned, it would promise more.
 
     An export does not say which images it was calibrated on.
     """
     learned = getattr(inspector, "good", None)
-    folder = Path(root or inspector.config.data.root)
-    known = {(folder / name).resolve() for name in learned.names} if learned else set()
+    known = {Path(root, name).resolve() for name in learned.names} if learned else set()
     for path in expand(names):
         if path.resolve() in known:
             raise UserError(f"{path} counts already: the run was calibrated on it; name others")
 
 
-def rescore(inspector: Inspector, config: Config, root: str | None) -> dict[str, Calibration]:
+def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibration]:
     """The calibrations of a run whose maps become scores in another way; all images are needed."""
     from data.cache import decode_all
     from inspection.calibrating import calibrate_detector
 
-    images, _ = decode_all(inspector.good.paths(root or config.data.root), config.data)
+    images, _ = decode_all(inspector.good.paths(root), config.data)
     inspector.detector.config = config
     return calibrate_detector(inspector.detector, images, inspector.good, inspector.device)
 
@@ -162,7 +160,9 @@ def main() -> int:
     """Set the verdict and print it before and after; returns the exit status."""
     args = parse_args()
     file = named_run(args)
-    inspector = open_inspector(file, vars(args)["device"] or "auto")
+    inspector = open_inspector(file, args.device or "auto")
+    root = vars(args)["data.root"] or inspector.config.data.root
+    of_all = inspector.calibrations
     keep_part(inspector, args.part)
     before = inspector.calibrations
     print(file)
@@ -174,8 +174,10 @@ def main() -> int:
         raise UserError("an export has its settings fixed; set those of its run and export it anew")
     after = dict(before)
     if {"score.smooth", "score.reduce"} & set(changed):
-        after = rescore(inspector, config, vars(args)["data.root"])  # of all parts
-    refuse_known(inspector, args.good, vars(args)["data.root"])
+        after = rescore(inspector, config, root)  # of all parts
+        if line := dropped(of_all, "it says nothing of scores that are made in another way"):
+            print(line, file=sys.stderr)
+    refuse_known(inspector, args.good, root)
     good = inspect(inspector, args.good, "good images") if args.good else {}
     known = inspect(inspector, args.defects, "known defects") if args.defects else {}
     for part in before:

@@ -28,16 +28,11 @@ def parse_args() -> argparse.Namespace:
     """Flags of the command line."""
     parser = script_parser(__doc__)
     add_run_flags(parser)
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/<run>/eval")
-    parser.add_argument(
-        "--synthetic",
-        action="store_true",
-        help="measure with defects synthesised on good images, to choose settings "
-        "by; the test split is not touched",
-    )
-    parser.add_argument(
-        "--html", action="store_true", help="also write all of it as one page, report.html"
-    )
+    add = parser.add_argument
+    add("--output", type=Path, metavar="DIR", help="default: outputs/<run>/eval")
+    word = "measure with defects synthesised on good images, to choose settings by; "
+    add("--synthetic", action="store_true", help=word + "the test split is not touched")
+    add("--html", action="store_true", help="also write all of it as one page, report.html")
     add_batch_flag(parser)
     return parse_checked(parser)
 

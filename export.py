@@ -29,12 +29,9 @@ from utils.flags import add_setting_flags, script_parser
 def parse_args() -> argparse.Namespace:
     """Flags of the command line."""
     parser = script_parser(__doc__)
-    parser.add_argument(
-        "--checkpoint", type=named_checkpoint, metavar="RUN", help="run folder or its last.pt"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: checkpoints/<run>/<run>.onnx"
-    )
+    add = parser.add_argument
+    add("--checkpoint", type=named_checkpoint, metavar="RUN", help="run folder or its last.pt")
+    add("--output", type=Path, metavar="FILE", help="default: checkpoints/<run>/<run>.onnx")
     smaller = parser.add_mutually_exclusive_group()
     smaller.add_argument("--half", action="store_true", help="weights and sums in float16")
     smaller.add_argument("--int8", action="store_true", help="convolutions in 8 bits")
@@ -47,50 +44,27 @@ if __name__ == "__main__":
 
 import signal
 from collections.abc import Iterator
-from typing import NamedTuple
+from math import nan
 
 import numpy as np
-from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
-from data.mvtec import Category
+from data.mvtec import Category, TestImage
 from data.tiles import read_tiles
+from evaluation.measure import score_split, scores_by_class
 from evaluation.metrics import auroc
 from evaluation.pseudo_defects import PseudoImage, pseudo_split
-from inspection.inspector import Inspection, Inspector
+from inspection.inspector import Inspector
 from inspection.onnx_export import write_half, write_int8, write_metadata, write_onnx
 from inspection.onnx_inspector import OnnxInspector
 from inspection.torch_inspector import TorchInspector
 from utils.calibration import Calibration
 from utils.config import Config
 
-TOLERANCE = 1e-4
-"""Largest difference to the checkpoint, as a share of the largest value."""
-
-CHECKED = 16
-"""Images that an export is compared with its checkpoint on."""
-
-MAPPED = 8
-"""Good images of a part, about, on which a smaller file's scores are compared with the whole's."""
-
-RANGE_IMAGES = 64
-"""Good images at most that set the ranges of --int8."""
-
-
-class Agreement(NamedTuple):
-    """How an export compares with its checkpoint.
-
-    Attributes:
-        map_difference: largest difference of the maps, as a share of the largest value.
-        score_difference: the same of the scores.
-        verdicts: how many of the verdicts are equal.
-        images: how many images were compared.
-    """
-
-    map_difference: float
-    score_difference: float
-    verdicts: int
-    images: int
+TOLERANCE = 1e-4  # largest difference to the checkpoint, as a share of the largest value
+CHECKED = 16  # images that an export is compared with its checkpoint on
+MAPPED = 8  # good images of a part, about, that tell how scores of a smaller file are off
+RANGE_IMAGES = 64  # good images at most that set the ranges of --int8
 
 
 def check_output(file: Path) -> None:
@@ -101,28 +75,46 @@ def check_output(file: Path) -> None:
         raise UserError(f"{file} is none of export.py, and is not overwritten; name another file")
 
 
-def compare(
-    ours: Inspector, reference: Inspector, images: list[tuple[str, np.ndarray]]
-) -> Agreement:
-    """Inspect the same images, uint8 [H, W, 3], each with its part, with both."""
+def compare(ours: Inspector, reference: Inspector, images: list[tuple[str, np.ndarray]]) -> None:
+    """Print how far an export agrees with its checkpoint; raise `UserError` if that is too little.
+
+    Args:
+        ours: the export.
+        reference: the checkpoint.
+        images: what both inspect, uint8 [H, W, 3], each with its part.
+    """
     pairs = [(ours.inspect(image), reference.inspect(image)) for _, image in images]
 
-    def difference(values: list[tuple[np.ndarray, np.ndarray]]) -> float:
-        largest = max(float(np.abs(right).max()) for _, right in values)
-        return max(float(np.abs(left - right).max()) for left, right in values) / max(
-            largest, 1e-12
-        )
+    def difference(what: str) -> float:
+        values = [tuple(np.asarray(getattr(found, what)) for found in pair) for pair in pairs]
+        apart = np.max([np.abs(left - right).max() for left, right in values])
+        return float(apart / max(1e-12, *(np.abs(right).max() for _, right in values)))
 
-    return Agreement(
-        difference([(a.anomaly_map, b.anomaly_map) for a, b in pairs]),
-        difference([(np.array(a.score), np.array(b.score)) for a, b in pairs]),
-        sum(
-            ours.calibrations[part].is_defect(a.score)
-            == reference.calibrations[part].is_defect(b.score)
-            for (part, _), (a, b) in zip(images, pairs, strict=True)
-        ),
-        len(pairs),
+    of_maps, of_scores = difference("anomaly_map"), difference("score")
+    calibrations = [reference.calibrations[part] for part, _ in images]
+    equal = sum(
+        own.is_defect(left.score) == own.is_defect(right.score)
+        for own, (left, right) in zip(calibrations, pairs, strict=True)
     )
+    report = (
+        f"against the checkpoint, on {len(pairs)} images: map within {of_maps:.1e}, score within "
+        f"{of_scores:.1e}, {equal} verdicts equal"
+    )
+    # Not `> TOLERANCE`, which a NaN would pass.
+    if not (of_maps <= TOLERANCE and of_scores <= TOLERANCE and equal == len(pairs)):
+        raise UserError(
+            f"the export is not kept, for it differs too much: {report} (a network that hardly "
+            "changes its input leaves nothing but rounding to compare: train it longer)"
+        )
+    print(report)
+
+
+def tests_of(category: Category) -> list[TestImage]:
+    """The images of the test split, if there is one."""
+    try:
+        return category.test_images()
+    except UserError:
+        return []
 
 
 def images_to_check(
@@ -138,10 +130,7 @@ def images_to_check(
     parts: dict[Path, str] = {}
     for category in categories:
         part = inspector.part_of(category.folder)
-        try:
-            parts |= dict.fromkeys((test.path for test in category.test_images()), part)
-        except UserError:
-            parts |= dict.fromkeys(good[part], part)
+        parts |= dict.fromkeys([test.path for test in tests_of(category)] or good[part], part)
     chosen = list(parts)[:: -(-len(parts) // CHECKED)]
     found = read_ahead(chosen, inspector.read)
     images = [(parts[path], image) for path, image in found if not isinstance(image, ImageError)]
@@ -181,24 +170,56 @@ def calibrated(small: Inspector, whole: Inspector, part: str, paths: list[Path])
     )
 
 
-def measure(inspector: Inspector, category: Category, what: str) -> tuple[float, float]:
-    """Image AUROC on the test split (NaN without one) and milliseconds an image."""
-    try:
-        tests = category.test_images()
-    except UserError:
-        return float("nan"), float("nan")
-    scores: dict[bool, list[float]] = {False: [], True: []}
-    milliseconds = []
-    reader = read_ahead(tests, lambda test: inspector.read(test.path))
-    for test, image in tqdm(reader, what, len(tests), unit="image", disable=None):
-        if not isinstance(image, ImageError):
-            found: Inspection = inspector.inspect(image)
-            scores[test.is_defect].append(found.score)
-            milliseconds.append(found.milliseconds)
-    return (
-        auroc(np.array(scores[False]), np.array(scores[True])),
-        float(np.median(milliseconds)) if milliseconds else float("nan"),
-    )
+def measure(inspector: Inspector, category: Category) -> tuple[float, float]:
+    """Image AUROC on the test split and milliseconds an image, NaN without a split."""
+    tests = tests_of(category)
+    if not tests:
+        return nan, nan
+    rows, _ = score_split(inspector, [read_ahead(tests, TestImage.read)], len(tests))
+    return auroc(*scores_by_class(rows)), float(np.median([row.milliseconds for row in rows]))
+
+
+def shrink(
+    kind: str,
+    whole: OnnxInspector,
+    reference: TorchInspector,
+    good: dict[str, list[Path]],
+    categories: list[Category],
+    file: Path,
+) -> None:
+    """Write a smaller file with thresholds of its own, and print what it costs.
+
+    Args:
+        kind: half or int8.
+        whole: the export in float32.
+        reference: the checkpoint.
+        good: good images of each part.
+        categories: those to measure on.
+        file: where to write.
+    """
+    print(f"converting to {kind}")
+    if kind == "half":
+        write_half(whole.file, file)
+    else:
+        paths = [path for own in good.values() for path in own]
+        some = paths[:: -(-len(paths) // RANGE_IMAGES)]
+        write_int8(whole.file, file, good_images(some, whole.config))
+    # Sealed, or it is not opened; and once more with its own thresholds.
+    write_metadata(file, reference.detector, reference.calibrations)
+    small = OnnxInspector(file, "cpu")
+    small.calibrations = {
+        part: calibrated(small, whole, part, own[:: max(1, len(own) // MAPPED)])
+        for part, own in good.items()
+    }
+    write_metadata(file, reference.detector, small.calibrations)
+    for category in categories:
+        (before, ms_before), (after, ms_after) = (measure(one, category) for one in (whole, small))
+        print(
+            f"{category.name}: image AUROC {before:.4f} in float32, {after:.4f} in {kind}; "
+            f"ms an image {ms_before:.0f} in float32, {ms_after:.0f} in {kind}"
+        )
+    mib, small_mib = (one.stat().st_size / 2**20 for one in (whole.file, file))
+    print(f"MiB {mib:.1f} in float32, {small_mib:.1f} in {kind}")
 
 
 def main() -> int:
@@ -213,12 +234,11 @@ def main() -> int:
     paths = reference.good.paths(vars(args)["data.root"] or config.data.root)
     good = {part: [paths[place] for place in own] for part, own in reference.good.by_part().items()}
     kind = "half" if args.half else "int8" if args.int8 else ""
-    name = "-".join(part for part in (run_name(file), kind) if part)
+    name = run_name(file) + (f"-{kind}" if kind else "")
     output = args.output or file.parent / f"{name}.onnx"
     check_output(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-
-    # 1. The graph, under another name until it has shown that it agrees.
+    # Under other names until they have shown that they agree.
     whole = output.with_name(f".{output.stem}.whole.onnx")
     smaller = output.with_name(f".{output.stem}.smaller.onnx")
     try:
@@ -226,52 +246,10 @@ def main() -> int:
         write_onnx(reference.detector, whole)
         write_metadata(whole, reference.detector, reference.calibrations)
         exported = OnnxInspector(whole, "cpu")
-        images = images_to_check(reference, categories, good)
-        agreement = compare(exported, reference, images)
-        report = (
-            f"against the checkpoint, on {agreement.images} images: map within "
-            f"{agreement.map_difference:.1e}, score within {agreement.score_difference:.1e}, "
-            f"{agreement.verdicts} verdicts equal"
-        )
-        worst = max(agreement.map_difference, agreement.score_difference)
-        # Not `worst > TOLERANCE`, which a NaN would pass.
-        if not worst <= TOLERANCE or agreement.verdicts < agreement.images:
-            raise UserError(
-                f"the export is not kept, for it differs too much: {report} (a network that hardly "
-                "changes its input leaves nothing but rounding to compare: train it longer)"
-            )
-        print(report)
-        finished = whole
-
-        # 2. A smaller file: thresholds of its own, and what it costs.
+        compare(exported, reference, images_to_check(reference, categories, good))
         if kind:
-            print(f"converting to {kind}")
-            if args.half:
-                write_half(whole, smaller)
-            else:
-                some = paths[:: -(-len(paths) // RANGE_IMAGES)]
-                write_int8(whole, smaller, good_images(some, config))
-            # Sealed anew, or it is not opened.
-            write_metadata(smaller, reference.detector, reference.calibrations)
-            small = OnnxInspector(smaller, "cpu")
-            calibrations = {
-                part: calibrated(small, exported, part, own[:: max(1, len(own) // MAPPED)])
-                for part, own in good.items()
-            }
-            write_metadata(smaller, reference.detector, calibrations)
-            compact = OnnxInspector(smaller, "cpu")
-            (auroc_whole, ms_whole), (auroc_compact, ms_compact) = (
-                np.mean([measure(one, category, what) for category in categories], axis=0)
-                for one, what in ((exported, "float32"), (compact, kind))
-            )
-            print(
-                f"image AUROC {auroc_whole:.4f} in float32, {auroc_compact:.4f} in {kind}\n"
-                f"ms an image {ms_whole:.0f} in float32, {ms_compact:.0f} in {kind}\n"
-                f"MiB         {whole.stat().st_size / 2**20:.1f} in float32, "
-                f"{smaller.stat().st_size / 2**20:.1f} in {kind}"
-            )
-            finished = smaller
-        finished.replace(output)
+            shrink(kind, exported, reference, good, categories, smaller)
+        (smaller if kind else whole).replace(output)
     finally:
         whole.unlink(missing_ok=True)
         smaller.unlink(missing_ok=True)

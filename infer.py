@@ -30,13 +30,13 @@ from inspection.inspector import Inspector
 from inspection.open_run import (
     add_part_flag,
     add_run_flags,
-    add_threshold_flag,
     chosen_categories,
+    finite_threshold,
     open_run,
     parse_checked,
 )
 from inspection.pictures import KINDS, save_pictures
-from inspection.verdicts import ResultFiles, entry, say
+from inspection.verdicts import entry, result_files, say
 from runs.folders import run_name
 from streams.source import is_video
 from utils.config import nearest
@@ -51,23 +51,18 @@ LONGEST = 230
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` for what is a stream."""
     parser = script_parser(__doc__)
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
+    add = parser.add_argument
+    add("images", nargs="*", metavar="IMAGE", help="files, folders or patterns")
     add_run_flags(parser)
-    add_threshold_flag(parser)
+    word = "call what scores above X defective, in this start; default: as calibrated"
+    add("--threshold", type=finite_threshold, metavar="X", help=word)
     add_part_flag(parser)
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="a new folder; default: outputs/<run>/infer"
-    )
-    parser.add_argument(
-        "--save",
-        type=named_kinds,
-        default=("panel",),
-        metavar="KINDS",
-        help=f"what to write of each image: {', '.join(KINDS)}, joined by commas, or none; "
-        "default: panel",
-    )
+    add("--output", type=Path, metavar="DIR", help="a new folder; default: outputs/<run>/infer")
+    kinds = {"type": named_kinds, "default": ("panel",), "metavar": "KINDS"}
+    word = f"what to write of each image: {', '.join(KINDS)}, joined by commas, or none"
+    add("--save", **kinds, help=f"{word}; default: panel")
     add_batch_flag(parser)
-    parser.add_argument("--camera", "--watch", dest="stream", help=argparse.SUPPRESS)
+    add("--camera", "--watch", dest="stream", help=argparse.SUPPRESS)
     args = parse_checked(parser)
     streams = [argument for argument in args.images if is_video(argument)]
     if args.stream or streams:
@@ -87,14 +82,6 @@ def named_kinds(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def named_images(arguments: list[str]) -> list[Path]:
-    """The images that the command line names; raises `UserError` if none of them is there."""
-    paths = expand(arguments)
-    if arguments and not any(path.is_file() for path in paths):
-        raise UserError(f"no images at {', '.join(arguments)}")
-    return paths
-
-
 def panel_names(paths: Sequence[PurePath]) -> list[Path]:
     """Names for panels of images: they lie to one another as the images do.
 
@@ -112,8 +99,7 @@ def panel_names(paths: Sequence[PurePath]) -> list[Path]:
         return plain.encode()[:LONGEST].decode(errors="ignore")
 
     folders = [path.parent.parts for path in paths]
-    levels = list(zip(*folders, strict=False))
-    common = next((n for n, level in enumerate(levels) if len(set(level)) > 1), len(levels))
+    common = len(os.path.commonprefix(folders))
     return [
         Path(*map(name, folder[common:]), name(path.stem) + ".png")
         for folder, path in zip(folders, paths, strict=True)
@@ -139,7 +125,7 @@ def inspect(
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     names = dict(zip(paths, panel_names(absolute), strict=True))
     counts = {"good": 0, "defect": 0, "failed": 0}
-    with ResultFiles(output) as results:
+    with result_files(output) as add_result:
         for path, inspection in inspector.inspect_all(read_ahead(paths, inspector.read)):
             if isinstance(inspection, ImageError):
                 print(f"FAILED  {inspection}", file=sys.stderr)
@@ -155,14 +141,16 @@ def inspect(
                 path.name,
                 partial(read_image, path, inspector.config.data),
             )
-            results.add(path, entry(inspection, part, calibration), files)
+            add_result(path, entry(inspection, part, calibration), files)
     return counts["good"], counts["defect"], counts["failed"]
 
 
 def main() -> int:
     """Inspect files and write pictures of each and the results; returns the exit status."""
     args = parse_args()
-    paths = named_images(args.images)
+    paths = expand(args.images)
+    if args.images and not any(path.is_file() for path in paths):
+        raise UserError(f"no images at {', '.join(args.images)}")
     if args.output:
         empty_folder(args.output)
     file, inspector = open_run(args)

@@ -54,30 +54,23 @@ def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` if they clash."""
     parser = script_parser(__doc__)
     add, file = parser.add_argument, {"type": Path, "metavar": "FILE"}
-    several = {"dest": "sources", "action": "append", "default": []}  # in the order they are named
+    many = {"action": "append", "default": []}
+    several = many | {"dest": "sources"}  # in the order they are named
     add("videos", nargs="*", metavar="VIDEO", help="video files or patterns")
     add("--camera", **several, type=Camera, metavar="N", help="a number, or a stream's address")
     add("--watch", **several, type=Watch, metavar="DIR", help="images there, and all to come")
     add("--again", action="store_true", help="inspect images of an earlier start of --watch anew")
     add_run_flags(parser)
-    add_part_flag(parser, dest="parts", action="append", default=[])
+    add_part_flag(parser, dest="parts", **many)
     word = "call what scores above X defective: one for all, or one for each source in order"
-    add(
-        "--threshold",
-        dest="thresholds",
-        action="append",
-        type=finite_threshold,
-        default=[],
-        metavar="X",
-        help=word,
-    )
+    number = {"type": finite_threshold, "metavar": "X"}
+    add("--threshold", dest="thresholds", **many, **number, help=word)
     add("--output", type=Path, metavar="DIR", help="default: outputs/<run>/stream")
     add("--frames", type=int, metavar="N", help="stop after N frames")
     add("--panels", action="store_true", help="write a panel for each defective frame")
     add("--video", **file, help="write an annotated video of one source, .mp4 or .avi")
     add("--file-mib", type=float, default=64, metavar="N", help="size of a file of verdicts: 64")
     add("--heartbeat", **file, help="keep counts there, fresh every few seconds")
-    many = {"action": "append", "default": []}
     add("--webhook", **many, metavar="URL", help="post the line of each defect there")
     add("--mqtt", **many, metavar="ADDRESS", help="publish it: mqtt://host:port/topic")
     args = parse_checked(parser)

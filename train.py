@@ -17,22 +17,35 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
 import argparse
 from pathlib import Path
 
-from inspection.open_run import checked_settings
-from models import build_model
-from runs.folders import add_resume_flags
-from utils.config import TrainConfig
+from models import build_model, refuse_unread
+from runs.folders import named_checkpoint
+from utils.config import TrainConfig, differences, load_config
 from utils.errors import UserError, answer_early, run_script
-from utils.flags import add_setting_flags, script_parser
+from utils.flags import add_setting_flags, overrides_from, script_parser
 
 
 def parse_args() -> argparse.Namespace:
-    """Flags of the command line; raises `UserError` for settings that are not right."""
+    """Flags of the command line, and settings; raises `UserError` for those that are not right."""
     parser = script_parser(__doc__)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
     add_setting_flags(parser)
-    add_resume_flags(parser)
+    resume = "go on with a run folder, by default the newest; --epochs may change its length"
+    kind = {"nargs": "?", "type": named_checkpoint, "const": Path(), "metavar": "RUN"}
+    parser.add_argument("--resume", **kind, help=resume)
+    add = (
+        "learn further good images, or folders of them, in a finished run: that of --resume, or "
+        "the newest; a network goes on for a quarter of its epochs, or up to --epochs"
+    )
+    parser.add_argument("--add", nargs="+", default=[], metavar="FOLDER", help=add)
     args = parser.parse_args()
-    args.settings = checked_settings(args)
+    is_new = args.resume is None and not args.add
+    if args.config is not None and not is_new:
+        raise UserError("--config cannot go with --resume: the run keeps its own settings")
+    if args.resume is not None and args.resume.suffix == ".onnx":
+        raise UserError(f"{args.resume} is an export, which learns no more; name the run it is of")
+    args.settings = load_config(args.config, overrides_from(args))
+    if is_new:
+        refuse_unread(args.settings.model, differences(load_config(), args.settings))
     return args
 
 
@@ -131,8 +144,9 @@ def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: Decode
     run.begin(model, optimizer, f"{run.progress.micro_batch} images at once")
     count = len(images.places(run.good.learned))
     steps = math.ceil(count / settings.batch)
+    done = run.progress.epoch * steps + run.progress.step
     model.train()
-    with StepBar(settings.epochs * steps, run.progress.steps_done(steps), run.may_be_slow) as bar:
+    with StepBar(settings.epochs * steps, done, run.may_be_slow) as bar:
         while run.progress.epoch < settings.epochs:
             if not train_one_epoch(run, model, optimizer, images, bar):
                 run.save(model, optimizer)

@@ -1,17 +1,15 @@
 """Scoring a test split, and measuring what the scores are worth."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from math import nan
+from math import nan, prod
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from data.images import ImageError
+from data.images import ImageError, header_size
 from data.mvtec import TestImage
 from data.region import counted
 from evaluation.metrics import (
@@ -34,8 +32,7 @@ from utils.memory import peak_mib
 EXACT_PIXELS = 400_000_000
 """Of so many pixels at most the metrics are exact, which takes 2 GiB; more are counted in bins."""
 
-PIXEL_BYTES = 5
-"""Memory that exact metrics take for a pixel."""
+PIXEL_BYTES = 5  # memory that exact metrics take for a pixel
 
 Test = TestImage | PseudoImage
 Reader = Iterable[tuple[Test, Any]]
@@ -69,7 +66,7 @@ def collect_pixels(tests: Sequence[TestImage]) -> tuple[PixelScores | None, list
     if lacking:
         of_all = f"{lacking} of {len(defective)} defective images"
         notices.append(f"left out of the pixel metrics: {of_all}, which have no mask")
-    pixels = sum(_count_pixels(test) for test in tests if not _lacks_mask(test))
+    pixels = sum(prod(header_size(test.path)) for test in tests if not _lacks_mask(test))
     if pixels <= EXACT_PIXELS:
         return PixelScores(), notices
     need = f"{pixels / 1e6:.0f} million pixels would take {pixels * PIXEL_BYTES / 2**30:.1f} GiB"
@@ -79,13 +76,6 @@ def collect_pixels(tests: Sequence[TestImage]) -> tuple[PixelScores | None, list
 
 def _lacks_mask(test: Test) -> bool:
     return isinstance(test, TestImage) and test.is_defect and test.mask is None
-
-
-def _count_pixels(test: TestImage) -> int:
-    """Pixels of an image, from the head of its file; 0 if it is damaged."""
-    with suppress(Exception), Image.open(test.path) as image:  # decoders raise many kinds
-        return image.width * image.height
-    return 0
 
 
 def score_split(

@@ -28,7 +28,6 @@ class _Sweep(NamedTuple):
     No metric here needs a threshold between two defect scores: recall does not change there.
     """
 
-    first: NDArray  # index of the first t among the sorted defect scores
     tied: NDArray  # defect scores == t
     hits: NDArray  # defect scores >= t
     false_above: NDArray  # good scores > t
@@ -58,7 +57,6 @@ def _sweep(good: NDArray, defect: NDArray) -> _Sweep | None:
     first = np.flatnonzero(np.concatenate(([True], defect[1:] != defect[:-1])))
     values = defect[first]
     return _Sweep(
-        first=first,
         tied=np.diff(first, append=defect.size),
         hits=defect.size - first,
         false_above=good.size - np.searchsorted(good, values, side="right"),
@@ -107,7 +105,7 @@ def oracle_f1(good: ArrayLike, defect: ArrayLike) -> tuple[float, float]:
         return nan, nan
     f1 = 2 * sweep.hits / (defect.size + sweep.hits + sweep.false_from)
     best = np.flatnonzero(f1 == f1.max())[-1]
-    return float(f1[best]), float(defect[sweep.first[best]])
+    return float(f1[best]), float(defect[-sweep.hits[best]])
 
 
 def count_above(scores: ArrayLike, threshold: float) -> int:
@@ -205,11 +203,8 @@ class PixelScores:
         anomaly_map = np.asarray(anomaly_map, dtype=np.float32)
         if anomaly_map.ndim != 2:
             raise ValueError(f"anomaly map must be [H, W], got shape {anomaly_map.shape}")
-        scores = _finite(anomaly_map)
-        if mask is None:
-            self._keep_good(scores if counted is None else anomaly_map[counted])
-            return
-        mask = np.asarray(mask, dtype=bool)
+        _finite(anomaly_map)
+        mask = np.zeros(anomaly_map.shape, bool) if mask is None else np.asarray(mask, bool)
         if mask.shape != anomaly_map.shape:
             raise ValueError(f"map {anomaly_map.shape} and mask {mask.shape} differ in shape")
         good = ~mask
@@ -217,8 +212,7 @@ class PixelScores:
             mask, good = mask & counted, good & counted
         labels, regions = ndimage.label(mask, structure=EIGHT_CONNECTED)
         inside = labels[mask]
-        self._keep_good(anomaly_map[good])
-        self._keep_defect(anomaly_map[mask], 1 / np.bincount(inside)[inside])
+        self._keep(anomaly_map[good], anomaly_map[mask], 1 / np.bincount(inside)[inside])
         self._regions += regions
 
     def results(self, limits: Sequence[float] = (0.3, 0.05)) -> dict[str, float]:
@@ -244,25 +238,20 @@ class PixelScores:
         """
         if not all(0 < limit <= 1 for limit in limits):
             raise ValueError(f"limits must lie in (0, 1], got {limits}")
+        names = ["pixel_auroc", "pixel_ap", *(f"aupro_{limit:g}" for limit in limits)]
         swept = self._swept()
         if swept is None:
-            keys = ["pixel_auroc", "pixel_ap", *(f"aupro_{limit:g}" for limit in limits)]
-            return dict.fromkeys([*keys, "pixel_error"], nan)
+            return dict.fromkeys([*names, "pixel_error"], nan)
         sweep, weight = swept
         fpr, pro = _pro_curve(sweep, weight)
-        results = {
-            "pixel_auroc": _auroc(sweep),
-            "pixel_ap": _average_precision(sweep),
-            **{f"aupro_{limit:g}": _area_up_to(limit, fpr, pro) for limit in limits},
-        }
-        error = 0.0 if self.EXACT else _largest_error(results, limits, sweep, weight)
-        return results | {"pixel_error": error}
+        values = [_auroc(sweep), _average_precision(sweep)]
+        values += [_area_up_to(limit, fpr, pro) for limit in limits]
+        error = 0.0 if self.EXACT else _largest_error(values, limits, sweep, weight)
+        return dict(zip(names, values, strict=True)) | {"pixel_error": error}
 
-    def _keep_good(self, scores: NDArray) -> None:
-        self._good.append(scores.copy())  # the caller may reuse its buffer
-
-    def _keep_defect(self, scores: NDArray, weight: NDArray) -> None:
-        self._defect.append(scores)
+    def _keep(self, good: NDArray, defect: NDArray, weight: NDArray) -> None:
+        self._good.append(good)
+        self._defect.append(defect)
         self._weight.append(weight)
 
     def _swept(self) -> tuple[_Sweep, NDArray] | None:
@@ -274,7 +263,7 @@ class PixelScores:
         defect, weight = defect[order], weight[order]
         self._good, self._defect, self._weight = [good], [defect], [weight]
         sweep = _sweep(good, defect)
-        return sweep and (sweep, np.add.reduceat(weight, sweep.first) / self._regions)
+        return sweep and (sweep, np.add.reduceat(weight, defect.size - sweep.hits) / self._regions)
 
 
 class BinnedPixelScores(PixelScores):
@@ -291,26 +280,26 @@ class BinnedPixelScores(PixelScores):
         self._weight = np.zeros(2**BIN_BITS)  # sum of 1 / area of the region they lie in
         self._regions = 0
 
-    def _keep_good(self, scores: NDArray) -> None:
-        self._good += np.bincount(_bins(scores), minlength=2**BIN_BITS)
-
-    def _keep_defect(self, scores: NDArray, weight: NDArray) -> None:
-        bins = _bins(scores)
-        self._defect += np.bincount(bins, minlength=2**BIN_BITS)
-        self._weight += np.bincount(bins, weight, minlength=2**BIN_BITS)
+    def _keep(self, good: NDArray, defect: NDArray, weight: NDArray) -> None:
+        np.add.at(self._good, _bins(good), 1)
+        bins = _bins(defect)
+        np.add.at(self._defect, bins, 1)
+        np.add.at(self._weight, bins, weight)
 
     def _swept(self) -> tuple[_Sweep, NDArray] | None:
         used = np.flatnonzero(self._defect)
-        from_here = np.cumsum(self._good[::-1])[::-1]
-        n_good = int(from_here[0])
-        if not n_good or not used.size:
+        good, tied = np.cumsum(self._good[::-1])[::-1], self._defect[used]
+        if not good[0] or not used.size:
             return None
-        tied = self._defect[used]
         hits = np.cumsum(tied[::-1])[::-1]
-        false_from = from_here[used]
-        false_above = false_from - self._good[used]
-        n_defect = int(hits[0])
-        sweep = _Sweep(n_defect - hits, tied, hits, false_above, false_from, n_good, n_defect)
+        sweep = _Sweep(
+            tied=tied,
+            hits=hits,
+            false_above=good[used] - self._good[used],
+            false_from=good[used],
+            good=int(good[0]),
+            defect=int(hits[0]),
+        )
         return sweep, self._weight[used] / self._regions
 
 
@@ -322,27 +311,23 @@ def _bins(scores: NDArray) -> NDArray:
 
 
 def _largest_error(
-    results: dict[str, float], limits: Sequence[float], sweep: _Sweep, weight: NDArray
+    values: list[float], limits: Sequence[float], sweep: _Sweep, weight: NDArray
 ) -> float:
-    """How far metrics of bins can be from exact ones.
+    """How far metrics of bins, AUROC, AP and AUPRO at the limits, can be from exact ones.
 
     In the worst order within each bin all defective pixels lie below the others, in the best one
     above them; the curves of every order lie between those two.
     """
-    before, n_good, n_defect = sweep.hits - sweep.tied, sweep.good, sweep.defect
-    worst, best = sweep.false_from, sweep.false_above
-    ends = {
-        "pixel_auroc": [1 - np.sum(sweep.tied * (n / n_good)) / n_defect for n in (worst, best)],
-        "pixel_ap": [
-            np.sum(sweep.tied * (hits / (hits + n))) / n_defect
-            for hits, n in ((before + 1, worst), (sweep.hits, best))
-        ],
-    }
-    for limit in limits:
-        ends[f"aupro_{limit:g}"] = [
-            np.sum(weight * np.maximum(0, limit - n / n_good)) / limit for n in (worst, best)
-        ]
-    return float(max(abs(results[name] - end) for name, pair in ends.items() for end in pair))
+    share = sweep.tied / sweep.defect
+    ends = []
+    for false, hits in (
+        (sweep.false_from, sweep.hits - sweep.tied + 1),  # the worst order
+        (sweep.false_above, sweep.hits),
+    ):
+        fpr = false / sweep.good
+        areas = [np.sum(weight * np.maximum(0, limit - fpr)) / limit for limit in limits]
+        ends.append([1 - np.sum(share * fpr), np.sum(share * hits / (hits + false)), *areas])
+    return float(np.abs(np.array(ends) - values).max())
 
 
 def _join(pieces: list[NDArray], dtype: type) -> NDArray:
@@ -359,16 +344,15 @@ def _join(pieces: list[NDArray], dtype: type) -> NDArray:
 def _pro_curve(sweep: _Sweep, weight: NDArray) -> tuple[NDArray, NDArray]:
     """FPR and PRO, [2T + 2] each, from (0, 0) to (1, 1); `weight` [T] is what each step adds."""
     reached = np.cumsum(weight[::-1])
-    fpr = np.ones(2 * reached.size + 2)
-    pro = np.ones_like(fpr)
-    fpr[0] = pro[0] = 0
+    fpr = np.zeros(2 * reached.size + 2)
+    pro = np.zeros_like(fpr)
     # Each defect score adds two points: before it (good scores above it passed, none of its own
     # pixels) and after it. Good scores tied with it thus make the step a slope.
     fpr[1:-1:2] = sweep.false_above[::-1] / sweep.good
     fpr[2:-1:2] = sweep.false_from[::-1] / sweep.good
-    pro[1] = 0
     pro[3:-1:2] = reached[:-1]
     pro[2:-1:2] = reached
+    fpr[-1] = pro[-1] = 1
     return fpr, pro
 
 

@@ -4,7 +4,6 @@ import io
 from typing import BinaryIO
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
@@ -69,10 +68,10 @@ def save_auroc_bars(bars: dict[str, dict[str, tuple[float, float, float]]], file
     axes.set_xticks(range(len(categories)), categories, rotation=30, ha="right")
     if bars:
         figure.legend(loc="outside right upper", frameon=False)
-    FigureCanvasAgg(figure).print_png(file)
+    figure.savefig(file, format="png")
 
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -21,12 +21,8 @@ from data.region import counted, read_counted
 from data.resize import fit, placement
 from utils.config import DataConfig
 
-VISIBLE = 0.03
-"""A pixel that changed by less, of a range of 1, does not belong to the defect."""
-
-SMALLEST = 0.0003
-"""Share of the image that a defect has to cover, or it is drawn again."""
-
+VISIBLE = 0.03  # a pixel that changed by less, of a range of 1, does not belong to the defect
+SMALLEST = 0.0003  # share of the image that a defect has to cover, or it is drawn again
 TRIES = 20
 
 Generator = np.random.Generator

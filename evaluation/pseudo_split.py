@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from data.cache import decode_all
 from data.images import ImageError, read_ahead
+from data.training_set import in_folds
 from evaluation.pseudo_defects import PseudoImage, pseudo_split
 from inspection.inspector import Inspector
 from inspection.torch_inspector import TorchInspector
@@ -40,9 +42,11 @@ def pseudo_readers(
     tests = pseudo_split([paths[place] for place in places], data)
     fold_of = dict(zip(paths, good.folds, strict=True))
 
+    @torch.inference_mode()
     def readers() -> Iterator[Iterator[tuple[PseudoImage, Read | ImageError]]]:
         images, _ = decode_all(paths, data)
-        for number in inspector.leaving_out(images):
+        folds = in_folds(images, good, inspector.batch, inspector.device)
+        for number in inspector.detector.leaving_out(folds):
             own = [test for test in tests if fold_of[test.path] == number]
             if own:
                 yield read_ahead(own, PseudoImage.read)

@@ -11,7 +11,6 @@ from statistics import fmean
 from PIL import Image
 
 from evaluation.measure import Row, scores_by_class
-from evaluation.metrics import count_above
 from evaluation.plots import histogram, roc
 from inspection.inspector import Inspector
 from inspection.panel import panel, stack
@@ -48,8 +47,12 @@ WRITTEN = "eval_files.txt"
 
 def summary(metrics: dict[str, float], synthetic: bool) -> str:
     """The metrics as text, the image AUROC first; those that are NaN are left out."""
-    m = metrics
-    good, defective = m["good_images"], m["defective_images"]
+    m, good, defective = metrics, metrics["good_images"], metrics["defective_images"]
+
+    def line(name: str, value: float, form: str = ".4f", note: str = "") -> str | None:
+        note = f"   ({note})" if note else ""
+        return None if isnan(value) else f"{name:<18} {value:{form}}{note}"
+
     if good and defective:
         first = (
             f"{m['image_auroc']:.4f}   (95% interval {m['image_auroc_low']:.3f} to "
@@ -58,39 +61,30 @@ def summary(metrics: dict[str, float], synthetic: bool) -> str:
     else:
         first = f"undefined: no {'defective' if good else 'good'} images were tested"
     promised = f"promised {100 * m['false_alarms_promised']:.3g}%"
-    alarms = f"{m['good_called_defective']} of {good} good parts"
+    alarms = f"{m['good_called_defective']} of {good} good parts; {promised}"
     found = f"{m['defects_found']} of {defective} defective parts"
-    lines = [  # each with the value that it is about
-        (m["threshold"], f"at the threshold of {m['threshold']:.4g}:"),
-        (m["false_alarms"], f"false alarms       {m['false_alarms']:.1%}   ({alarms}; {promised})"),
-        (m["recall"], f"defects found      {m['recall']:.1%}   ({found})"),
-        (m["f1"], f"F1                 {m['f1']:.4f}   (precision {m['precision']:.3f})"),
-        (0, ""),
-        (m["image_ap"], f"image AP           {m['image_ap']:.4f}"),
-        (
-            m["oracle_f1"],
-            f"oracle F1-max      {m['oracle_f1']:.4f}   (threshold {m['oracle_threshold']:.4g} "
-            "picked with the test labels)",
-        ),
-        (m["pixel_auroc"], f"pixel AUROC        {m['pixel_auroc']:.4f}"),
-        (m["pixel_ap"], f"pixel AP           {m['pixel_ap']:.4f}"),
-        (m["aupro_0.3"], f"AUPRO at FPR 0.3   {m['aupro_0.3']:.4f}"),
-        (m["aupro_0.05"], f"AUPRO at FPR 0.05  {m['aupro_0.05']:.4f}"),
-        (
-            m["pixel_error"] or nan,
-            "pixel metrics are counted in bins: off by at most "
-            f"{m['pixel_error'] + 5e-6:.5f}",  # rounded up
-        ),
-        (0, f"speed              {m['ms_per_image']:.0f} ms an image, {m['batch']} at a time"),
-        (0, ""),
+    picked = f"threshold {m['oracle_threshold']:.4g} picked with the test labels"
+    lines = [
+        f"{'PSEUDO ' if synthetic else ''}IMAGE AUROC  {first}\n",
+        f"at the threshold of {m['threshold']:.4g}:",
+        line("false alarms", m["false_alarms"], ".1%", alarms),
+        line("defects found", m["recall"], ".1%", found),
+        line("F1", m["f1"], note=f"precision {m['precision']:.3f}"),
+        "",
+        line("image AP", m["image_ap"]),
+        line("oracle F1-max", m["oracle_f1"], note=picked),
+        line("pixel AUROC", m["pixel_auroc"]),
+        line("pixel AP", m["pixel_ap"]),
+        line("AUPRO at FPR 0.3", m["aupro_0.3"]),
+        line("AUPRO at FPR 0.05", m["aupro_0.05"]),
     ]
-    lines += [
-        (value, f"AUROC of {name.removeprefix('auroc_'):<16} {value:.4f}")
-        for name, value in metrics.items()
-        if name.startswith("auroc_")
-    ]
-    title = f"{'PSEUDO ' if synthetic else ''}IMAGE AUROC  {first}\n"
-    return "\n".join([title, *(line for value, line in lines if not isnan(value))]).rstrip()
+    if m["pixel_error"] > 0:
+        error = m["pixel_error"] + 5e-6  # rounded up
+        lines.append(f"pixel metrics are counted in bins: off by at most {error:.5f}")
+    lines += [f"speed              {m['ms_per_image']:.0f} ms an image, {m['batch']} at a time", ""]
+    kinds = [name.removeprefix("auroc_") for name in m if name.startswith("auroc_")]
+    lines += [line(f"AUROC of {kind:<16}", m[f"auroc_{kind}"]) for kind in kinds]
+    return "\n".join(text for text in lines if text is not None).rstrip()
 
 
 def kinds_table(
@@ -105,7 +99,7 @@ def kinds_table(
             {
                 "kind": kind,
                 "images": len(scores),
-                "called defective": count_above(scores, calibration.threshold),
+                "called defective": sum(map(calibration.is_defect, scores)),
                 "AUROC": "" if isnan(value) else f"{value:.3f}",
                 "lowest score": f"{min(scores):.4g}",
                 "highest score": f"{max(scores):.4g}",
@@ -123,7 +117,7 @@ def tables(
     ]
     return {
         "metrics.json": _json(metrics),
-        "metrics.csv": _csv([metrics.keys(), _defined(metrics).values()]),
+        "metrics.csv": _csv([metrics.keys(), metrics.values()]),
         "scores.csv": _csv([["path", "defect", "score", "verdict"], *scores]),
     }
 
@@ -148,14 +142,12 @@ def overview(found: Mapping[str, dict[str, float]]) -> str:
 
 def mean_tables(found: Mapping[str, dict[str, float]]) -> dict[str, bytes]:
     """metrics.json of the mean over categories, and metrics.csv with a line for each and for it."""
-    lines = {**found, "mean": mean_metrics(found)}
-    rows = [
-        [category, *(_defined(metrics)[name] for name in MEANS)]
-        for category, metrics in lines.items()
-    ]
+    mean = mean_metrics(found)
+    lines = [["category", *MEANS]]
+    lines += [[category, *(one[name] for name in MEANS)] for category, one in found.items()]
     return {
-        "metrics.json": _json(lines["mean"]),
-        "metrics.csv": _csv([["category", *MEANS], *rows]),
+        "metrics.json": _json(mean),
+        "metrics.csv": _csv([*lines, ["mean", *mean.values()]]),
     }
 
 
@@ -230,16 +222,13 @@ def _written(folder: Path) -> set[str]:
     return FILES.intersection(written.read_text("utf-8").split()) if written.exists() else set()
 
 
-def _defined(metrics: dict[str, float]) -> dict[str, float | None]:
-    """The metrics with None in place of NaN."""
-    return {name: None if isnan(value) else value for name, value in metrics.items()}
-
-
 def _json(metrics: dict[str, float]) -> bytes:
-    return json.dumps(_defined(metrics), indent=2).encode()
+    defined = {name: None if isnan(value) else value for name, value in metrics.items()}
+    return json.dumps(defined, indent=2).encode()
 
 
-def _csv(lines: list) -> bytes:
+def _csv(lines: Iterable[Iterable]) -> bytes:
+    """Lines of entries; NaN, which alone differs from itself, is left empty."""
     buffer = io.StringIO(newline="")
-    csv.writer(buffer).writerows(lines)
+    csv.writer(buffer).writerows([x if x == x else None for x in line] for line in lines)
     return printable(buffer.getvalue()).encode()

@@ -9,14 +9,13 @@ from tqdm import tqdm
 
 from data.cache import DecodedImages
 from data.training_set import Fold, in_folds
-from inspection.shown_score import shown_score
+from inspection.inspector import shown_score
 from models.detector import Detector
 from runs.good_images import GoodImages
 from runs.micro_batch import pick_inference_batch
 from utils.calibration import Calibration, calibrate
 
-DOUBT = 10
-"""Held-out images that must speak for another spread of the scores to be believed half."""
+DOUBT = 10  # held-out images that must speak for another spread of the scores to be believed half
 
 
 @torch.inference_mode()

@@ -14,15 +14,13 @@ from PIL import Image
 from data.region import read_counted, with_region
 from data.resize import WHOLE, Window, resize
 from data.tiles import Grid
-from inspection.shown_score import shown_score
 from runs.good_images import part_shown
 from utils.batches import batches
 from utils.calibration import Calibration
 from utils.config import Config, nearest
 from utils.errors import UserError
 
-SHOWN = 1024
-"""Longer side, in pixels at most, of the picture of an image that is seen in tiles."""
+SHOWN = 1024  # longer side, in pixels at most, of the picture of an image that is seen in tiles
 
 Item = TypeVar("Item")
 Failure = TypeVar("Failure")
@@ -177,7 +175,8 @@ class Inspector(ABC):
         data, size = self.config.data, found.shape[:2]
         image, grid = with_region(found, data), Grid.over(size, data)
         tiles = grid.cut(image, data)
-        picture = resize(image, _shown(size)) if data.tile else grid.join(tiles)
+        shown = scaled_to(min(SHOWN, max(size)), size)
+        picture = resize(image, shown) if data.tile else grid.join(tiles)
         return _Seen(grid, tiles, picture[..., :3])
 
     def _inspections(self, images: list[_Seen]) -> Iterator[Inspection]:
@@ -219,7 +218,36 @@ class Inspector(ABC):
             )
 
 
-def _shown(size: tuple[int, int]) -> tuple[int, int]:
-    """The size at which an image of this (height, width) is shown."""
-    scale = min(1.0, SHOWN / max(size))
+def scaled_to(side: int, size: tuple[int, int]) -> tuple[int, int]:
+    """A (height, width) whose longer side becomes one of so many pixels."""
+    scale = side / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def shown_score(
+    maps: np.ndarray, scores: np.ndarray | tuple[float, ...], counted: np.ndarray, reduce: str
+) -> float:
+    """The score of an image, to which neither padding nor what lies outside of its region adds.
+
+    Args:
+        maps: float32 [T, h, w] of the frame, or of the tiles, of which the strangest decides.
+        scores: [T] that the detector gives them; they stand where all of the image counts.
+        counted: bool [T, h, w], what counts of each; see `Grid.counted`.
+        reduce: `score.reduce`, how a map becomes a score.
+
+    Raises:
+        UserError: if nothing counts.
+    """
+    if counted.all():
+        return float(np.max(scores))
+    parts = [one[own] for one, own in zip(maps, counted, strict=True) if own.any()]
+    if not parts:
+        raise UserError(
+            "nothing of data.region is left at data.size, for its pieces are too thin or data.fit "
+            "crops them; draw it thicker"
+        )
+    scores = []
+    for values in parts:
+        count = 1 if reduce == "max" else max(1, values.size // 100)  # as image_score
+        scores.append(np.partition(values, -count)[-count:].mean())
+    return float(max(scores))

@@ -6,8 +6,7 @@ from inspection.panel import panel
 from inspection.torch_inspector import TorchInspector
 from runs.run import Run
 
-SHOWN = 4
-"""Panels at most."""
+SHOWN = 4  # panels at most
 
 
 def log_panels(run: Run) -> None:

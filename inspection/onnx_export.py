@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inspection.onnx_inspector import NO_DIGEST, VERSION, as_input, described, sealed
+from inspection.onnx_inspector import VERSION, as_input, described, write_model
 from models.detector import Detector
 from runs.folders import FORMAT
 from utils.calibration import Calibration
@@ -20,8 +20,7 @@ from utils.errors import UserError
 from utils.optional_packages import need
 
 OUTPUTS = ["anomaly_map", "score", "reconstruction"]
-LIMIT_GIB = 2.0
-"""An ONNX file holds no more."""
+LIMIT_GIB = 2.0  # an ONNX file holds no more
 
 
 class _Outputs(nn.Module):
@@ -46,8 +45,8 @@ def write_onnx(detector: Detector, file: Path) -> None:
     Raises:
         UserError: if onnx or onnxscript is not installed, or the detector is too large for a file.
     """
-    need("onnx", "deploy")
-    need("onnxscript", "deploy")
+    need("onnx")
+    need("onnxscript")
     gib = sum(tensor.nbytes for tensor in detector.state_dict().values()) / 2**30
     if gib > LIMIT_GIB:
         raise UserError(
@@ -72,30 +71,24 @@ def write_onnx(detector: Detector, file: Path) -> None:
 
 def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calibration]) -> None:
     """Put into the file what a verdict needs: settings, thresholds, versions, and a digest."""
-    onnx = need("onnx", "deploy")
+    onnx = need("onnx")
     config = detector.config
-    model = onnx.load(str(file))
-    onnx.helper.set_model_props(
-        model,
-        {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "model": config.model,
-            "category": config.data.category,
-            "size": json.dumps(config.data.size),
-            **described(calibrations),
-            "config": config.model_dump_json(),
-            "versions": json.dumps({"torch": str(torch.__version__), "onnx": onnx.__version__}),
-            "digest": NO_DIGEST.decode(),
-        },
-    )
-    file.write_bytes(sealed(model.SerializeToString()))
+    about = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "model": config.model,
+        "category": config.data.category,
+        "size": json.dumps(config.data.size),
+        **described(calibrations),
+        "config": config.model_dump_json(),
+        "versions": json.dumps({"torch": str(torch.__version__), "onnx": onnx.__version__}),
+    }
+    write_model(onnx.load(str(file)), about, file)
 
 
 def write_half(source: Path, file: Path) -> None:
     """The graph with weights and sums in float16; inputs and outputs stay float32."""
-    onnx = need("onnx", "deploy")
-    need("onnxruntime", "deploy")
+    onnx = need("onnx")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with _quiet():
@@ -112,8 +105,7 @@ def write_int8(source: Path, file: Path, images: Iterator[np.ndarray]) -> None:
         file: where to write.
         images: good images, uint8 [h, w, 3], that set the range of the activations.
     """
-    onnx = need("onnx", "deploy")
-    need("onnxruntime", "deploy")
+    onnx = need("onnx")
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
     class Reader(CalibrationDataReader):

@@ -13,22 +13,24 @@ from runs.folders import FORMAT, checked, refuse_other
 from utils.calibration import Calibration
 from utils.config import Config, config_from
 from utils.errors import UserError
+from utils.files import replacing
 from utils.optional_packages import need
 
 VERSION = 6
 TILE_PIXELS = 4 * 512 * 512
-NO_DIGEST = b"0" * 64
-"""Stands in the metadata of an export while its digest is taken."""
+NO_DIGEST = b"0" * 64  # stands in the metadata of an export while its digest is taken
 
 
-def sealed(content: bytes) -> bytes:
+def _sealed(content: bytes) -> bytes:
     """The bytes of an export, with the SHA-256 of them all in the place of `NO_DIGEST`."""
     return content.replace(NO_DIGEST, hashlib.sha256(content).hexdigest().encode())
 
 
-def is_whole(content: bytes, digest: str) -> bool:
-    """Whether the bytes of an export are those that its digest was taken of."""
-    return sealed(content.replace(digest.encode(), NO_DIGEST)) == content
+def write_model(model: Any, about: dict[str, str], file: Path) -> None:
+    """Write an ONNX model with this metadata, and a digest by which it is known to be whole."""
+    need("onnx").helper.set_model_props(model, about | {"digest": NO_DIGEST.decode()})
+    with replacing(file) as stream:
+        stream.write(_sealed(model.SerializeToString()))
 
 
 def described(calibrations: dict[str, Calibration]) -> dict[str, str]:
@@ -92,7 +94,7 @@ class OnnxInspector(Inspector):
     """
 
     def __init__(self, file: Path, device: str, batch: int | str = 1) -> None:
-        onnxruntime = need("onnxruntime", "deploy")
+        onnxruntime = need("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone; its warnings are about its own optimiser
         providers = _providers(device, onnxruntime.get_available_providers())
@@ -122,7 +124,8 @@ class OnnxInspector(Inspector):
                 f"{list(self.config.data.size)}; export it anew"
             )
         # onnxruntime checks nothing, and a flipped bit in a weight is a weight, too.
-        if not is_whole(file.read_bytes(), about.get("digest", "")):
+        content, digest = file.read_bytes(), about.get("digest", "").encode()
+        if not digest or _sealed(content.replace(digest, NO_DIGEST)) != content:
             raise UserError(f"{file} is damaged: it is not as it was written; export it anew")
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -7,9 +7,9 @@ from typing import Any
 
 from data.mvtec import Category
 from inspection.inspector import Inspector
-from models import check_model, refuse_unread
+from models import check_model
 from runs.folders import add_checkpoint_flag, find_run
-from utils.config import ALL, Config, differences, load_config
+from utils.config import ALL, load_config
 from utils.errors import UserError
 from utils.flags import add_setting_flags, overrides_from
 
@@ -18,16 +18,6 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which run is meant, and what it works on."""
     add_checkpoint_flag(parser)
     add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
-
-
-def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--threshold`, for scripts that give verdicts; `open_run` heeds it."""
-    parser.add_argument(
-        "--threshold",
-        type=finite_threshold,
-        metavar="X",
-        help="call what scores above X defective, in this start; default: as calibrated",
-    )
 
 
 def add_part_flag(parser: argparse.ArgumentParser, **others: Any) -> None:
@@ -48,49 +38,22 @@ def finite_threshold(text: str) -> float:
 
 
 def parse_checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of a script, once the settings among them are known to be right.
-
-    Raises:
-        UserError: for a setting that is not.
-    """
+    """The arguments of a script; raises `UserError` for a setting among them that is not right."""
     args = parser.parse_args()
     config = load_config(overrides=overrides_from(args))
     check_model(config.model)
     return args
 
 
-def checked_settings(args: argparse.Namespace) -> Config:
-    """The settings of a new run; of one that goes on, the flags are checked alone.
-
-    Raises:
-        UserError: for a setting that is not right, or that the detector does not read.
-    """
-    if args.resume is None and not args.add:
-        config = load_config(args.config, overrides_from(args))
-        refuse_unread(config.model, differences(load_config(), config))
-        return config
-    if args.config is not None:
-        raise UserError("--config cannot go with --resume: the run keeps its own settings")
-    if args.resume is not None and args.resume.suffix == ".onnx":
-        raise UserError(f"{args.resume} is an export, which learns no more; name the run it is of")
-    return load_config(overrides=overrides_from(args))
-
-
 def named_run(args: argparse.Namespace) -> Path:
-    """The checkpoint or export that the flags name, or the newest run that fits them.
-
-    Raises:
-        UserError: if there is none.
-    """
-    settings = vars(args)
-    return find_run(args.checkpoint, settings["data.category"], settings["model"])
+    """What the flags name, or the newest run that fits them; raises `UserError` without any."""
+    return find_run(args.checkpoint, vars(args)["data.category"], args.model)
 
 
 def open_run(args: argparse.Namespace) -> tuple[Path, Inspector]:
     """The file that the flags name, and the detector in it; raises `UserError` if there is none."""
     file = named_run(args)
-    device = vars(args)["device"] or "auto"
-    inspector = open_inspector(file, device, getattr(args, "batch", "auto"))
+    inspector = open_inspector(file, args.device or "auto", getattr(args, "batch", "auto"))
     keep_part(inspector, getattr(args, "part", None))
     threshold = getattr(args, "threshold", None)
     if threshold is not None:

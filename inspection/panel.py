@@ -7,7 +7,7 @@ between cold and hot lies the level that good parts hardly ever reach.
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from inspection.inspector import Inspection
+from inspection.inspector import Inspection, scaled_to
 from inspection.regions import region_labels
 from utils.calibration import Calibration
 from utils.files import printable
@@ -91,19 +91,17 @@ def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[s
     All have the ratio of the original image, or of what a crop shows of it; their longer side is
     `side` pixels.
     """
-    _, _, height, width = inspection.part
-    scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = Image.fromarray(inspection.image).resize(size, Image.Resampling.BILINEAR)
+    height, width = scaled_to(side, inspection.part[2:])
+    small = Image.fromarray(inspection.image).resize((width, height), Image.Resampling.BILINEAR)
     ends = calibration.low, calibration.high
     pictures = {
         "input": inspection.image,
         "reconstruction": inspection.reconstruction,
-        "heatmap": colourise(_coarse(inspection.anomaly_map, size[::-1]), *ends),
+        "heatmap": colourise(_coarse(inspection.anomaly_map, (height, width)), *ends),
         "overlay": overlay(np.asarray(small), inspection, calibration),
     }
     return {
-        caption: Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+        caption: Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
         for caption, pixels in pictures.items()
         if pixels is not None
     }
@@ -128,15 +126,9 @@ def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image
     """One picture of an inspected image: the verdict, three or four tiles and a colour bar."""
     shown = tiles(inspection, calibration, TILE)
     width, height = shown["input"].size
-    bar_space = BAR + 4 * MARGIN + 30
-    canvas = Image.new(
-        "RGB",
-        (
-            MARGIN + len(shown) * (width + MARGIN) + bar_space,
-            HEADER + height + CAPTION + MARGIN // 2,
-        ),
-        BACKGROUND,
-    )
+    right = MARGIN + len(shown) * (width + MARGIN) + BAR + 4 * MARGIN + 30
+    bottom = HEADER + height + CAPTION + MARGIN // 2
+    canvas = Image.new("RGB", (right, bottom), BACKGROUND)
     draw_verdict(canvas, inspection.score, calibration, title)
     draw, small = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     left = MARGIN

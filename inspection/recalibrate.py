@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from inspection.onnx_inspector import NO_DIGEST, described, sealed
+from inspection.onnx_inspector import described, write_model
 from utils.calibration import Calibration
 from utils.config import Config
-from utils.files import new_file, replacing, write_whole
+from utils.files import new_file, write_whole
 from utils.optional_packages import need
 
 FORMER = "former-calibration.yaml"
@@ -28,29 +28,20 @@ def set_calibrations(
     """
     if file.suffix == ".onnx":
         _set_in_export(file, changed)
-    else:
-        _set_in_run(file, changed, config)
-
-
-def _set_in_run(file: Path, changed: dict[str, Calibration], config: Config | None) -> None:
+        return
     from runs.checkpoint import load_checkpoint, save_checkpoint  # torch
 
     checkpoint = load_checkpoint(file)
     former = {part: asdict(one) for part, one in checkpoint.calibrations.items()}
     write_whole(new_file(file.parent / FORMER), yaml.safe_dump(former, sort_keys=False))
-    config = checkpoint.config if config is None else config
-    calibrations = checkpoint.calibrations | changed
-    save_checkpoint(file.parent, replace(checkpoint, calibrations=calibrations, config=config))
+    after = replace(checkpoint, calibrations=checkpoint.calibrations | changed)
+    save_checkpoint(file.parent, after if config is None else replace(after, config=config))
 
 
 def _set_in_export(file: Path, changed: dict[str, Calibration]) -> None:
-    onnx = need("onnx", "deploy")
-    model = onnx.load(str(file))
+    model = need("onnx").load(str(file))
     about = {entry.key: entry.value for entry in model.metadata_props}
     former = json.loads(about["calibrations"])
     formers = [*json.loads(about.get("former_calibrations", "[]")), former]
     about |= described({part: Calibration(**one) for part, one in former.items()} | changed)
-    about |= {"former_calibrations": json.dumps(formers), "digest": NO_DIGEST.decode()}
-    onnx.helper.set_model_props(model, about)
-    with replacing(file) as stream:
-        stream.write(sealed(model.SerializeToString()))
+    write_model(model, about | {"former_calibrations": json.dumps(formers)}, file)

@@ -1,14 +1,11 @@
 """Inspecting images with a checkpoint, through torch."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from data.cache import DecodedImages
 from data.tensors import to_batch, to_pixels
-from data.training_set import in_folds
 from inspection.inspector import Inspector
 from models import load_detector
 from runs.micro_batch import pick_inference_batch
@@ -38,12 +35,3 @@ class TorchInspector(Inspector):
         pixels = None if reconstructions is None else to_pixels(reconstructions)
         maps = anomaly_maps[:, 0].float().cpu().numpy()  # waits for the device
         return maps, scores.float().cpu().numpy(), pixels
-
-    @torch.inference_mode()
-    def leaving_out(self, images: DecodedImages) -> Iterator[int]:
-        """Be in turn without each fold of the good images that it knows.
-
-        Yields:
-            The number of the fold; see `Detector.leaving_out`.
-        """
-        yield from self.detector.leaving_out(in_folds(images, self.good, self.batch, self.device))

@@ -2,8 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,43 +37,37 @@ def entry(inspection: Inspection, part: str, calibration: Calibration) -> dict[s
     }
 
 
-class ResultFiles:
-    """results.jsonl and results.csv of a folder; a context manager that closes them.
+@contextmanager
+def result_files(
+    folder: Path,
+) -> Iterator[Callable[[Path, dict[str, Any], Mapping[str, Path]], None]]:
+    """Open results.jsonl and results.csv in a folder; `FileExistsError` if it holds either.
 
     An image becomes a line of each as soon as it is done, so that a kill costs no more than that of
     the image at hand.
 
-    Args:
-        folder: holds neither yet, or `FileExistsError` is raised.
+    Yields:
+        A function that adds an image: its path, what `entry` says of it, and its `FILES`, those
+        there are.
     """
+    with (
+        # buffering=1: written out at the end of each line
+        (folder / "results.jsonl").open("x", buffering=1, encoding="utf-8") as lines,
+        # backslashreplace: the name of a file need not be UTF-8
+        (folder / "results.csv").open(
+            "x", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
+        ) as table,
+    ):
+        rows = csv.DictWriter(table, COLUMNS)
+        rows.writeheader()
 
-    def __init__(self, folder: Path) -> None:
-        with ExitStack() as stack:
-            # buffering=1: written out at the end of each line
-            self._json = stack.enter_context(
-                (folder / "results.jsonl").open("x", buffering=1, encoding="utf-8")
-            )
-            # backslashreplace: the name of a file need not be UTF-8
-            table = (folder / "results.csv").open(
-                "x", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
-            )
-            self._csv = csv.DictWriter(stack.enter_context(table), COLUMNS)
-            self._csv.writeheader()
-            self._files = stack.pop_all()
+        def add(path: Path, said: dict[str, Any], files: Mapping[str, Path]) -> None:
+            row = {"path": str(path), **said, **{name: str(file) for name, file in files.items()}}
+            print(json.dumps(row), file=lines)
+            row["regions"] = len(said["regions"])
+            for strongest in said["regions"][:1]:
+                row |= dict(zip(["x", "y", "width", "height"], strongest["box"], strict=True))
+                row |= {"area": strongest["area"], "peak": strongest["peak"]}
+            rows.writerow(row)
 
-    def __enter__(self) -> "ResultFiles":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
-
-    def add(self, path: Path, said: dict[str, Any], files: Mapping[str, Path]) -> None:
-        """Add an image: its path, what `entry` says of it, and its `FILES`, those there are."""
-        row = {"path": str(path), **said, **{name: str(file) for name, file in files.items()}}
-        print(json.dumps(row), file=self._json)
-        row["regions"] = len(said["regions"])
-        if said["regions"]:
-            strongest = said["regions"][0]
-            row |= dict(zip(["x", "y", "width", "height"], strongest["box"], strict=True))
-            row |= {"area": strongest["area"], "peak": strongest["peak"]}
-        self._csv.writerow(row)
+        yield add

@@ -50,10 +50,6 @@ class Progress:
         """The epoch and the step under way."""
         return self.epoch, self.step
 
-    def steps_done(self, of_epoch: int) -> int:
-        """Steps behind it in all, if an epoch has so many."""
-        return self.epoch * of_epoch + self.step
-
 
 @dataclass
 class Checkpoint:
@@ -92,12 +88,11 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "calibrations": {part: asdict(one) for part, one in checkpoint.calibrations.items()},
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
-    columns = list(checkpoint.history[0]) if checkpoint.history else ["epoch"]
     write_config(checkpoint.config, run / "config.yaml")
     (run / FINISHED).unlink(missing_ok=True)
-    with replacing(run / "history.csv") as file:
-        lines = [columns, *([row[column] for column in columns] for row in checkpoint.history)]
-        file.write("".join(",".join(map(str, line)) + "\n" for line in lines).encode())
+    columns = list(checkpoint.history[0]) if checkpoint.history else ["epoch"]
+    rows = [columns, *([row[column] for column in columns] for row in checkpoint.history)]
+    write_whole(run / "history.csv", "".join(",".join(map(str, row)) + "\n" for row in rows))
     with replacing(run / "last.pt") as file:
         torch.save(content, file)
     if checkpoint.calibrations:

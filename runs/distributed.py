@@ -67,9 +67,8 @@ def sum_gradients(model: nn.Module) -> None:
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trainable]
     summed = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(summed)
-    for parameter, piece in zip(
-        trainable, summed.split([p.numel() for p in trainable]), strict=True
-    ):
+    pieces = summed.split([p.numel() for p in trainable])
+    for parameter, piece in zip(trainable, pieces, strict=True):
         parameter.grad = piece.view(parameter.shape)
 
 

@@ -16,23 +16,14 @@ from utils.yaml_files import read_yaml
 
 Kind = TypeVar("Kind")
 ROOT = Path("checkpoints")
-FINISHED = "calibration.yaml"
-"""File of a run that is there once the run is finished."""
-FORMAT = "visual-defect-detection"
-"""What checkpoints and exports say that they are."""
+FINISHED = "calibration.yaml"  # file of a run that is there once the run is finished
+FORMAT = "visual-defect-detection"  # what checkpoints and exports say that they are
 LONGEST = 100
 """Characters of the categories in the name of a run: a disk takes no more than 255 in all."""
 
 
 def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
-    """Raise `UserError` if a file has another version of its format than the one known here.
-
-    Args:
-        file: the file.
-        version: what it says.
-        known: what is read here.
-        remedy: what to do about an older file.
-    """
+    """Raise `UserError` if a file is of another version than `known`; older ones have a remedy."""
     formats = f"format {version}, this one reads {known}"
     if version > known:
         raise UserError(f"{file} was written by a newer version ({formats}); update with git pull")
@@ -41,11 +32,7 @@ def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
 
 
 def named_checkpoint(name: str | Path) -> Path:
-    """The checkpoint, or export, that a flag names by itself or by its run folder.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """The checkpoint, or export, that a flag names itself or by its run; or raises `UserError`."""
     file = Path(name) / "last.pt" if Path(name).is_dir() else Path(name)
     if not file.is_file():
         raise UserError(f"no checkpoint at {file}")
@@ -60,18 +47,6 @@ def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="run folder, its last.pt, or an .onnx file of export.py",
     )
-
-
-def add_resume_flags(parser: argparse.ArgumentParser) -> None:
-    """Add `--resume` and `--add`, which go on with a run."""
-    resume = "go on with a run folder, by default the newest; --epochs may change its length"
-    kind = {"nargs": "?", "type": named_checkpoint, "const": Path(), "metavar": "RUN"}
-    parser.add_argument("--resume", **kind, help=resume)
-    add = (
-        "learn further good images, or folders of them, in a finished run: that of --resume, or "
-        "the newest; a network goes on for a quarter of its epochs, or up to --epochs"
-    )
-    parser.add_argument("--add", nargs="+", default=[], metavar="FOLDER", help=add)
 
 
 def new_run(config: Config) -> Path:
@@ -112,7 +87,7 @@ def find_run(
         return named_checkpoint(named)
     files = [file for file in ROOT.glob("*/last.pt") if file.is_file()]  # no dangling link
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
-    unfinished = []
+    unfinished: list[Path] = []
     for file in files:
         settings = file.with_name("config.yaml")
         try:
@@ -122,12 +97,11 @@ def find_run(
             continue
         if category not in (None, config.data.category) or model not in (None, config.model):
             continue
-        if finished and not (file.parent / FINISHED).exists():
-            unfinished.append(file)
-            continue
-        for newer in unfinished:
-            print(f"passed over {newer.parent}, which is not finished", file=sys.stderr)
-        return file
+        if not finished or (file.parent / FINISHED).exists():
+            for newer in unfinished:
+                print(f"passed over {newer.parent}, which is not finished", file=sys.stderr)
+            return file
+        unfinished.append(file)
     if unfinished:
         return unfinished[0]
     wanted = " ".join(word for word in (model, category) if word)

@@ -14,8 +14,7 @@ from utils.errors import UserError
 FOLDS = 20
 """Folds at least, where there are as many groups: what is known without one is nearly all."""
 
-FOLD = 32
-"""Images of a fold at most."""
+FOLD = 32  # images of a fold at most
 
 
 @dataclass
@@ -60,14 +59,14 @@ class GoodImages:
             )
         order = [int(group) for group in np.random.default_rng(seed).permutation(sorted(sizes))]
         held_out: set[int] = set()
-        while share and sum(sizes[group] for group in held_out) < share * len(names):
-            if len(held_out) == len(order) - 1:
+        for group in order[:-1]:
+            if sum(sizes[one] for one in held_out) >= share * len(names):
                 break
-            held_out.add(order[len(held_out)])
+            held_out.add(group)
         places = sorted(range(len(names)), key=lambda place: order.index(groups[place]))
         learned = [place for place in places if groups[place] not in held_out]
-        dropped = set(learned[limit:] if limit else [])
-        kept = [place for place in range(len(names)) if place not in dropped]
+        dropped = learned[limit:] if limit else []
+        kept = sorted({*places} - {*dropped})
         groups = [groups[place] for place in kept]
         return cls(
             [names[place] for place in kept],
@@ -161,14 +160,9 @@ def by_part(names: Sequence[str]) -> dict[str, np.ndarray]:
 
     A name begins with its category, or is the whole path of a file that shows one.
     """
-    inside = [name.partition("/")[0] for name in names if not Path(name).is_absolute()]
-    known = list(dict.fromkeys(inside))
-    parts = np.array(
-        [
-            part_shown(name, known) if Path(name).is_absolute() else name.partition("/")[0]
-            for name in names
-        ]
-    )
+    inside = {name: name.partition("/")[0] for name in names if not Path(name).is_absolute()}
+    known = list(dict.fromkeys(inside.values()))
+    parts = np.array([inside[n] if n in inside else part_shown(n, known) for n in names])
     return {part: np.flatnonzero(parts == part) for part in dict.fromkeys(parts.tolist())}
 
 

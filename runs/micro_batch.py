@@ -1,16 +1,10 @@
 """How many images pass through the network at once, in training and at inference."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 
+from models.detector import Detector
+from utils.config import Config
 from utils.device import free_memory, peak_memory
-
-if TYPE_CHECKING:
-    from models.detector import Detector
-    from utils.config import Config
 
 CPU_PIXELS = 16 * 256 * 256
 """Pixels that pass at once in training on a CPU, where larger pieces gain no time: at 256x256 a
@@ -19,8 +13,7 @@ step took as long an image for 1, 2 and 4. Smaller ones leave batch normalisatio
 GPU_PIXELS = 24 * 512 * 512
 """The same on a GPU, which wants to be busy: a whole batch of the defaults."""
 
-INFERENCE = 32
-"""Images at most that are inspected at once: a GPU has long been busy by then."""
+INFERENCE = 32  # images at most that are inspected at once: a GPU has long been busy by then
 
 
 def pick_micro_batch(config: Config, device: torch.device) -> int:

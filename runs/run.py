@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from models import refuse_unread
 from runs import distributed
 from runs.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from runs.folders import find_run, new_run
 from runs.good_images import GoodImages
-from runs.tensorboard_log import check_log, open_log
-from utils.calibration import Calibration
+from utils.calibration import Calibration, dropped
 from utils.config import Config, resumed_config
 from utils.device import pick_device
 from utils.errors import UserError
@@ -42,6 +42,9 @@ class Run:
         good: the good images that it knows.
         progress: how far it has come.
         history: loss and seconds of each epoch.
+        calibrations: what it was calibrated to at its start, if it was finished.
+        known: the first so many of the good images are those that a fit took in at earlier starts.
+        resumed: whether there was a checkpoint to go on from.
         device: what it runs on.
         recipe: file of settings that a new run was started with.
         additions: images, folders or patterns of what is added to a finished run, else empty.
@@ -50,15 +53,17 @@ class Run:
     def __init__(
         self, config: Config, folder: Path | None = None, checkpoint: Checkpoint | None = None
     ) -> None:
-        check_log(config.train.log)
-        self.config, self.folder = config, folder
-        self.good = GoodImages() if checkpoint is None else checkpoint.good
-        self.progress = Progress() if checkpoint is None else checkpoint.progress
-        self.history = [] if checkpoint is None else checkpoint.history
+        if config.train.log is not None:
+            _check_tensorboard()
+        self.resumed = checkpoint is not None
+        start = checkpoint or Checkpoint(config, GoodImages(), {}, None, Progress())
+        self.config, self.folder, self._start = config, folder, start
+        self.good, self.progress, self.history = start.good, start.progress, start.history
+        self.calibrations = start.calibrations
+        self.known = len(start.good.names) if start.progress.epoch else 0
         self.recipe: Path | None = None
         self.additions: list[str] = []
         self.device = pick_device(config.device)
-        self._checkpoint = checkpoint
         self._earlier = sum(row["seconds"] for row in self.history) + self.progress.seconds
         self._started = time.perf_counter()
         self._first_epoch, self._log = self.progress.epoch + 1, None
@@ -75,14 +80,15 @@ class Run:
         category, model = overrides.get("data.category"), overrides.get("model")
         file = find_run(named, category, model, finished=bool(args.add))
         checkpoint = load_checkpoint(file)
-        done = checkpoint.progress.epoch
+        refuse_unread(checkpoint.config.model, overrides)
+        learns, done = checkpoint.optimizer is not None, checkpoint.progress.epoch
         if args.add and not checkpoint.calibrations:
             first = f"finish it first with: python train.py --resume {file.parent}"
             raise UserError(f"{file.parent} is not finished, so nothing is added; {first}")
-        if args.add and checkpoint.optimizer is not None:
+        if args.add and learns:
             overrides = {"train.epochs": done + math.ceil(LONGER * done)} | overrides
         config = resumed_config(checkpoint.config, overrides)
-        if config.train.epochs < done and checkpoint.optimizer is not None:
+        if learns and config.train.epochs < done:
             raise UserError(
                 f"{file.parent} has {done} epochs behind it and cannot go back to "
                 f"{config.train.epochs}; take as many, or more, or leave out --resume"
@@ -90,23 +96,6 @@ class Run:
         run = cls(config, file.parent, checkpoint)
         run.additions = args.add
         return run
-
-    @property
-    def resumed(self) -> bool:
-        """Whether there was a checkpoint to go on from."""
-        return self._checkpoint is not None
-
-    @property
-    def calibrations(self) -> dict[str, Calibration]:
-        """What the run was calibrated to at its start, if it was finished."""
-        return {} if self._checkpoint is None else self._checkpoint.calibrations
-
-    @property
-    def known(self) -> int:
-        """The first so many of the good images are those that a fit took in at earlier starts."""
-        if self._checkpoint is None or not self._checkpoint.progress.epoch:
-            return 0
-        return len(self._checkpoint.good.names)
 
     @property
     def way_on(self) -> str:
@@ -118,15 +107,14 @@ class Run:
     @property
     def _whole_or_not_at_all(self) -> bool:
         """Whether it is a finished fit that images are added to: replaced once all is done."""
-        return bool(self.additions) and self._checkpoint.optimizer is None
+        return bool(self.additions) and self._start.optimizer is None
 
     @property
     def complete(self) -> bool:
         """Whether there is nothing left to do: all is learned, and the verdict is set."""
         if not self.calibrations or self.additions:
             return False
-        fitted = self._checkpoint.optimizer is None
-        return fitted or self.progress.epoch >= self.config.train.epochs
+        return self._start.optimizer is None or self.progress.epoch >= self.config.train.epochs
 
     @property
     def may_be_slow(self) -> bool:
@@ -142,6 +130,7 @@ class Run:
         """Save a new run before anything is learned, and say what it learns from, and how."""
         if not self.resumed:
             self.save(model, optimizer)
+        self.warn(dropped(self.calibrations, "the detector learns on"))
         data, learned = self.config.data, len(self.good.learned)
         self.say(
             f"{self.config.model} on {', '.join(self.good.by_part())}: {learned} good images, "
@@ -151,8 +140,8 @@ class Run:
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Bring both to where the checkpoint left them, if there is one."""
-        if self._checkpoint is not None:
-            restore(self.folder / "last.pt", self._checkpoint, model, optimizer)
+        if self.resumed:
+            restore(self.folder / "last.pt", self._start, model, optimizer)
 
     def save(
         self,
@@ -169,19 +158,16 @@ class Run:
             seconds = self._earlier + time.perf_counter() - self._started
             took = {"seconds": seconds, "peak_mib": peak_mib()}
             write_whole(self.folder / "fit.json", json.dumps(took))
-        state = None if optimizer is None else optimizer.state_dict()
-        save_checkpoint(
-            self.folder,
-            Checkpoint(
-                self.config,
-                self.good,
-                model.state_dict(),
-                state,
-                self.progress,
-                self.history,
-                calibrations or {},
-            ),
+        checkpoint = Checkpoint(
+            config=self.config,
+            good=self.good,
+            model=model.state_dict(),
+            optimizer=None if optimizer is None else optimizer.state_dict(),
+            progress=self.progress,
+            history=self.history,
+            calibrations=calibrations or {},
         )
+        save_checkpoint(self.folder, checkpoint)
 
     def say(self, text: str) -> None:
         """Print a line, once for all processes."""
@@ -192,8 +178,13 @@ class Run:
         """Write numbers, and pictures uint8 [H, W, 3], of the epochs so far for TensorBoard."""
         if self.config.train.log is None or not distributed.is_writer():
             return
+        if self._log is None:
+            from torch.utils.tensorboard import SummaryWriter  # late: an optional package
+
+            # In place of what a kill left of these epochs.
+            folder = str(self.folder / "tensorboard")
+            self._log = SummaryWriter(folder, purge_step=self._first_epoch)
         epoch = self.progress.epoch
-        self._log = self._log or open_log(self.folder, self._first_epoch)
         for name, value in values.items():
             if isinstance(value, np.ndarray):
                 self._log.add_image(name, value, epoch, dataformats="HWC")
@@ -214,3 +205,14 @@ class Run:
             self.log(loss=loss, lr=lr, seconds=progress.seconds)
         about = "" if loss is None else f"/{self.config.train.epochs}  loss {loss:.5f}"
         return f"epoch {entry['epoch']}{about}  {progress.seconds:.1f} s"
+
+
+def _check_tensorboard() -> None:
+    """Raise `UserError` if TensorBoard cannot be written."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401  (whether it can be)
+    except ImportError:
+        raise UserError(
+            "train.log=tensorboard needs the package tensorboard; install it with: "
+            "pip install tensorboard, or leave out train.log"
+        ) from None

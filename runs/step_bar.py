@@ -8,13 +8,11 @@ from tqdm import tqdm
 from runs import distributed
 from utils.interrupt import StopRequest
 
-PATIENCE = 20
-"""Minutes that a run may take without a hint at a shorter one."""
+PATIENCE = 20  # minutes that a run may take without a hint at a shorter one
 
 HINT = "without a GPU, python train.py --config configs/cpu.yaml takes a fraction of that"
 
-WARM_UP, TIMED = 2, 4
-"""Steps that are left out, and that are timed, to foretell the rest."""
+WARM_UP, TIMED = 2, 4  # steps that are left out, and that are timed, to foretell the rest
 
 
 class StepBar:

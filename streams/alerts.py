@@ -22,35 +22,54 @@ FAREWELL = 5.0  # seconds at the end for what still waits
 
 
 class Alert(ABC):
-    """Somewhere to send messages to; a context manager that sends what waits for a few seconds.
+    """Somewhere to send messages to, in order, in a thread; retried with growing pauses.
+
+    A context manager that at the end sends what waits for a few seconds.
+
+    Args:
+        name: what it is called, without passwords.
 
     Attributes:
-        name: what it is called, without passwords.
         dropped: messages that were not delivered.
     """
 
-    name: str
-
-    def __init__(self) -> None:
-        self.dropped = 0
+    def __init__(self, name: str) -> None:
+        self.name, self.dropped = name, 0
         self._failing = False
+        self._queue: queue.Queue[str] = queue.Queue(WAITING)
+        self._ending = threading.Event()
 
     def __enter__(self) -> "Alert":
+        threading.Thread(target=self._work, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        waiting = self._close()  # in which more may be dropped
-        self.dropped += waiting
+        end = time.monotonic() + FAREWELL
+        while self._queue.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.05)
+        self.dropped += self._queue.unfinished_tasks
+        self._ending.set()
         if self.dropped:
             print(f"FAILED  {self.name}: {self.dropped} messages not delivered", file=sys.stderr)
 
-    @abstractmethod
     def post(self, text: str) -> None:
         """Send a message of JSON, now or later; returns at once."""
+        try:
+            self._queue.put_nowait(text)
+        except queue.Full:
+            self.dropped += 1
+
+    def _work(self) -> None:
+        while not self._ending.is_set():
+            text = self._queue.get()
+            pause, longest = PAUSES
+            while not self._send(text) and not self._ending.wait(pause):
+                pause = min(2 * pause, longest)
+            self._queue.task_done()
 
     @abstractmethod
-    def _close(self) -> int:
-        """End within `FAREWELL` seconds; returns how many messages still waited."""
+    def _send(self, text: str) -> bool:
+        """Send a message; False if it is to be tried again."""
 
     def _tell(self, failure: object) -> None:
         """Say once that it fails (None: that it works) and once when that changes."""
@@ -62,7 +81,7 @@ class Alert(ABC):
 
 
 class Webhook(Alert):
-    """Posts messages to an address, in order, in a thread; retried with growing pauses.
+    """Posts messages to an address.
 
     Args:
         url: http or https; a user and a password in it become Basic authentication.
@@ -72,35 +91,15 @@ class Webhook(Alert):
     """
 
     def __init__(self, url: str) -> None:
-        super().__init__()
         parts, host = _split(url, ("http", "https"))
-        self.name = f"webhook at {host}"  # the path may be secret, too
+        super().__init__(f"webhook at {host}")  # the path may be secret, too
         self._url = parts._replace(netloc=host).geturl()
         self._headers = {"Content-Type": "application/json"}
         if parts.username is not None:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-        self._queue: queue.Queue[str] = queue.Queue(WAITING)
-        self._ending = threading.Event()
-        threading.Thread(target=self._work, daemon=True).start()
-
-    def post(self, text: str) -> None:
-        """See `Alert.post`."""
-        try:
-            self._queue.put_nowait(text)
-        except queue.Full:
-            self.dropped += 1
-
-    def _work(self) -> None:
-        while True:
-            text = self._queue.get()
-            pause, longest = PAUSES
-            while not self._send(text) and not self._ending.wait(pause):
-                pause = min(2 * pause, longest)
-            self._queue.task_done()
 
     def _send(self, text: str) -> bool:
-        """Post a message; False if it is to be tried again."""
         request = urllib.request.Request(self._url, text.encode(), self._headers)
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT):
@@ -117,16 +116,9 @@ class Webhook(Alert):
         self._tell(f"{reason}; trying again")
         return False
 
-    def _close(self) -> int:
-        end = time.monotonic() + FAREWELL
-        while self._queue.unfinished_tasks and time.monotonic() < end:
-            time.sleep(0.05)
-        self._ending.set()
-        return self._queue.unfinished_tasks
-
 
 class Mqtt(Alert):
-    """Publishes messages at a broker, once at least each, through paho-mqtt and its thread.
+    """Publishes messages at a broker, once at least each, through paho-mqtt, which connects anew.
 
     Args:
         address: mqtt://[user:password@]host[:port]/topic, or mqtts:// for TLS.
@@ -136,21 +128,17 @@ class Mqtt(Alert):
     """
 
     def __init__(self, address: str) -> None:
-        super().__init__()
         parts, host = _split(address, ("mqtt", "mqtts"))
-        self.name = f"MQTT broker at {host}"
-        self._topic = unquote(parts.path.strip("/"))
+        super().__init__(f"MQTT broker at {host}")
+        self._topic, self._taken = unquote(parts.path.strip("/")), threading.Event()
         if not self._topic or set(self._topic) & {"+", "#"}:
             raise UserError("the address of a broker must end with a topic: mqtt://host/topic")
-        paho = need("paho.mqtt.client", "deploy")
+        paho = need("paho.mqtt.client")
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2)
         self._client.on_connect = self._connected
         self._client.on_connect_fail = lambda *_: self._tell("cannot be reached; trying again")
         self._client.on_disconnect = self._disconnected
-        self._client.on_publish = self._taken
-        self._posted = self._acknowledged = 0
-        self._full = paho.MQTT_ERR_QUEUE_SIZE
-        self._client.max_queued_messages_set(WAITING)
+        self._client.on_publish = lambda *_: self._taken.set()
         self._client.reconnect_delay_set(int(PAUSES[0]), int(PAUSES[1]))
         if parts.username is not None:
             self._client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
@@ -160,15 +148,19 @@ class Mqtt(Alert):
         self._client.connect_async(parts.hostname, parts.port or (8883 if secure else 1883))
         self._client.loop_start()
 
-    def post(self, text: str) -> None:
-        """See `Alert.post`."""
-        if self._client.publish(self._topic, text, qos=1).rc == self._full:
-            self.dropped += 1
-        else:
-            self._posted += 1
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._client.disconnect()
+        self._client.loop_stop()
 
-    def _taken(self, *_: Any) -> None:
-        self._acknowledged += 1
+    def _send(self, text: str) -> bool:
+        """Have paho send a message until the broker has taken it; False if the end comes first."""
+        self._client.publish(self._topic, text, qos=1)
+        while not self._taken.wait(0.1):
+            if self._ending.is_set():
+                return False
+        self._taken.clear()
+        return True
 
     def _connected(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
         self._tell(f"{reason}; trying again" if reason.is_failure else None)
@@ -176,14 +168,6 @@ class Mqtt(Alert):
     def _disconnected(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
         if reason.is_failure:
             self._tell("broke off; trying again")
-
-    def _close(self) -> int:
-        end = time.monotonic() + FAREWELL
-        while self._acknowledged < self._posted and time.monotonic() < end:
-            time.sleep(0.05)
-        self._client.disconnect()
-        self._client.loop_stop()
-        return self._posted - self._acknowledged
 
 
 def _split(address: str, schemes: tuple[str, ...]) -> tuple[Any, str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from inspection.inspector import Inspection
+from inspection.inspector import Inspection, scaled_to
 from inspection.panel import BACKGROUND, HEADER, draw_verdict, whole_overlay
 from utils.calibration import Calibration
 from utils.errors import UserError
@@ -76,17 +76,15 @@ def annotate(
     image: np.ndarray, inspection: Inspection, calibration: Calibration, name: str
 ) -> Image.Image:
     """The image under its heatmap and the rings of its regions, below its verdict; even sides."""
-    height, width = image.shape[:2]
-    longer = max(height, width)
-    scale = min(max(longer, SIDES[0]), SIDES[1]) / longer
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    longer = min(max(*image.shape[:2], SIDES[0]), SIDES[1])
+    height, width = scaled_to(longer, image.shape[:2])
+    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     tinted = whole_overlay(np.asarray(picture), inspection, calibration)
 
     def even(side: int) -> int:  # codecs halve the resolution of colours
         return (side + 1) // 2 * 2
 
-    canvas = Image.new("RGB", (even(max(size[0], SIDES[0])), HEADER + even(size[1])), BACKGROUND)
-    canvas.paste(Image.fromarray(tinted), ((canvas.width - size[0]) // 2, HEADER))
+    canvas = Image.new("RGB", (even(max(width, SIDES[0])), HEADER + even(height)), BACKGROUND)
+    canvas.paste(Image.fromarray(tinted), ((canvas.width - width) // 2, HEADER))
     draw_verdict(canvas, inspection.score, calibration, name)
     return canvas

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.images import ImageError
-from streams.source import Frame, Gap, Source, iso, now
+from streams.source import Frame, Gap, Source, iso, now, numbered
 from utils.addresses import masked
 from utils.errors import UserError
 from utils.optional_packages import opencv
@@ -54,20 +54,17 @@ class Camera(Source):
                 if not there:
                     began = now()
                     error = ImageError(f"{self.name} gives no more frames; trying to open it again")
-                    yield Frame(self.name, self._about(None, began), error)
+                    yield numbered(self.name, None, iso(began), error)
                     pixels = self._reopen(stopping)
-                    yield Frame(self.name, self._about(None, now()), Gap.since(began))
+                    yield numbered(self.name, None, iso(now()), Gap.since(began))
                     if pixels is None:
                         return
                 image = self.cv2.cvtColor(pixels, self.cv2.COLOR_BGR2RGB)
-                yield Frame(f"{self.name} frame {number}", self._about(number, now()), image)
+                yield numbered(self.name, number, iso(now()), image)
                 number += 1
                 there, pixels = self._capture.read()
         finally:
             self._capture.release()
-
-    def _about(self, number: int | None, time: Any) -> dict[str, Any]:
-        return {"source": self.name, "frame": number, "time": iso(time)}
 
     def _connect(self) -> Any:
         number = self.address.isdecimal()

@@ -46,7 +46,7 @@ class Drift:
             return None
         window, self.window = np.sort(self.window), []
         p = kolmogorov_smirnov(self.reference, window, self.count)
-        if p >= ALARM and not (self.away and p >= BACK) or p < ALARM and self.away:
+        if not (p >= BACK if self.away else p < ALARM):
             return None
         self.away = not self.away
         return Moved(self.away, p, float(np.median(window)), float(np.median(self.reference)))

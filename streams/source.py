@@ -64,6 +64,18 @@ class Frame(NamedTuple):
     stamp: tuple[int, int] | None = None  # tells a watched file from a later one of its name
 
 
+def numbered(
+    source: str,
+    number: int | None,
+    time: str | float | None,
+    image: np.ndarray | ImageError | Gap,
+    fps: float = FPS,
+) -> Frame:
+    """A frame of a camera or a video; without a number news of it."""
+    name = source if number is None else f"{source} frame {number}"
+    return Frame(name, {"source": source, "frame": number, "time": time}, image, fps)
+
+
 class Source(ABC):
     """Where frames come from; `in_turn` reads it in a thread of its own.
 

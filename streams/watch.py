@@ -134,19 +134,11 @@ class Watch(Source):
         paths = [path for path in self.folder.iterdir() if is_image(path)]
         there = {path.name: stamp for path in paths if (stamp := _stamp(path)) is not None}
         if there:  # an empty folder may be that of a share that is gone: what is known is kept
-            for name in [name for name, stamp in self.handed.items() if there.get(name) != stamp]:
-                del self.handed[name]
-        before, self.waiting = self.waiting, {}
-        ready = []
-        for name, stamp in there.items():
-            if name in self.handed:
-                continue
-            if name in before and before[name][0] == stamp:
-                self.waiting[name] = before[name]
-                ready.append(name)
-            else:
-                self.waiting[name] = stamp, None
-        return sorted(ready, key=lambda name: (there[name][0], name))
+            self.handed = {name: at for name, at in self.handed.items() if there.get(name) == at}
+        new = {name: stamp for name, stamp in there.items() if name not in self.handed}
+        same = {name: seen for name, seen in self.waiting.items() if new.get(name) == seen[0]}
+        self.waiting = {name: (stamp, None) for name, stamp in new.items()} | same
+        return sorted(same, key=lambda name: (there[name][0], name))
 
     def _read(self, name: str) -> np.ndarray | ImageError | None:
         """The image; None if the file is no longer as it was at the last look."""

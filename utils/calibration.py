@@ -224,6 +224,13 @@ def promises(calibrations: dict[str, Calibration]) -> str:
     return "\n".join(one.promise(part) for part, one in calibrations.items())
 
 
+def dropped(calibrations: dict[str, Calibration], why: str) -> str | None:
+    """A line on the thresholds set by a person that are about to go; None if there are none."""
+    parts = calibrations.items()
+    by_hand = [f"of {part} {one.threshold:.4g}" for part, one in parts if one.by_hand]
+    return f"threshold {', '.join(by_hand)}, set by hand, is dropped: {why}" if by_hand else None
+
+
 def _percent(share: float) -> str:
     """A share as a number of per cent: 0.02 -> 2, 0.005 -> 0.5, 0.0004 -> 0.04, 0.183 -> 18."""
     value = 100 * share

@@ -54,7 +54,6 @@ def _create(path: Path, suffix: str, create: Callable[[Path], None]) -> Path:
         except FileExistsError:
             continue
         return path.with_name(name)
-    raise AssertionError  # count() has no end
 
 
 def empty_folder(path: Path) -> None:

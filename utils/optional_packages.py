@@ -1,4 +1,4 @@
-"""Packages that only some commands need; requirements-<extra>.txt installs them."""
+"""Packages that only some commands need; requirements-deploy.txt installs them."""
 
 import os
 from importlib import import_module
@@ -10,12 +10,8 @@ DISTRIBUTIONS = {"cv2": "opencv-python-headless", "paho.mqtt.client": "paho-mqtt
 """What pip calls a package, where that is not the name to import it by."""
 
 
-def need(package: str, extra: str) -> ModuleType:
-    """Import a package of an extra.
-
-    Args:
-        package: name to import it by.
-        extra: which requirements file names it, such as "deploy" for requirements-deploy.txt.
+def need(package: str) -> ModuleType:
+    """Import a package, by the name to import it by.
 
     Raises:
         UserError: if it is not installed, with the command that installs it, or does not load.
@@ -28,7 +24,7 @@ def need(package: str, extra: str) -> ModuleType:
             raise
         raise UserError(
             f"this needs the package {name}; install it with: "
-            f"pip install -r requirements-{extra}.txt"
+            "pip install -r requirements-deploy.txt"
         ) from None
     except ImportError as error:  # such as opencv-python in place of the headless one, without GL
         reason = str(error).splitlines()[0]
@@ -43,4 +39,4 @@ def opencv() -> ModuleType:
     """
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    return need("cv2", "deploy")
+    return need("cv2")

@@ -56,6 +56,19 @@ def test_a_fit_takes_them_in_and_is_calibrated_on_all(fitted, more):
     assert "the run knows all of these images" in result.stderr
 
 
+def test_what_an_addition_replaces_or_ignores_is_said(fitted, more):
+    folder, run = fitted
+    assert_one_line(
+        run_script("train.py", "--add", more, "--epochs", 3, cwd=folder),
+        "train.epochs says nothing to padim",
+    )
+    run_script("calibrate.py", run, "--threshold", "123.5", cwd=folder)
+    result = run_script("train.py", "--add", more, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "threshold of tile 123.5, set by hand, is dropped" in result.stderr
+    assert not load_checkpoint(run / "last.pt").calibrations["tile"].by_hand
+
+
 def test_known_images_may_be_gone(fitted, more):
     folder, run = fitted
     before = load_checkpoint(run / "last.pt").calibrations["tile"].scores

@@ -112,6 +112,15 @@ def test_scores_can_be_made_in_another_way(run, dataset, tmp_path):
     assert_one_line(run_script("calibrate.py", run, *flags, cwd=tmp_path), "000.png is gone")
 
 
+def test_a_threshold_of_scores_made_in_another_way_is_said_to_go(run, dataset, tmp_path):
+    run_script("calibrate.py", run, "--threshold", "123.5", cwd=tmp_path)
+    flags = ["--data-root", dataset, "--set", "score.reduce=max"]
+    result = run_script("calibrate.py", run, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "threshold of tile 123.5, set by hand, is dropped" in result.stderr
+    assert not calibration_of(run).by_hand
+
+
 def test_larger_images_are_read_without_training(run, tmp_path):
     before = calibration_of(run)
     flags = ["--set", "data.max_megapixels=400"]

@@ -108,7 +108,7 @@ def test_calibrate_changes_the_part_that_is_named_alone(copy, root, tmp_path):
     assert [len(calibrations()[part].scores) for part in PARTS] == [16, 14]
 
 
-def test_an_export_knows_the_parts_too(copy, root, tmp_path):
+def test_an_export_knows_the_parts_too(copy, root, tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     result = run_script("export.py", "--checkpoint", copy, cwd=tmp_path)
@@ -126,6 +126,10 @@ def test_an_export_knows_the_parts_too(copy, root, tmp_path):
     after = open_inspector(export, "cpu").calibrations
     assert after["tile"].threshold == 7
     assert after["bolt"] == open_inspector(copy / "last.pt", "cpu").calibrations["bolt"]
+    monkeypatch.setattr("export.write_onnx", lambda _, file: shutil.copy(export, file))
+    result = run_script("export.py", "--checkpoint", copy, "--half", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [result.stdout.count(f"{part}: image AUROC") for part in PARTS] == [1, 1]
 
 
 def test_streams_are_told_their_part_by_the_folder_or_a_flag(copy, root, tmp_path):

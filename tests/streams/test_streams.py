@@ -301,7 +301,7 @@ def test_without_opencv_there_is_one_line_and_watching_works(run, trained, tmp_p
 
 def test_a_package_of_the_same_name_is_asked_for_by_it():
     with pytest.raises(UserError, match="the package nowhere;"):
-        need("nowhere", "deploy")
+        need("nowhere")
 
 
 def test_nothing_heavy_is_imported_before_the_first_verdict(tmp_path):
