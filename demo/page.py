@@ -82,10 +82,9 @@ class Page:
             self.effect = gr.HTML(elem_id="effect")
             self.threshold = gr.Slider(label="Threshold", elem_id="threshold", buttons=[])
             with gr.Row():
-                self.reset = gr.Button("Back to the run's threshold", size="sm", elem_id="reset")
-                self.keep = gr.Button(
-                    "Keep this threshold", size="sm", visible=False, elem_id="keep"
-                )
+                look = {"size": "sm", "interactive": False}
+                self.reset = gr.Button("Back to the run's threshold", elem_id="reset", **look)
+                self.keep = gr.Button("Keep this threshold", visible=False, elem_id="keep", **look)
 
     def _lay_out_one_image(self) -> None:
         with gr.Row():
