@@ -796,6 +796,7 @@ def test_a_region_is_painted(page, tmp_path):
     assert mask.shape == (300, 400)
     assert 0.05 < mask.mean() < 0.2
     assert mask[180, 230]  # within the outline
+    time.sleep(1)  # until the editor has sent its layers once more: the next test leaves the page
 
 
 def test_runs_that_do_not_open_give_a_message(page, parts):
