@@ -4,71 +4,22 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import gradio as gr
-import pandas as pd
 
 from demo.banner import banner, summary_banner, verdict_banner
 from demo.detectors import Detectors, list_runs, thumbnails
+from demo.known import Opened, Shot
 from demo.region import lay_out_region
 from demo.scale import BINS, COLOURS, Scale, bars, effect
-from inspection.inspector import Inspection
+from demo.table import Result, table_of
 from inspection.panel import tiles
 from utils.calibration import Calibration
 from utils.errors import UserError
 
 PICTURE = 640  # longer side of a picture on the page, pixels
-COLUMNS = ["name", "score", "severity", "verdict", "threshold", "error"]
 NO_RUN = "no run is open; choose one above"
 PROMPT = "Drop an image, take one with the webcam, or click an example."
-
-
-class Shot(NamedTuple):
-    """The image that a page shows, if any: its file, what to call it, and what was found."""
-
-    path: str | None = None
-    name: str = ""
-    inspection: Inspection | None = None
-    error: str = ""
-
-    @property
-    def score(self) -> float | None:
-        """Its score, if it has one."""
-        return None if self.inspection is None else self.inspection.score
-
-
-class Result(NamedTuple):
-    """One of many images: its name, and its score or why it has none."""
-
-    name: str
-    score: float | None
-    error: str = ""
-
-
-class Opened(NamedTuple):
-    """The run that a page has open, and the part that is shown to it.
-
-    Attributes:
-        run: its file.
-        part: name of the part.
-        scale: the calibration for this part, on the scale of thresholds.
-    """
-
-    run: str
-    part: str
-    scale: Scale
-
-
-def table_of(results: list[Result], calibration: Calibration) -> pd.DataFrame:
-    """A row of `COLUMNS` for each image; what cannot be had is empty."""
-    rows = []
-    for name, score, error in results:
-        found = [None, None, ""]
-        if score is not None:
-            found = [score, calibration.severity(score), calibration.verdict(score)]
-        rows.append([name, *found, calibration.threshold, error])
-    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 @dataclass
@@ -96,9 +47,8 @@ class Page:
         with gr.Blocks(
             title="Visual defect detection", analytics_enabled=False, delete_cache=(600, 3600)
         ) as self.blocks:
-            self.opened, self.shot, self.results = gr.State(), gr.State(Shot()), gr.State([])
-            self.paths = gr.State([])  # of the examples
-            self.drawn = gr.State()  # what the pictures depend on
+            self.opened, self.shot = gr.State(Opened()), gr.State(Shot())
+            self.results, self.drawn = gr.State([]), gr.State()
             with gr.Row():
                 self._lay_out_threshold()
             with gr.Tab("One image"):
@@ -132,10 +82,9 @@ class Page:
             self.effect = gr.HTML(elem_id="effect")
             self.threshold = gr.Slider(label="Threshold", elem_id="threshold", buttons=[])
             with gr.Row():
-                self.reset = gr.Button("Back to the run's threshold", size="sm", elem_id="reset")
-                self.keep = gr.Button(
-                    "Keep this threshold", size="sm", visible=False, elem_id="keep"
-                )
+                look = {"size": "sm", "interactive": False}
+                self.reset = gr.Button("Back to the run's threshold", elem_id="reset", **look)
+                self.keep = gr.Button("Keep this threshold", visible=False, elem_id="keep", **look)
 
     def _lay_out_one_image(self) -> None:
         with gr.Row():
@@ -178,127 +127,119 @@ class Page:
         self.table = gr.Dataframe(interactive=False, visible=False, wrap=True)
 
     def _wire(self) -> None:
-        """Every event changes what is known, then `show` says what follows from that."""
+        """Events change what is known; each change is followed by one `show`, never by two at once.
+
+        What is quick bypasses the queue: its stream, which gradio closes whenever it runs empty,
+        would lose what is asked for at that moment.
+        """
         known = {self.threshold, self.opened, self.shot, self.results}
-        shown = [self.problem, self.chart, self.effect, self.reset, self.keep]
-        shown += [self.verdict, self.drawn, self.summary, self.table, self.csv]
+        shown = [self.problem, self.chart, self.effect, self.reset, self.keep, self.verdict]
+        shown += [self.pictures, self.drawn, self.summary, self.table, self.csv]
+        quick = {"queue": False, "show_progress": "hidden"}
+        changes = [value.change for value in known]
+        gr.on(changes, self.show, known | {self.drawn}, shown, trigger_mode="always_last", **quick)
+        self.blocks.load(self.greet, None, [self.run, self.keep], **quick)
+        self.reset.click(lambda opened: opened.scale.own, self.opened, self.threshold, **quick)
+
+        in_turn = {"trigger_mode": "multiple", "concurrency_id": "detector"}
+        named = {self.run, self.part, self.shot}
+        opening = [self.opened, self.part, self.threshold, self.examples, self.results, self.shot]
+        opens = [self.blocks.load, self.run.change, self.part.input]  # `run.input` comes twice
+        gr.on(opens, self.open_run, named, opening, **in_turn)
         found = [self.shot, self.threshold]
-        opening = [self.opened, self.part, self.problem, self.threshold, self.paths, self.examples]
-        opening += [self.results]
-        named = [self.run, self.part]
-
-        def then_show(event: Any) -> Any:
-            return event.then(self.show, known, shown, show_progress="hidden")
-
-        greeted = self.blocks.load(self.greet, None, [self.run, self.keep])
-        for opened in (
-            greeted.then(self.open_run, named, opening),
-            self.run.change(self.open_run, named, opening),  # `input` comes twice
-            self.part.input(self.open_run, named, opening),  # `change` comes of opening, too
-        ):
-            then_show(opened.then(self.inspect_again, known, found))
+        self.examples.select(self.inspect_example, known, found, **in_turn)
+        self.webcam.input(self.inspect_webcam, {self.webcam, *known}, found, **in_turn)
         # Once seen, files are taken out of their boxes, which makes room for the next ones.
-        then_show(self.upload.upload(self.inspect_upload, {self.upload, *known}, found)).then(
-            lambda: None, None, self.upload
-        )
-        then_show(self.webcam.input(self.inspect_webcam, {self.webcam, *known}, found))
-        then_show(self.examples.select(self.inspect_example, {self.paths, *known}, found))
-        many = [self.results, self.threshold]
-        then_show(self.files.upload(self.inspect_many, {self.files, *known}, many)).then(
-            lambda: None, None, self.files
-        )
-        quiet = {"trigger_mode": "always_last", "show_progress": "hidden"}
-        self.threshold.input(self.show, known, shown, **quiet)
-        then_show(self.reset.click(self.own_threshold, {self.opened}, self.threshold))
-        kept = [self.opened, self.problem]
-        then_show(self.keep.click(self.keep_threshold, {self.threshold, self.opened}, kept))
-        self.drawn.change(self.draw, known, self.pictures)  # not while only the numbers change
+        found = [self.upload, *found]
+        self.upload.upload(self.inspect_upload, {self.upload, *known}, found, **in_turn)
+        many = [self.files, self.results, self.threshold]
+        self.files.upload(self.inspect_many, {self.files, *known}, many)
+        self.keep.click(self.keep_threshold, {self.opened, self.threshold}, self.opened)
 
     def greet(self, request: gr.Request) -> tuple:
         """Runs to choose from, and whether a threshold may be kept, as a visitor comes."""
         return gr.update(choices=list_runs(self.named)), gr.update(visible=self.may_keep(request))
 
-    def open_run(self, run: str, part: str | None) -> tuple:
-        """Open a run for a part, or its first, and forget what was found with another one."""
+    def open_run(self, known: dict) -> dict:
+        """Open a run for a part, or its first, and inspect with it what is shown."""
+        run, part, shot = known[self.run], known[self.part], known[self.shot]
         try:
             inspector = self.detectors.open(run)
         except UserError as error:
-            nothing = gr.update(value=[], visible=False)
-            locked, hidden = gr.update(interactive=False), gr.update(visible=False)
-            return None, hidden, banner("error", "", error), locked, [], nothing, []
+            return {
+                self.opened: Opened(run, error=str(error)),
+                self.part: gr.update(visible=False),
+                self.threshold: gr.update(interactive=False),
+                self.examples: gr.update(value=[], visible=False),
+                self.results: [],
+            }
         parts = list(inspector.calibrations)
         part = part if part in parts else parts[0]
-        choice = gr.update(choices=parts, value=part, visible=len(parts) > 1)
-        opened = Opened(run, part, Scale(inspector.calibrations[part]))
-        slider = gr.update(**opened.scale.slider(), value=opened.scale.own, interactive=True)
         small = thumbnails(inspector.config.data, part)
-        paths = [str(example.path) for example, _ in small]
+        scale = Scale(inspector.calibrations[part])
+        opened = Opened(run, part, scale, tuple(example.path for example, _ in small))
+        now = {self.opened: opened, self.results: [], self.threshold: scale.own}
+        found = self.inspect(now, shot.path, shot.name)
         pictures = [(picture, example.defect) for example, picture in small]
-        gallery = gr.update(value=pictures, visible=bool(pictures))
-        return opened, choice, "", slider, paths, gallery, []
+        return {
+            self.opened: opened,
+            self.part: gr.update(choices=parts, value=part, visible=len(parts) > 1),
+            self.threshold: found[self.threshold] | {"value": scale.own, "interactive": True},
+            self.examples: gr.update(value=pictures, visible=bool(pictures)),
+            self.results: [],
+            self.shot: found[self.shot],
+        }
 
-    def inspect(self, known: dict, path: str | None, name: str = "") -> tuple:
+    def inspect(self, known: dict, path: str | None, name: str = "") -> dict:
         """Inspect a file in place of the one that is shown; without one, none is."""
         opened, shot = known[self.opened], Shot(path, name or Path(path or "").name)
-        if opened is None or path is None:
-            return shot, gr.skip()
-        try:
-            shot = shot._replace(inspection=self.detectors.inspect(opened.run, Path(path)))
-        except UserError as error:
-            return Shot(error=str(error)), gr.skip()
-        return shot, self.fit(known | {self.shot: shot})
+        if opened.scale is not None and path is not None:
+            try:
+                shot = shot._replace(inspection=self.detectors.inspect(opened.run, Path(path)))
+            except UserError as error:
+                shot = Shot(error=str(error))
+        return {self.shot: shot, self.threshold: self.fit(known | {self.shot: shot})}
 
-    def inspect_upload(self, known: dict) -> tuple:
+    def inspect_upload(self, known: dict) -> dict:
         """Inspect what was dropped."""
-        return self.inspect(known, known[self.upload])
+        return {self.upload: None, **self.inspect(known, known[self.upload])}
 
-    def inspect_webcam(self, known: dict) -> tuple:
+    def inspect_webcam(self, known: dict) -> dict:
         """Inspect what the webcam took."""
         return self.inspect(known, known[self.webcam], "webcam")
 
-    def inspect_example(self, known: dict, event: gr.SelectData) -> tuple:
+    def inspect_example(self, known: dict, event: gr.SelectData) -> dict:
         """Inspect the example that was clicked."""
-        path = Path(known[self.paths][event.index])
+        path = known[self.opened].examples[event.index]
         return self.inspect(known, str(path), f"{path.parent.name}/{path.name}")
-
-    def inspect_again(self, known: dict) -> tuple:
-        """Inspect the image that is shown, if any, with the run that is open now."""
-        shot = known[self.shot]
-        if shot.path is None:
-            return gr.skip(), gr.skip()
-        return self.inspect(known, shot.path, shot.name)
 
     def inspect_many(
         self,
         known: dict,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  (how gradio finds it)
-    ) -> tuple:
+    ) -> dict:
         """Inspect many files in place of those in the table."""
-        results = []
+        opened, results = known[self.opened], []
         for path in progress.tqdm(list(map(Path, known[self.files])), unit="images"):
             try:
-                if known[self.opened] is None:
+                if opened.scale is None:
                     raise UserError(NO_RUN)
-                score = self.detectors.inspect(known[self.opened].run, path).score
-                results.append(Result(path.name, score))
+                results.append(Result(path.name, self.detectors.inspect(opened.run, path).score))
             except UserError as error:
                 results.append(Result(path.name, None, str(error)))
-        return results, self.fit(known | {self.results: results})
+        fitting = self.fit(known | {self.results: results})
+        return {self.files: None, self.results: results, self.threshold: fitting}
 
-    def fit(self, known: dict) -> dict[str, Any]:
+    def fit(self, known: dict) -> dict:
         """Range of the slider for a threshold on either side of what was seen."""
-        if known[self.opened] is None:
+        scale = known[self.opened].scale
+        if scale is None:
             return gr.skip()
         scores = [known[self.shot].score, *(result.score for result in known[self.results])]
         seen = [known[self.threshold], *(score for score in scores if score is not None)]
-        return gr.update(**known[self.opened].scale.slider(seen))
+        return gr.update(**scale.slider(seen))
 
-    def own_threshold(self, known: dict) -> float:
-        """The threshold of the run."""
-        opened = known[self.opened]
-        return gr.skip() if opened is None else opened.scale.own
-
-    def keep_threshold(self, known: dict, request: gr.Request) -> tuple:
+    def keep_threshold(self, known: dict, request: gr.Request) -> Opened:
         """Write the threshold that is being tried into the run."""
         from inspection.recalibrate import set_calibrations  # late: an export needs no torch
 
@@ -309,45 +250,55 @@ class Page:
                 raise UserError("thresholds are kept from this machine only, or with --auth")
             set_calibrations(Path(opened.run), {opened.part: calibration})
         except (UserError, OSError) as error:  # OSError: such as a folder that is read-only
-            return opened, banner("error", "", error)
-        return opened._replace(scale=Scale(calibration)), ""
+            return opened._replace(error=str(error))
+        return opened._replace(scale=Scale(calibration), error="")
 
-    def show(self, known: dict) -> dict[Any, Any]:
-        """What follows from the scores at a threshold, without the detector."""
+    def show(self, known: dict) -> dict:
+        """What follows from what is known, without the detector."""
         opened, shot = known[self.opened], known[self.shot]
-        if opened is None:
+        problem = banner("error", "", opened.error) if opened.error else ""
+        if opened.scale is None:
+            hidden, locked = gr.update(visible=False), gr.update(interactive=False)
             return {
-                self.chart: gr.update(value=None),
-                self.effect: "",
-                self.verdict: banner("error", "", NO_RUN),
-                self.drawn: None,
-                **self.show_many([], None),
+                **{self.problem: problem, self.chart: None, self.effect: ""},
+                **{self.reset: locked, self.keep: locked},
+                **{self.verdict: banner("error", "", NO_RUN), self.pictures: hidden},
+                **{self.drawn: None, self.summary: "", self.table: hidden, self.csv: hidden},
             }
         calibration = opened.scale.at(known[self.threshold])
-        on_trial = gr.update(interactive=calibration is not opened.scale.calibration)
-        drawn = None
-        if shot.score is not None:
-            verdict = verdict_banner(calibration, shot.score, shot.name)
-            said = calibration.verdict(shot.score)
-            drawn = opened.run, opened.part, shot.path, shot.score, said
-        else:
-            verdict = banner("error", "", shot.error) if shot.error else banner("plain", "", PROMPT)
+        is_own = calibration is opened.scale.calibration
         low, high = opened.scale.span([] if shot.score is None else [shot.score])
         return {
+            self.problem: problem,
             self.chart: gr.update(
                 value=bars(calibration, shot.score), x_lim=[low, high], x_bin=(high - low) / BINS
             ),
-            self.effect: effect(calibration, calibration is opened.scale.calibration),
-            self.reset: on_trial,
-            self.keep: on_trial,
-            self.verdict: verdict,
-            self.drawn: drawn,
+            self.effect: effect(calibration, is_own),
+            self.reset: gr.update(interactive=not is_own),
+            self.keep: gr.update(interactive=not is_own),
+            **self.show_one(known, calibration),
             **self.show_many(known[self.results], calibration),
         }
 
-    def show_many(self, results: list[Result], calibration: Calibration | None) -> dict[Any, Any]:
+    def show_one(self, known: dict, calibration: Calibration) -> dict:
+        """Verdict on the image that is shown; its pictures, unless only numbers changed."""
+        opened, shot = known[self.opened], known[self.shot]
+        if shot.inspection is None:
+            verdict = banner("error", "", shot.error) if shot.error else banner("plain", "", PROMPT)
+            hidden = gr.update(visible=False)
+            return {self.verdict: verdict, self.pictures: hidden, self.drawn: None}
+        drawn = opened.run, opened.part, shot.path, shot.score, calibration.verdict(shot.score)
+        pictures = gr.skip()
+        if drawn != known[self.drawn]:
+            made = tiles(shot.inspection, calibration, PICTURE)
+            pictures = [(picture, caption) for caption, picture in made.items()]
+            pictures = gr.update(value=pictures, visible=True, selected_index=None)
+        verdict = verdict_banner(calibration, shot.score, shot.name)
+        return {self.verdict: verdict, self.pictures: pictures, self.drawn: drawn}
+
+    def show_many(self, results: list[Result], calibration: Calibration) -> dict:
         """Summary, table and CSV of many images at a threshold."""
-        if calibration is None or not results:
+        if not results:
             hidden = gr.update(visible=False)
             return {self.summary: "", self.table: hidden, self.csv: hidden}
         table = table_of(results, calibration)
@@ -359,12 +310,3 @@ class Page:
             self.table: gr.update(value=short, visible=True),
             self.csv: gr.update(value=str(file), visible=True),
         }
-
-    def draw(self, known: dict) -> dict[str, Any]:
-        """The pictures of an inspected image: input, reconstruction (if any), heatmap, overlay."""
-        opened, shot = known[self.opened], known[self.shot]
-        if opened is None or shot.inspection is None:
-            return gr.update(value=[], visible=False)
-        shown = tiles(shot.inspection, opened.scale.at(known[self.threshold]), PICTURE)
-        pictures = [(picture, caption) for caption, picture in shown.items()]
-        return gr.update(value=pictures, visible=True, selected_index=None)

@@ -41,8 +41,10 @@ from demo import detectors
 from demo.access import OwnHosts, is_local, read_account
 from demo.banner import banner, summary_banner, verdict_banner
 from demo.detectors import Detectors
-from demo.page import NO_RUN, PICTURE, PROMPT, Page, Result, table_of
+from demo.known import Shot
+from demo.page import NO_RUN, PICTURE, PROMPT, Page
 from demo.scale import Scale, bars, effect
+from demo.table import Result, table_of
 from inspection.torch_inspector import TorchInspector
 from runs.checkpoint import load_checkpoint
 from runs.folders import FINISHED
@@ -236,9 +238,9 @@ def test_a_run_of_several_parts_is_opened_for_one_of_them(tmp_path, monkeypatch)
     run = str(tmp_path / "a.onnx")
     page = Page(Detectors("cpu"), tmp_path / "a.onnx", tmp_path, lambda _: True)
     for named, part in {None: "bolt", "tile": "tile", "gone": "bolt"}.items():
-        opened, choice, *_ = page.open_run(run, named)
-        assert opened.scale.calibration is Both.calibrations[part]
-        assert (choice["value"], choice["visible"]) == (part, True)
+        shown = page.open_run({page.run: run, page.part: named, page.shot: Shot()})
+        assert shown[page.opened].scale.calibration is Both.calibrations[part]
+        assert (shown[page.part]["value"], shown[page.part]["visible"]) == (part, True)
 
 
 def test_one_image_at_a_time(tmp_path, monkeypatch):
@@ -533,21 +535,6 @@ class Visit:
 
         self.find("#threshold input[type=range]")[0].send_keys(getattr(Keys, key))
 
-    def slide_until(self, key, name, words):
-        """Press again like a person would: what comes while an answer arrives may be lost."""
-        self.slide(key)
-        pressed = time.monotonic()
-
-        def shown():
-            nonlocal pressed
-            if words not in self.text(name) and time.monotonic() > pressed + 3:
-                self.slide({"HOME": "ARROW_RIGHT", "END": "ARROW_LEFT"}[key])
-                self.slide(key)
-                pressed = time.monotonic()
-            return words in self.text(name)
-
-        self.wait(shown)
-
     def choose(self, run, keyboard=False):
         box = self.find("#run input")[0]
         box.click()
@@ -648,10 +635,10 @@ def test_an_image_gets_its_verdict(page, parts, expected):
 def test_the_slider_changes_the_verdict(page, parts):
     page.upload(parts[0])
     page.wait_for("verdict", "score")
-    page.slide_until("HOME", "verdict", "defect")
+    page.slide("HOME")
     page.wait_for("verdict", "defect", "above the threshold")
     page.wait_for("effect", "11 of 11 good images would be called defective")
-    page.slide_until("END", "verdict", "good")
+    page.slide("END")
     page.wait_for("verdict", "good", "not above the threshold")
     page.wait_for("effect", "0 of 11 good images would be called defective")
     page.wait(lambda: page.find("#reset")[0].is_enabled())
@@ -659,10 +646,46 @@ def test_the_slider_changes_the_verdict(page, parts):
     page.wait_for("effect", "Calibrated threshold")
 
 
+LATE_END = """
+const asked = window.fetch;
+window.fetch = async (...request) => {
+    const answer = await asked(...request);
+    if (!answer.url.includes("/queue/data")) return answer;
+    const late = new TransformStream({async transform(part, to) {
+        const text = new TextDecoder().decode(part);
+        const [before, ...end] = text.split(/(?=data: {"msg":"close_stream")/);
+        to.enqueue(new TextEncoder().encode(before));
+        if (end.length) await new Promise(done => setTimeout(done, 2000));
+        to.enqueue(new TextEncoder().encode(end.join("")));
+    }});
+    return new Response(answer.body.pipeThrough(late), answer);
+};
+"""
+"""What the queue last says of an answer, that it is the last one, comes two seconds late."""
+
+
+def test_the_threshold_is_heard_while_an_answer_arrives(page, parts):
+    script = {"source": LATE_END}
+    added = page.chrome.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+    try:
+        page.open()
+        time.sleep(2.5)
+        page.upload(parts[0])
+        page.wait_for("verdict", "score")
+        for key, words in (("HOME", "11 of 11 good"), ("END", " 0 of 11 good")):
+            page.slide(key)
+            page.wait_for("effect", words)
+        page.find("#reset")[0].click()
+        page.wait_for("effect", "Calibrated threshold")
+    finally:
+        page.chrome.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
 def test_a_threshold_is_kept_in_the_run(page, work):
     file = work / "checkpoints" / "finished" / "last.pt"
     before = file.read_bytes()
-    page.slide_until("END", "effect", "Threshold on trial")
+    page.slide("END")
+    page.wait_for("effect", "Threshold on trial")
     page.find("#keep")[0].click()
     page.wait_for("effect", "Threshold set by hand")
     try:
@@ -670,7 +693,8 @@ def test_a_threshold_is_kept_in_the_run(page, work):
         page.open()
         assert f"Threshold set by hand {threshold:.4g}:" in page.text("effect")
         file.unlink()
-        page.slide_until("HOME", "effect", "Threshold on trial")
+        page.slide("HOME")
+        page.wait_for("effect", "Threshold on trial")
         page.find("#keep")[0].click()
         page.wait_for("problem", "no checkpoint at")
         page.wait_for("effect", "Threshold on trial")
@@ -728,8 +752,8 @@ def test_many_images_give_a_table_and_a_csv(page, parts, expected, tmp_path):
     page.upload(*parts[:3], text, to="files")
     page.wait_for("summary", "1 failed")
     for words, key in (("3 defective, 0 good", "HOME"), ("0 defective, 3 good", "END")):
-        # The axis may still grow to hold the scores, which moves its ends.
-        page.wait(lambda key=key, words=words: page.slide(key) or words in page.text("summary"))
+        page.slide(key)
+        page.wait_for("summary", words)
         time.sleep(1)  # the table and the file come together with the summary
         threshold = float(page.text("summary").split()[-1])
         file = page.downloads / "verdicts.csv"
@@ -772,6 +796,7 @@ def test_a_region_is_painted(page, tmp_path):
     assert mask.shape == (300, 400)
     assert 0.05 < mask.mean() < 0.2
     assert mask[180, 230]  # within the outline
+    time.sleep(1)  # until the editor has sent its layers once more: the next test leaves the page
 
 
 def test_runs_that_do_not_open_give_a_message(page, parts):
