@@ -60,7 +60,7 @@ class Coupling(nn.Module):
 
     def scale_and_shift(self, kept: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithm of the scale, within `CLAMP`, and shift of the half that changes."""
-        said = self.subnet(torch.cat([kept, where.expand(len(kept), -1, -1, -1)], dim=1))
+        said = self.subnet(torch.cat([kept, where.expand(kept.shape[0], -1, -1, -1)], dim=1))
         log_scale, shift = said.to(kept.dtype).chunk(2, dim=1)
         return CLAMP * torch.tanh(log_scale / CLAMP), shift
 
