@@ -136,7 +136,8 @@ def main() -> int:
     try:
         for cell in tqdm(mine, unit="cell", disable=not writer or None):
             row = cell.compute(environment)
-            tqdm.write(f"{cell.name}: {row['error'] or 'finished'}")
+            said = [row["error"] or "finished", row.get("notice")]
+            tqdm.write(f"{cell.name}: {'; '.join(filter(None, said))}")
             if writer:
                 write_results([row for cell in cells if (row := cell.row())], args.output)
         parts = distributed.gather({cell.name: cell.row() for cell in mine})

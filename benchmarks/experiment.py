@@ -28,7 +28,10 @@ PATIENCE = 10  # seconds for a script to save and stop, before it is killed
 PR_SET_PDEATHSIG = 1
 
 Row = dict[str, Any]
-"""Model, category, error (or None), and numbers by name; those that are undefined are None."""
+"""Model, category, error (or None), and numbers by name; those that are undefined are None.
+
+A finished one also has a notice (or None) of what eval.py left out.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Experiment:
     def compute(self, environment: dict[str, str] | None = None) -> Row:
         """Its row: train and evaluate, from where an earlier start was broken off or failed.
 
-        A script that fails makes a row with an error; `environment` is that of the scripts.
+        A script that fails makes a row with an error; what eval.py leaves out, a notice there.
+        `environment` is that of the scripts.
         """
         row = self.row()
         if row is None or row["error"] is not None:
@@ -87,10 +91,18 @@ class Experiment:
             flags = ["--resume", self.run] if self.run else ["--config", "settings.yaml"]
             script("train", *flags, **where)
         flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
-        script("eval", *flags, **where)
+        file, notice = self.folder / "eval/metrics.json", None
+        file.unlink(missing_ok=True)
+        try:
+            script("eval", *flags, **where)
+        except UserError as error:  # also where it measured all but what it could not read
+            if not file.exists():
+                raise
+            notice = str(error)
         fit = json.loads((self.run / "fit.json").read_text())
-        metrics = json.loads((self.folder / "eval/metrics.json").read_text())
+        metrics = json.loads(file.read_text())
         return metrics | {
+            "notice": notice,
             "fit_seconds": fit["seconds"],
             "fit_peak_mib": fit["peak_mib"],
             "eval_peak_mib": metrics.pop("peak_mib"),

@@ -32,7 +32,7 @@ def write_results(rows: list[Row], folder: Path) -> None:
     """Write results.csv, results.md and chart.png, each whole, of the rows there are so far."""
     folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
-    names = ["model", "category", *AUROC, *list(COLUMNS)[1:], "error"]
+    names = ["model", "category", *AUROC, *list(COLUMNS)[1:], "error", "notice"]
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

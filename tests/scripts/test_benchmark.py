@@ -76,13 +76,17 @@ def made(model="unet", category="tile", error=None, **numbers):
 
 def test_failed_cell_is_tried_again_and_finished_ones_stay(start, two, tmp_path, capsys):
     shutil.move(two / "slate/test", tmp_path / "test")
+    damaged = two / "tile/test/good/damaged.png"
+    damaged.write_bytes(b"no image")
     assert start("--epochs", 1) == 1
     printed = capsys.readouterr()
     assert printed.err.splitlines()[-1].startswith("1 of 2 cells failed")
     output = tmp_path / "outputs/benchmark"
     slate, tile = read_csv(output)
     assert slate["error"].startswith("no images in")
-    assert slate["image_auroc"] == ""
+    assert slate["image_auroc"] == slate["notice"] == ""
+    assert "damaged.png" in tile["notice"]
+    assert "unet on tile: finished; " in printed.out
     assert 0 <= float(tile["image_auroc_low"]) <= float(tile["image_auroc"]) <= 1
     for name in ("pixel_auroc", "pixel_ap", "aupro_0.3"):
         assert 0 <= float(tile[name]) <= 1
