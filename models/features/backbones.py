@@ -256,11 +256,11 @@ def build_backbone(config: BackboneConfig, default: str) -> Backbone:
     """
     name = default if config.name == "auto" else config.name
     layers = () if config.layers == "auto" else tuple(str(layer) for layer in config.layers)
+    if name == LITE:
+        return EfficientNetLite(name, layers)
     convolutional = convolutional_networks()
-    if name == LITE or name in convolutional:
-        backbone = (EfficientNetLite if name == LITE else TorchvisionBackbone)(name, layers)
-        mirror_borders(backbone)
-        return backbone
+    if name in convolutional:
+        return TorchvisionBackbone(name, layers)
     try:
         import timm
     except ImportError:
@@ -277,8 +277,8 @@ def build_backbone(config: BackboneConfig, default: str) -> Backbone:
 def mirror_borders(network: nn.Module) -> None:
     """Let convolutions pad their maps with what lies inside of the border, not with zeros.
 
-    Zeros are a frame around every image. What lies beside it changes the features there, so that a
-    good part that touches the frame as none did before is stranger than many a defect.
+    Zeros are a frame around every image, which all features near it show. A detector that compares
+    them with those of any other place takes a good part that comes near the frame for strange.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
