@@ -3,11 +3,13 @@
 import ipaddress
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 from utils.errors import UserError
@@ -45,7 +47,8 @@ class OwnHosts:
             refusal = "this server was not started for that host; see --host and --root-path\n"
             await PlainTextResponse(refusal, 403)(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            with suppress(ClientDisconnect):  # a page that is left in mid-upload is no fault
+                await self.app(scope, receive, send)
 
     def admits(self, headers: Mapping[str, str]) -> bool:
         """Whether a request with these headers is for this server and from no foreign page."""
