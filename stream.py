@@ -196,6 +196,7 @@ def main() -> int:
             if video:
                 seen = frame.image[..., :3]
                 video.write(annotate(seen, inspection, calibration, title), frame.fps)
+        heart.write()  # the last frames, too
         rate = heart.total("frames") / (time.perf_counter() - started)
     print(
         f"{heart.total('frames')} frames inspected, {heart.total('defects')} defective, "

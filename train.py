@@ -15,10 +15,9 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
     quiet_start()
 
 import argparse
-from pathlib import Path
 
 from models import build_model, refuse_unread
-from runs.folders import named_checkpoint
+from runs.folders import add_run_flags
 from utils.config import TrainConfig, differences, load_config
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import add_setting_flags, overrides_from, script_parser
@@ -27,22 +26,12 @@ from utils.flags import add_setting_flags, overrides_from, script_parser
 def parse_args() -> argparse.Namespace:
     """Flags of the command line, and settings; raises `UserError` for those that are not right."""
     parser = script_parser(__doc__)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
     add_setting_flags(parser)
-    resume = "go on with a run folder, by default the newest; --epochs may change its length"
-    kind = {"nargs": "?", "type": named_checkpoint, "const": Path(), "metavar": "RUN"}
-    parser.add_argument("--resume", **kind, help=resume)
-    add = (
-        "learn further good images, or folders of them, in a finished run: that of --resume, or "
-        "the newest; a network goes on for a quarter of its epochs, or up to --epochs"
-    )
-    parser.add_argument("--add", nargs="+", default=[], metavar="FOLDER", help=add)
+    add_run_flags(parser)
     args = parser.parse_args()
     is_new = args.resume is None and not args.add
     if args.config is not None and not is_new:
         raise UserError("--config cannot go with --resume: the run keeps its own settings")
-    if args.resume is not None and args.resume.suffix == ".onnx":
-        raise UserError(f"{args.resume} is an export, which learns no more; name the run it is of")
     args.settings = load_config(args.config, overrides_from(args))
     if is_new:
         refuse_unread(args.settings.model, differences(load_config(), args.settings))
@@ -84,20 +73,16 @@ def learning_rate(train: TrainConfig, epochs_done: float) -> float:
 
 
 def train_step(
-    model: TrainedDetector,
-    optimizer: Optimizer,
-    batch: np.ndarray,
-    device: torch.device,
-    micro_batch: int,
+    model: TrainedDetector, optimizer: Optimizer, batch: np.ndarray, device: torch.device, size: int
 ) -> float:
     """One optimiser step on uint8 images [B, H, W, 3]; returns the loss summed over the images.
 
-    Processes share the batch, and a share passes in pieces; the gradients add up to those of all.
+    Processes share the batch, and a share passes in pieces of `size`; the gradients add up.
     """
     share = batch[distributed.rank() :: distributed.world_size()]
     loss_sum, sample = 0.0, model.prepare(to_batch(share, device)) if len(share) else ()
-    for start in range(0, len(share), micro_batch):
-        piece = [tensor[start : start + micro_batch] for tensor in sample]
+    for start in range(0, len(share), size):
+        piece = [tensor[start : start + size] for tensor in sample]
         with autocast(device, model.config.train.precision):
             loss = model.loss(*piece)
         (loss * len(piece[0]) / len(batch)).backward()

@@ -49,6 +49,34 @@ def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--config`, for a new run, and `--resume` and `--add`, which go on with one."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=Path(),
+        type=_resumable,
+        metavar="RUN",
+        help="go on with a run folder, by default the newest; --epochs may change its length",
+    )
+    parser.add_argument(
+        "--add",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="learn further good images, or folders of them, in a finished run: that of --resume, "
+        "or the newest; a network goes on for a quarter of its epochs, or up to --epochs",
+    )
+
+
+def _resumable(name: str) -> Path:
+    file = named_checkpoint(name)
+    if file.suffix == ".onnx":
+        raise UserError(f"{file} is an export, which learns no more; name the run it is of")
+    return file
+
+
 def new_run(config: Config) -> Path:
     """A folder for a new run, named by category, detector and time; created."""
     category = config.data.category.replace(",", "+")[:LONGEST]

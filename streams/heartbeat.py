@@ -51,6 +51,11 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Write the file, if the last time is long enough ago."""
-        if self.path and time.monotonic() - self._beaten >= EVERY:
-            self._beaten = time.monotonic()
+        if time.monotonic() - self._beaten >= EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file, as of now."""
+        self._beaten = time.monotonic()
+        if self.path:
             write_whole(self.path, json.dumps({"time": iso(now()), "sources": self.sources}))

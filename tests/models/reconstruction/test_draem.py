@@ -33,7 +33,7 @@ def learned(request, dataset):
         torch.manual_seed(step)
         for group in optimizer.param_groups:  # falls to zero, so that running statistics settle
             group["lr"] = config.train.lr * min(1, 2 * (1 - step / steps))
-        train_step(detector, optimizer, images, CPU, micro_batch=8)
+        train_step(detector, optimizer, images, CPU, 8)
     detector.eval()
     with torch.inference_mode():
         folds = [Fold(images, [place], 1, CPU) for place in range(len(images))]
