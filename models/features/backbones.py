@@ -1,7 +1,6 @@
 """Frozen networks pretrained on photographs, tapped at named layers for their features."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,29 +271,6 @@ def build_backbone(config: BackboneConfig, default: str) -> Backbone:
         f"backbone.name is {name!r}, which neither torchvision nor timm's vision transformers have"
         + nearest(name, [LITE, *convolutional, *transformers])
     )
-
-
-def mirror_borders(network: nn.Module) -> None:
-    """Let convolutions pad their maps with what lies inside of the border, not with zeros.
-
-    Zeros are a frame around every image, which all features near it show. A detector that compares
-    them with those of any other place takes a good part that comes near the frame for strange.
-    """
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            (above, left), fixed = layer.padding, getattr(layer, "static_padding", None)
-            sides = (left, left, above, above)
-            if isinstance(fixed, nn.ZeroPad2d):  # EfficientNet-Lite, where the sides differ
-                sides, layer.static_padding = fixed.padding, nn.Identity()
-            if any(sides):
-                layer.padding = (0, 0)
-                layer.register_forward_pre_hook(partial(_mirrored, sides))
-
-
-def _mirrored(sides: tuple[int, ...], _layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    # Maps too small to be mirrored repeat their border.
-    mode = "reflect" if min(inputs[0].shape[-2:]) > max(sides) else "replicate"
-    return F.pad(inputs[0], sides, mode=mode)
 
 
 def convolutional_networks() -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.detector import FittedDetector, Folds, Prediction
-from models.features.backbones import LITE, concatenated, mirror_borders
+from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
 from models.features.memory_bank import MemoryBank, leaving_out, patch_features, rows
 from models.features.neighbours import nearest_few
@@ -28,7 +28,6 @@ class PatchCore(FeatureDetector, FittedDetector):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
-        mirror_borders(self.backbone)  # patches are compared wherever they lie
         if config.patchcore.joined:
             memories = [MemoryBank(sum(self.backbone.channels))]
         else:

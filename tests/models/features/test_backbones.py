@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from models.features import backbones
-from models.features.backbones import LITE, build_backbone, mirror_borders
+from models.features.backbones import LITE, build_backbone
 from utils.config import load_config
 from utils.errors import UserError
 
@@ -37,23 +37,6 @@ def test_taps_of_each_library(name, layers, shapes):
     assert not any(p.requires_grad for p in backbone.parameters())
     assert not any(module.training for module in backbone.modules())
     assert all(torch.equal(a, b) for a, b in zip(maps, backbone(images), strict=True))
-
-
-@pytest.mark.parametrize(("name", "layers"), [(LITE, [2, 10, 15]), ("resnet18", "auto")])
-def test_the_frame_of_an_image_leaves_no_trace(name, layers):
-    torch.manual_seed(0)
-    backbone = build_backbone(settings(name=name, layers=layers), LITE)
-    mirror_borders(backbone)
-    for maps in backbone(torch.full((1, 3, 96, 128), 0.7)):
-        assert maps.std(dim=1).max() > 0
-        assert (maps - maps[:, :, :1, :1]).abs().max() < 1e-4 * maps.abs().max()
-
-
-def test_images_of_the_least_size_can_be_mirrored():
-    backbone = build_backbone(settings(layers=[15]), LITE)
-    mirror_borders(backbone)
-    (maps,) = backbone(torch.rand(1, 3, 32, 32))
-    assert maps.shape == (1, 320, 1, 1)
 
 
 def test_layers_come_in_the_order_asked_for():
