@@ -54,12 +54,17 @@ class Blocks(nn.Module):
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         self.blocks = network._blocks[: last + 1]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Features of the last block for images [B, 3, H, W] in [0, 1]."""
-        x = self.stem((images * 255 - 127) / 128)
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Features of each block for images [B, 3, H, W] in [0, 1]."""
+        x, maps = self.stem((images * 255 - 127) / 128), []
         for block in self.blocks:
             x = block(x)
-        return x
+            maps.append(x)
+        return maps
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of the last block."""
+        return self.maps(images)[-1]
 
 
 class Taps(Blocks):
@@ -73,11 +78,8 @@ class Taps(Blocks):
         self.feature_info = Mock(channels=lambda: channels, reduction=lambda: strides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features of each layer for images [B, 3, H, W] in [0, 1]."""
-        x, maps = self.stem((images * 255 - 127) / 128), []
-        for block in self.blocks:
-            x = block(x)
-            maps.append(x)
+        """Features of each layer."""
+        maps = self.maps(images)
         return [maps[layer] for layer in self.layers]
 
 
@@ -90,16 +92,21 @@ class Contender(NamedTuple):
     score: str
 
 
-def steps(
-    model: nn.Module, loss: Callable[[Tensor], Tensor], epochs: int, batches: list[Tensor]
-) -> None:
-    """Epochs of steps on the batches, by Adam as FastFlow's paper has it but for its decay."""
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
-    with torch.enable_grad():
-        for number in torch.cat([torch.randperm(len(batches)) for _ in range(epochs)]):
-            loss(batches[number]).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+def by_steps(
+    model: nn.Module, loss: Callable[[Tensor], Tensor], epochs: int, score: str
+) -> Contender:
+    """A model that learns in epochs of steps, by Adam as FastFlow's paper has it but for decay."""
+    batches: list[Tensor] = []
+
+    def learn() -> None:
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
+        with torch.enable_grad():
+            for number in torch.cat([torch.randperm(len(batches)) for _ in range(epochs)]):
+                loss(batches[number]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    return Contender(model.train(), batches.append, learn, score)
 
 
 def anomalib(name: str, args: argparse.Namespace) -> Contender:
@@ -127,10 +134,9 @@ def anomalib_fastflow(args: argparse.Namespace) -> Contender:
     from anomalib.models.image.fastflow.torch_model import FastflowModel
 
     with patch("timm.create_model", return_value=Taps(MODELS["fastflow"])):
-        model = FastflowModel((args.size, args.size), "resnet18").train()
-    batches, loss = [], FastflowLoss()
-    learn = partial(steps, model, lambda images: loss(*model(images)), args.epochs, batches)
-    return Contender(model, batches.append, learn, "pred_score")
+        model = FastflowModel((args.size, args.size), "resnet18")
+    loss = FastflowLoss()
+    return by_steps(model, lambda images: loss(*model(images)), args.epochs, "pred_score")
 
 
 def ours(name: str, args: argparse.Namespace) -> Contender:
@@ -153,11 +159,9 @@ def ours(name: str, args: argparse.Namespace) -> Contender:
     model.load_pretrained()
     place(model, CPU)
     if name == "fastflow":
-        batches = []
-        learn = partial(
-            steps, model, lambda images: model.loss(*model.prepare(images)), args.epochs, batches
+        return by_steps(
+            model, lambda images: model.loss(*model.prepare(images)), args.epochs, "score"
         )
-        return Contender(model.train(), batches.append, learn, "score")
     return Contender(model, partial(model.collect, fold=0), model.finish, "score")
 
 
