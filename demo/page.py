@@ -260,10 +260,15 @@ class Page:
         if opened.scale is None:
             hidden, locked = gr.update(visible=False), gr.update(interactive=False)
             return {
-                **{self.problem: problem, self.chart: None, self.effect: ""},
-                **{self.reset: locked, self.keep: locked},
-                **{self.verdict: banner("error", "", NO_RUN), self.pictures: hidden},
-                **{self.drawn: None, self.summary: "", self.table: hidden, self.csv: hidden},
+                self.problem: problem,
+                self.chart: None,
+                self.effect: "",
+                self.reset: locked,
+                self.keep: locked,
+                self.verdict: banner("error", "", NO_RUN),
+                self.pictures: hidden,
+                self.drawn: None,
+                **self.show_many([], None),
             }
         calibration = opened.scale.at(known[self.threshold])
         is_own = calibration is opened.scale.calibration
@@ -296,9 +301,9 @@ class Page:
         verdict = verdict_banner(calibration, shot.score, shot.name)
         return {self.verdict: verdict, self.pictures: pictures, self.drawn: drawn}
 
-    def show_many(self, results: list[Result], calibration: Calibration) -> dict:
-        """Summary, table and CSV of many images at a threshold."""
-        if not results:
+    def show_many(self, results: list[Result], calibration: Calibration | None) -> dict:
+        """Summary, table and CSV of many images at a threshold; without one there are none."""
+        if calibration is None or not results:
             hidden = gr.update(visible=False)
             return {self.summary: "", self.table: hidden, self.csv: hidden}
         table = table_of(results, calibration)

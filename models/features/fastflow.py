@@ -18,7 +18,6 @@ from utils.config import Config
 CLAMP = 2.0
 """What a step scales by lies between exp(-CLAMP) and exp(CLAMP), so that no step can explode."""
 
-
 OCTAVES = 3
 """Waves that tell where on the image a place lies: of one half, one and two periods a side."""
 
