@@ -30,7 +30,7 @@ from utils.errors import UserError
 from utils.files import replacing, write_whole
 from utils.weights import read_plain
 
-VERSION = 8
+VERSION = 9
 
 Count = Annotated[int, Field(ge=0)]
 

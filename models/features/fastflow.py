@@ -5,6 +5,7 @@ arXiv 2111.07677, 2021.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from data.tensors import near
 from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
+from models.standardisation import Standardisation
 from utils.config import Config
 
 CLAMP = 2.0
@@ -105,23 +107,21 @@ class FastFlow(FeatureDetector, TrainedDetector):
 
     A place is as strange as its noise is improbable: in the map, as in the paper, the determinant
     does not count. It learns the images by heart, and with it defects drawn onto unseen good parts
-    are found less often. Where the paper takes the mean of the layers' probabilities, this is its
-    logarithm, which ranks alike but does not run into a bound, beyond which no threshold could lie.
-    Features are scaled by what they vary by over all good images instead of within one.
+    are found less often. Where the paper takes the mean of the layers' probabilities, which runs
+    into a bound that no threshold could lie beyond, this is the mean of how improbable the noise is
+    for what good parts show in that place, see `Standardisation`. Features are scaled by what they
+    vary by over all good images instead of within one.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
         steps, ratio = config.fastflow.steps, config.fastflow.ratio
         self.flows = nn.ModuleList(Flow(count, steps, ratio) for count in self.backbone.channels)
+        self.scale = Standardisation(len(self.flows), config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """What counts of good images, and their features, [B, C, h, w] of each layer."""
         return self.sample(images)
-
-    def finish(self, folds: Folds) -> None:
-        """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
-        self.kept = None
 
     def loss(self, counted: Tensor, *features: Tensor) -> Tensor:
         """Negative log-likelihood of what the layers show, at and near what counts.
@@ -138,10 +138,18 @@ class FastFlow(FeatureDetector, TrainedDetector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by how improbable the noise is; see `Detector.forward`."""
-        pairs = zip(self.flows, self.maps(images), strict=True)
-        found = [energy(flow(layer)[0]) for flow, layer in pairs]
-        together = -torch.logsumexp(-concatenated(found), dim=1, keepdim=True)
+        together = self.scale(self.unlikely(images)).mean(dim=1, keepdim=True)
         return self.predict(together, images.shape[-2:])
+
+    def unlikely(self, images: Tensor) -> Tensor:
+        """log(1 + energy) of the noise of each layer: [B, L, h, w] >= 0, as fine as the first."""
+        pairs = zip(self.flows, self.maps(images), strict=True)
+        return concatenated([energy(flow(layer)[0]) for flow, layer in pairs]).log1p()
+
+    def leaving_out(self, folds: Folds) -> Iterator[int]:
+        """Be in turn without what each fold brought to the scale; see `Detector.leaving_out`."""
+        yield from self.scale.leaving_out(folds, self.unlikely, lambda: iter(range(len(folds))))
+        self.kept = None
 
 
 def energy(noise: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from models.features.backbones import LITE, concatenated
 from models.features.feature_detector import FeatureDetector
 from models.features.memory_bank import MemoryBank, leaving_out, patch_features, rows
 from models.features.neighbours import nearest_few
+from models.standardisation import Standardisation
 from utils.config import Config
 from utils.errors import UserError
 
@@ -21,9 +22,10 @@ class PatchCore(FeatureDetector, FittedDetector):
     """Two memories of good patches for each layer, and the mean distance of others to them all.
 
     One is plain, the other whitened. Layers are not joined, for a part that lies anywhere seldom
-    shows the same fine features beside the same coarse ones. It differs from the paper in that, and
-    in what `MemoryBank` says; `patchcore.joined=true`, `patchcore.density=0` and a number of
-    `patchcore.candidates` that all patches fit in are the paper.
+    shows the same fine features beside the same coarse ones. What good parts show in the same place
+    is subtracted, see `Standardisation`. It differs from the paper in these, and in what
+    `MemoryBank` says; `patchcore.joined=true`, without such a scale, `patchcore.density=0` and a
+    number of `patchcore.candidates` that all patches fit in are the paper.
     """
 
     def __init__(self, config: Config) -> None:
@@ -33,6 +35,7 @@ class PatchCore(FeatureDetector, FittedDetector):
         else:
             memories = [MemoryBank(c, w) for c in self.backbone.channels for w in (False, True)]
         self.memories = nn.ModuleList(memories)
+        self.scale = Standardisation(1, config.data.size)
         if config.patchcore.reweight and (config.data.fit == "pad" or config.data.region):
             raise UserError(
                 "patchcore.reweight scores the whole frame, padding and what is outside of "
@@ -67,20 +70,39 @@ class PatchCore(FeatureDetector, FittedDetector):
 
     def leaving_out(self, folds: Folds) -> Iterator[int]:
         """Be in turn without what each fold brought to the memories; see `Detector.leaving_out`."""
-        yield from leaving_out(self.memories, len(folds))
+
+        def leave() -> Iterator[int]:
+            return leaving_out(self.memories, len(folds))
+
+        # Where images were added to others that are gone, the scale stays as those set it.
+        if self.config.patchcore.joined or not all(map(len, folds)):
+            yield from leave()
+        else:
+            look = lambda images: self.distances(images)[0]  # noqa: E731
+            yield from self.scale.leaving_out(folds, look, leave)
         self.kept = None
 
-    def forward(self, images: Tensor) -> Prediction:
-        """Score images by the distances of their patches; see `Detector.forward`."""
+    def distances(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """How far patches lie from the memories: the mean [B, 1, h, w] over all of these.
+
+        Returns:
+            That mean, and, for each memory, the patches [B, C, h, w] and the places
+            [B * h * w] of their nearest entries.
+        """
         patches, counted = self.patches(images), self.counted(images)
         pairs = zip(self.memories, patches, strict=True)
         found = [memory.distances(features, counted) for memory, features in pairs]
-        maps = concatenated([distances for distances, _ in found]).mean(dim=1, keepdim=True)
-        prediction = self.predict(maps, images.shape[-2:])
+        together = concatenated([distances for distances, _ in found]).mean(dim=1, keepdim=True)
+        return together, patches, [places for _, places in found]
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images by the distances of their patches; see `Detector.forward`."""
+        maps, patches, nearest = self.distances(images)
+        prediction = self.predict(self.scale(maps), images.shape[-2:])
         if not self.config.patchcore.reweight:
             return prediction
         highest, patch = maps.flatten(1).max(dim=1)
-        (features,), ((_, places),) = patches, found
+        (features,), (places,) = patches, nearest
         place = patch + torch.arange(images.shape[0], device=patch.device) * maps[0].numel()
         weight = self.weight(rows(features)[place], places[place])
         return prediction._replace(score=highest * weight)

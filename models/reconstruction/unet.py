@@ -5,7 +5,6 @@ how far the features of its encoder lie from those of good parts.
 """
 
 from collections.abc import Iterator
-from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from models.anomaly_map import colour_map, image_score, smooth, ssim_map
 from models.detector import Folds, Prediction, TrainedDetector
-from models.features.backbones import Backbone, build_encoder
+from models.features.backbones import Backbone, build_encoder, concatenated
 from models.features.memory_bank import MemoryBank, leaving_out, patch_features
 from models.reconstruction.corruption import KINDS, corrupt
 from models.reconstruction.losses import ReconstructionLoss, focal_loss
@@ -24,9 +23,6 @@ from utils.errors import UserError
 
 CANDIDATES = 100_000
 """Patches that the memory is chosen from: bounds what filling it takes."""
-
-SCALED = 200
-"""Good images, about, that the scale of the map is set on: what they show is held in memory."""
 
 STEM = 16
 """Channels that carry the finest detail of the image past the encoder."""
@@ -217,10 +213,11 @@ class UNetAutoencoder(TrainedDetector):
         self.network = RestoringUNet(encoder, unet.width)
         # Strides 8 and 16: finer maps see edges, coarser ones know what, but no longer where.
         self.remembered = slice(2, 4)
-        channels = sum(encoder.channels[self.remembered])
-        self.memories = nn.ModuleList(MemoryBank(channels, whiten) for whiten in (False, True))
+        # Not joined: a part that lies anywhere seldom shows the same of both.
+        channels = encoder.channels[self.remembered]
+        self.memories = nn.ModuleList(MemoryBank(c, w) for w in (False, True) for c in channels)
         self.reconstruction_loss = ReconstructionLoss(config.loss)
-        self.scale = Standardisation(5, tuple(-(-side // 2) for side in config.data.size))
+        self.scale = Standardisation(5, config.data.size)
 
     def load_pretrained(self) -> None:
         """See `Detector.load_pretrained`."""
@@ -247,14 +244,18 @@ class UNetAutoencoder(TrainedDetector):
             memory.clear()  # of a run that was finished before, and lengthened
         for number, fold in enumerate(folds):
             for batch in fold:
-                features = patch_features(self.network.encoder(batch)[self.remembered])
-                for memory in self.memories:
+                layers = self.patches(self.network.encoder(batch))
+                for memory, features in zip(self.memories, layers, strict=True):
                     memory.collect(features, CANDIDATES, number, self.counted(batch))
         for memory in self.memories:
             # Whitened patches say as much with fewer entries.
             count = self.config.unet.memory // (3 if memory.whiten else 1)
             share = min(1.0, count / len(memory.bank))
             memory.thin_out(share, density=50, capacity=CANDIDATES, by_fold=False)
+
+    def patches(self, maps: list[Tensor]) -> list[Tensor]:
+        """Those of the encoder's feature maps that are remembered, [B, C, h, w] for each memory."""
+        return 2 * [patch_features([layer]) for layer in maps[self.remembered]]
 
     def witnesses(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the witnesses say, at half the resolution, and the reconstruction.
@@ -263,14 +264,15 @@ class UNetAutoencoder(TrainedDetector):
 
         Returns:
             [B, 5, ceil(H / 2), ceil(W / 2)]: difference of structure and of colour between image
-            and reconstruction, logit of a defect, distance to either memory; and [B, 3, H, W].
+            and reconstruction, logit of a defect, distance to the plain memories and to the
+            whitened ones; and [B, 3, H, W].
         """
         restored, logits, maps = self.network(images)
         halves = [F.avg_pool2d(m, 2, ceil_mode=True) for m in (images, restored, logits)]
         seen, expected, logits = halves
-        features = patch_features(maps[self.remembered])
-        counted = self.counted(images)
-        distances = torch.cat([m.distances(features, counted)[0] for m in self.memories], dim=1)
+        pairs, counted = zip(self.memories, self.patches(maps), strict=True), self.counted(images)
+        distances = concatenated([m.distances(layer, counted)[0] for m, layer in pairs])
+        distances = distances.unflatten(1, (2, -1)).mean(dim=2)  # of all layers
         size = logits.shape[-2:]
         distances = F.interpolate(distances, size, mode="bilinear", align_corners=False)
         found = [ssim_map(seen, expected), colour_map(seen, expected), logits, distances]
@@ -282,22 +284,13 @@ class UNetAutoencoder(TrainedDetector):
 
         At last the scale is that of all folds; see `Detector.leaving_out`.
         """
-        found = []
         # A network restores what it was trained on a little better than other good parts.
         unseen = [getattr(fold, "unseen", fold) for fold in folds]
-        for _, fold in zip(leaving_out(self.memories, len(folds)), unseen, strict=True):
-            found.append([])
-            # Evenly from all of the fold: a few images may be as many tiles as are wanted.
-            every = max(1, len(fold) * len(folds) // SCALED)
-            for batch in islice(fold, 0, None, every):
-                found[-1].append(self.witnesses(batch)[0].cpu())
-                if sum(map(len, found[-1])) >= SCALED / len(folds):
-                    break
-        for number in leaving_out(self.memories, len(folds)):
-            others = [maps for other, maps in enumerate(found) if other != number]
-            self.scale.fit(chain.from_iterable(others if any(others) else found))
-            yield number
-        self.scale.fit(chain.from_iterable(found))
+        yield from self.scale.leaving_out(
+            unseen,
+            lambda images: self.witnesses(images)[0],
+            lambda: leaving_out(self.memories, len(folds)),
+        )
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by what the witnesses say together; see `Detector.forward`."""

@@ -3,12 +3,12 @@ import torch
 from models.anomaly_map import smooth
 from models.standardisation import Standardisation
 
-SIZE = (64, 48)
+SIZE = (64, 48)  # of the maps, at half the resolution of the images
 
 
 def fitted(maps):
     """A scale set on maps [N, T, H, W] in batches of several lengths."""
-    scale = Standardisation(maps.shape[1], tuple(maps.shape[-2:]))
+    scale = Standardisation(maps.shape[1], tuple(2 * side for side in maps.shape[-2:]))
     scale.fit(maps[i : i + 5] for i in range(0, len(maps), 5))
     return scale
 

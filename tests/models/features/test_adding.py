@@ -6,6 +6,7 @@ from fitted import detector
 
 from data.training_set import Fold
 from models.features.memory_bank import MemoryBank
+from models.features.patchcore import PatchCore
 from runs.good_images import deal
 
 CPU = torch.device("cpu")
@@ -39,10 +40,19 @@ def collect(model, folds, seed):
 
 def scores_without(model, folds):
     """Scores of images, each without its fold, and of all by the whole detector."""
+
+    def scores(
+        batch,
+    ):  # before any scale, which differs: that of one stays as the old images set it
+        maps = (
+            model.distances(batch)[0] if isinstance(model, PatchCore) else model(batch).anomaly_map
+        )
+        return maps.flatten(1).amax(dim=1)
+
     without = [
-        s for n in model.leaving_out(folds) for batch in folds[n] for s in model(batch).score
+        score for n in model.leaving_out(folds) for batch in folds[n] for score in scores(batch)
     ]
-    whole = [score for fold in folds for batch in fold for score in model(batch).score]
+    whole = [score for fold in folds for batch in fold for score in scores(batch)]
     return torch.stack(without), torch.stack(whole)
 
 
@@ -50,8 +60,13 @@ def fitted_at_once_and_later(name, old, new, **overrides):
     at_once, earlier, added = (detector(name, **overrides) for _ in range(3))
     collect(at_once, old | new, seed=1)
     collect(earlier, old, seed=1)
+    assert list(earlier.leaving_out(list(old.values())))
     added.load_state_dict(earlier.state_dict())  # nothing but what a checkpoint holds
     collect(added, new, seed=2)
+    assert list(added.leaving_out([*[[]] * len(old), *new.values()]))  # the old images are gone
+    if name == "patchcore":  # whose scale stays
+        assert torch.equal(added.scale.spread, earlier.scale.spread)
+        at_once.scale.load_state_dict(added.scale.state_dict())
     return at_once, added
 
 
