@@ -5,15 +5,14 @@ arXiv 2111.07677, 2021.
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from data.tensors import near
-from models.detector import Folds, Prediction, TrainedDetector
+from models.detector import TrainedDetector
 from models.features.backbones import LITE, concatenated
-from models.features.feature_detector import FeatureDetector
+from models.features.feature_detector import ScaledDetector
 from models.standardisation import Standardisation
 from utils.config import Config
 
@@ -102,7 +101,7 @@ class Flow(nn.Module):
         return x, log_determinant
 
 
-class FastFlow(FeatureDetector, TrainedDetector):
+class FastFlow(ScaledDetector, TrainedDetector):
     """A normalising flow a layer of a frozen backbone, trained by likelihood.
 
     A place is as strange as its noise is improbable: in the map, as in the paper, the determinant
@@ -136,20 +135,10 @@ class FastFlow(FeatureDetector, TrainedDetector):
             total = total + (unlikely * weight).sum() / weight.sum().clamp_min(1)
         return total
 
-    def forward(self, images: Tensor) -> Prediction:
-        """Score images by how improbable the noise is; see `Detector.forward`."""
-        together = self.scale(self.unlikely(images)).mean(dim=1, keepdim=True)
-        return self.predict(together, images.shape[-2:])
-
-    def unlikely(self, images: Tensor) -> Tensor:
+    def strangeness(self, images: Tensor) -> Tensor:
         """log(1 + energy) of the noise of each layer: [B, L, h, w] >= 0, as fine as the first."""
         pairs = zip(self.flows, self.maps(images), strict=True)
         return concatenated([energy(flow(layer)[0]) for flow, layer in pairs]).log1p()
-
-    def leaving_out(self, folds: Folds) -> Iterator[int]:
-        """Be in turn without what each fold brought to the scale; see `Detector.leaving_out`."""
-        yield from self.scale.leaving_out(folds, self.unlikely, lambda: iter(range(len(folds))))
-        self.kept = None
 
 
 def energy(noise: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from models.detector import FittedDetector, Folds, Prediction
+from models.detector import FittedDetector, Prediction
 from models.features.backbones import LITE, concatenated
-from models.features.feature_detector import FeatureDetector
+from models.features.feature_detector import ScaledDetector
 from models.features.memory_bank import MemoryBank, leaving_out, patch_features, rows
 from models.features.neighbours import nearest_few
 from models.standardisation import Standardisation
@@ -18,14 +18,14 @@ from utils.config import Config
 from utils.errors import UserError
 
 
-class PatchCore(FeatureDetector, FittedDetector):
+class PatchCore(ScaledDetector, FittedDetector):
     """Two memories of good patches for each layer, and the mean distance of others to them all.
 
     One is plain, the other whitened. Layers are not joined, for a part that lies anywhere seldom
-    shows the same fine features beside the same coarse ones. What good parts show in the same place
-    is subtracted, see `Standardisation`. It differs from the paper in these, and in what
-    `MemoryBank` says; `patchcore.joined=true`, without such a scale, `patchcore.density=0` and a
-    number of `patchcore.candidates` that all patches fit in are the paper.
+    shows the same fine features beside the same coarse ones. It differs from the paper in these, in
+    the scale of its map, and in what `MemoryBank` says; `patchcore.joined=true`,
+    `patchcore.density=0`, `patchcore.reweight=9` and a number of `patchcore.candidates` that all
+    patches fit in give the paper's score.
     """
 
     def __init__(self, config: Config) -> None:
@@ -68,41 +68,38 @@ class PatchCore(FeatureDetector, FittedDetector):
         for memory in self.memories:
             memory.thin_out(settings.coreset, settings.density, settings.candidates)
 
-    def leaving_out(self, folds: Folds) -> Iterator[int]:
-        """Be in turn without what each fold brought to the memories; see `Detector.leaving_out`."""
+    def leave(self, count: int) -> Iterator[int]:
+        """Be in turn without what each fold brought to the memories; see `ScaledDetector`."""
+        yield from leaving_out(self.memories, count)
 
-        def leave() -> Iterator[int]:
-            return leaving_out(self.memories, len(folds))
+    def nearest(self, patches: list[Tensor], counted: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """How far patches lie from the memories.
 
-        # Where images were added to others that are gone, the scale stays as those set it.
-        if self.config.patchcore.joined or not all(map(len, folds)):
-            yield from leave()
-        else:
-            look = lambda images: self.distances(images)[0]  # noqa: E731
-            yield from self.scale.leaving_out(folds, look, leave)
-        self.kept = None
-
-    def distances(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """How far patches lie from the memories: the mean [B, 1, h, w] over all of these.
+        Args:
+            patches: [B, C, h, w] for each memory.
+            counted: as of `MemoryBank.collect`.
 
         Returns:
-            That mean, and, for each memory, the patches [B, C, h, w] and the places
-            [B * h * w] of their nearest entries.
+            Mean distance [B, 1, h, w] to all memories, and places [B * h * w] of the nearest
+            entries in each.
         """
-        patches, counted = self.patches(images), self.counted(images)
         pairs = zip(self.memories, patches, strict=True)
         found = [memory.distances(features, counted) for memory, features in pairs]
         together = concatenated([distances for distances, _ in found]).mean(dim=1, keepdim=True)
-        return together, patches, [places for _, places in found]
+        return together, [places for _, places in found]
+
+    def strangeness(self, images: Tensor) -> Tensor:
+        """Mean distance of the patches of images [B, 3, H, W] to all memories: [B, 1, h, w]."""
+        return self.nearest(self.patches(images), self.counted(images))[0]
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distances of their patches; see `Detector.forward`."""
-        maps, patches, nearest = self.distances(images)
-        prediction = self.predict(self.scale(maps), images.shape[-2:])
+        prediction = super().forward(images)
         if not self.config.patchcore.reweight:
             return prediction
+        (features,) = self.patches(images)
+        maps, (places,) = self.nearest([features], None)
         highest, patch = maps.flatten(1).max(dim=1)
-        (features,), (places,) = patches, nearest
         place = patch + torch.arange(images.shape[0], device=patch.device) * maps[0].numel()
         weight = self.weight(rows(features)[place], places[place])
         return prediction._replace(score=highest * weight)
