@@ -5,8 +5,8 @@ import torch
 from fitted import detector
 
 from data.training_set import Fold
+from models.features.feature_detector import ScaledDetector
 from models.features.memory_bank import MemoryBank
-from models.features.patchcore import PatchCore
 from runs.good_images import deal
 
 CPU = torch.device("cpu")
@@ -41,17 +41,12 @@ def collect(model, folds, seed):
 def scores_without(model, folds):
     """Scores of images, each without its fold, and of all by the whole detector."""
 
-    def scores(
-        batch,
-    ):  # before any scale, which differs: that of one stays as the old images set it
-        maps = (
-            model.distances(batch)[0] if isinstance(model, PatchCore) else model(batch).anomaly_map
-        )
+    def scores(batch):  # by no scale: that of the images that were there first stays
+        scaled = isinstance(model, ScaledDetector)
+        maps = model.strangeness(batch) if scaled else model(batch).anomaly_map
         return maps.flatten(1).amax(dim=1)
 
-    without = [
-        score for n in model.leaving_out(folds) for batch in folds[n] for score in scores(batch)
-    ]
+    without = [s for n in model.leaving_out(folds) for batch in folds[n] for s in scores(batch)]
     whole = [score for fold in folds for batch in fold for score in scores(batch)]
     return torch.stack(without), torch.stack(whole)
 
@@ -64,7 +59,7 @@ def fitted_at_once_and_later(name, old, new, **overrides):
     added.load_state_dict(earlier.state_dict())  # nothing but what a checkpoint holds
     collect(added, new, seed=2)
     assert list(added.leaving_out([*[[]] * len(old), *new.values()]))  # the old images are gone
-    if name == "patchcore":  # whose scale stays
+    if name != "padim":  # the others' scale stays
         assert torch.equal(added.scale.spread, earlier.scale.spread)
         at_once.scale.load_state_dict(added.scale.state_dict())
     return at_once, added

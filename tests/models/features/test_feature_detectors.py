@@ -161,7 +161,7 @@ def test_density_divides_distances_by_the_spacing_of_good_patches(good, defectiv
     spacing = apart.topk(5, largest=False).values.mean(dim=1)
     assert torch.allclose(found.double(), spacing.clamp_min(spacing.median()), rtol=1e-4)
     places = torch.cdist(rows(dense.patches(defective)[0]), bank).argmin(dim=1)
-    ratio = plain(defective).anomaly_map.amax() / dense(defective).anomaly_map.amax()
+    ratio = plain.strangeness(defective).amax() / dense.strangeness(defective).amax()
     assert found[places].min() * 0.99 < ratio < found[places].max() * 1.01
 
 
