@@ -47,3 +47,34 @@ def test_a_bright_border_of_good_maps_does_not_count():
 def test_a_map_that_is_alike_everywhere_stays_finite():
     scale = fitted(torch.full((2, 1, *SIZE), 0.3))
     assert scale(torch.rand(1, 1, *SIZE)).isfinite().all()
+
+
+def test_a_restless_place_of_aligned_parts_counts_for_less():
+    torch.manual_seed(0)
+    maps = 0.1 * torch.rand(60, 1, *SIZE)
+    maps[..., 24:32, 16:24] += 2 * torch.rand(60, 1, 1, 1)  # an edge that differs from part to part
+    defective = maps[:1].clone()
+    defective[..., 44:48, 32:36] = 1  # less than the edge shows on many a good part
+    assert defective.argmax() != maps.argmax()
+    scale = fitted(maps[1:])
+    assert scale(defective).argmax().item() // SIZE[1] in range(44, 48)
+    assert scale(maps[:1]).max() < scale(defective).max() / 2
+
+
+def test_parts_that_lie_anywhere_have_one_scale():
+    torch.manual_seed(0)
+    maps = 0.02 * torch.rand(60, 1, *SIZE)
+    for one, down, across in zip(maps, *torch.randint(0, 40, (2, 60)), strict=True):
+        one[:, down : down + 8, across : across + 8] += torch.rand(()) + 0.5
+    assert fitted(maps).spread.unique().numel() == 1
+
+
+def test_dust_where_good_parts_never_vary_is_not_blown_up():
+    torch.manual_seed(0)
+    maps = torch.zeros(60, 1, *SIZE)
+    maps[..., 16:48, 8:40] = torch.rand(60, 1, 32, 32) + torch.rand(60, 1, 1, 1)
+    scale = fitted(maps)
+    dust = torch.zeros(2, 1, *SIZE)
+    dust[0, 0, 30:34, 20:24], dust[1, 0, 4:8, 2:6] = 4, 4  # on the part, and beside it
+    on, beside = scale(dust).amax(dim=(1, 2, 3))
+    assert beside < 4 * on
