@@ -72,9 +72,11 @@ def test_parts_that_lie_anywhere_have_one_scale():
 def test_dust_where_good_parts_never_vary_is_not_blown_up():
     torch.manual_seed(0)
     maps = torch.zeros(60, 1, *SIZE)
-    maps[..., 16:48, 8:40] = torch.rand(60, 1, 32, 32) + torch.rand(60, 1, 1, 1)
+    maps[..., 16:48, 8:40] = 5 * torch.rand(32, 32) + torch.rand(60, 1, 32, 32)
     scale = fitted(maps)
-    dust = torch.zeros(2, 1, *SIZE)
-    dust[0, 0, 30:34, 20:24], dust[1, 0, 4:8, 2:6] = 4, 4  # on the part, and beside it
+    assert scale.spread.unique().numel() > 1
+    dust = maps[:2].clone()
+    dust[0, 0, 30:34, 20:24] += 4  # on the part
+    dust[1, 0, 4:8, 2:6] += 4  # beside it
     on, beside = scale(dust).amax(dim=(1, 2, 3))
     assert beside < 4 * on
