@@ -11,15 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.tensors import turned
-from models.detector import FittedDetector
+from models.detector import FittedDetector, Folds, Prediction
 from models.features.backbones import concatenated
-from models.features.feature_detector import ScaledDetector
+from models.features.feature_detector import FeatureDetector
 from models.features.memory_bank import MemoryBank, leaving_out
-from models.standardisation import Standardisation
 from utils.config import Config
 
 
-class PatchMemory(ScaledDetector, FittedDetector):
+class PatchMemory(FeatureDetector, FittedDetector):
     """A bank of patch tokens of good parts, all of them or a random sample.
 
     It differs from the paper in that several middle layers are compared instead of the last one,
@@ -29,7 +28,6 @@ class PatchMemory(ScaledDetector, FittedDetector):
     def __init__(self, config: Config) -> None:
         super().__init__(config, default="vit_small_patch14_dinov2")
         self.memory = MemoryBank(sum(self.backbone.channels))
-        self.scale = Standardisation(1, config.data.size)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Features [B, C, h, w] of images [B, 3, H, W]: of unit length in each layer.
@@ -47,10 +45,12 @@ class PatchMemory(ScaledDetector, FittedDetector):
             copies = turned(images, 2 * math.pi * turn / settings.rotations)
             self.memory.collect(self.tokens(copies), settings.patches, fold, self.counted(copies))
 
-    def leave(self, count: int) -> Iterator[int]:
-        """Be in turn without what each fold brought to the memory; see `ScaledDetector.leave`."""
-        yield from leaving_out([self.memory], count)
+    def leaving_out(self, folds: Folds) -> Iterator[int]:
+        """Be in turn without what each fold brought to the memory; see `Detector.leaving_out`."""
+        yield from leaving_out([self.memory], len(folds))
+        self.kept = None
 
-    def strangeness(self, images: Tensor) -> Tensor:
-        """Distance of the tokens of images [B, 3, H, W] to the bank: [B, 1, h, w] >= 0."""
-        return self.memory.distances(self.tokens(images), self.counted(images))[0]
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images by the distance of their tokens to the bank; see `Detector.forward`."""
+        distances, _ = self.memory.distances(self.tokens(images), self.counted(images))
+        return self.predict(distances, images.shape[-2:])

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.tensors import near
-from models.detector import TrainedDetector
+from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import VisionTransformer
-from models.features.feature_detector import ScaledDetector
-from models.standardisation import Standardisation
+from models.features.feature_detector import FeatureDetector
 from utils.config import Config
 from utils.errors import UserError
 
@@ -26,7 +25,7 @@ HEAD = 64
 """Channels of an attention head, as in every transformer of the DINO family."""
 
 
-class Dinomaly(ScaledDetector, TrainedDetector):
+class Dinomaly(FeatureDetector, TrainedDetector):
     """Restores the tokens of good parts through a bottleneck with dropout; what it cannot is odd.
 
     The tapped layers are compared as the means of two groups, the early and the late ones, so that
@@ -56,7 +55,6 @@ class Dinomaly(ScaledDetector, TrainedDetector):
         layers = len(self.backbone.layers)
         self.early = (layers + 1) // 2 / layers  # share of the layers that are of the early group
         channels, settings = self.backbone.channels[0], config.dinomaly
-        self.scale = Standardisation(2, config.data.size)
         self.bottleneck = Bottleneck(channels, settings.dropout)
         self.decoder = nn.ModuleList(Block(channels) for _ in range(settings.blocks))
         for layer in [*self.bottleneck.modules(), *self.decoder.modules()]:
@@ -96,11 +94,19 @@ class Dinomaly(ScaledDetector, TrainedDetector):
                 losses.append(1 - F.cosine_similarity(*pair))
             return torch.stack(losses).mean()
 
-    def strangeness(self, images: Tensor) -> Tensor:
-        """1 - the cosine of tokens and what was restored of them, by group: [B, 2, h, w]."""
+    def finish(self, folds: Folds) -> None:
+        """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
+        self.kept = None
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images by 1 - the cosine of their tokens and what was restored of them.
+
+        See `Detector.forward`.
+        """
         groups = self.maps(images)
-        pairs = zip(groups, self.restore(*groups), strict=True)
-        return torch.cat([cosine_distance(*pair) for pair in pairs], dim=1)
+        restored = self.restore(*groups)
+        maps = _mean([cosine_distance(*pair) for pair in zip(groups, restored, strict=True)])
+        return self.predict(maps, images.shape[-2:])
 
 
 class Bottleneck(nn.Sequential):

@@ -59,7 +59,7 @@ def fitted_at_once_and_later(name, old, new, **overrides):
     added.load_state_dict(earlier.state_dict())  # nothing but what a checkpoint holds
     collect(added, new, seed=2)
     assert list(added.leaving_out([*[[]] * len(old), *new.values()]))  # the old images are gone
-    if name != "padim":  # the others' scale stays
+    if name == "patchcore":  # whose scale stays
         assert torch.equal(added.scale.spread, earlier.scale.spread)
         at_once.scale.load_state_dict(added.scale.state_dict())
     return at_once, added
