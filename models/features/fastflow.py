@@ -106,17 +106,17 @@ class FastFlow(ScaledDetector, TrainedDetector):
 
     A place is as strange as its noise is improbable: in the map, as in the paper, the determinant
     does not count. It learns the images by heart, and with it defects drawn onto unseen good parts
-    are found less often. Where the paper takes the mean of the layers' probabilities, which runs
-    into a bound that no threshold could lie beyond, this is the mean of how improbable the noise is
-    for what good parts show in that place, see `Standardisation`. Features are scaled by what they
-    vary by over all good images instead of within one.
+    are found less often. Where the paper takes the mean of the layers' probabilities, this is its
+    logarithm, which ranks alike but does not run into a bound, beyond which no threshold could lie;
+    it is measured by what good parts show in that place, see `Standardisation`. Features are scaled
+    by what they vary by over all good images instead of within one.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
         steps, ratio = config.fastflow.steps, config.fastflow.ratio
         self.flows = nn.ModuleList(Flow(count, steps, ratio) for count in self.backbone.channels)
-        self.scale = Standardisation(len(self.flows), config.data.size)
+        self.scale = Standardisation(1, config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """What counts of good images, and their features, [B, C, h, w] of each layer."""
@@ -136,9 +136,10 @@ class FastFlow(ScaledDetector, TrainedDetector):
         return total
 
     def strangeness(self, images: Tensor) -> Tensor:
-        """log(1 + energy) of the noise of each layer: [B, L, h, w] >= 0, as fine as the first."""
+        """How improbable the noise of images [B, 3, H, W] is: [B, 1, h, w] as of the first layer."""
         pairs = zip(self.flows, self.maps(images), strict=True)
-        return concatenated([energy(flow(layer)[0]) for flow, layer in pairs]).log1p()
+        energies = concatenated([energy(flow(layer)[0]) for flow, layer in pairs])
+        return -torch.logsumexp(-energies, dim=1, keepdim=True)
 
 
 def energy(noise: Tensor) -> Tensor:
