@@ -136,7 +136,7 @@ class FastFlow(ScaledDetector, TrainedDetector):
         return total
 
     def strangeness(self, images: Tensor) -> Tensor:
-        """How improbable the noise of images [B, 3, H, W] is: [B, 1, h, w] as of the first layer."""
+        """How improbable the noise of images [B, 3, H, W] is: [B, 1, h, w], as fine as layer 1."""
         pairs = zip(self.flows, self.maps(images), strict=True)
         energies = concatenated([energy(flow(layer)[0]) for flow, layer in pairs])
         return -torch.logsumexp(-energies, dim=1, keepdim=True)
