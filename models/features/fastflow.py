@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from data.tensors import near
-from models.detector import TrainedDetector
+from models.detector import Folds, Prediction, TrainedDetector
 from models.features.backbones import LITE, concatenated
-from models.features.feature_detector import ScaledDetector
-from models.standardisation import Standardisation
+from models.features.feature_detector import FeatureDetector
 from utils.config import Config
 
 CLAMP = 2.0
@@ -101,26 +100,28 @@ class Flow(nn.Module):
         return x, log_determinant
 
 
-class FastFlow(ScaledDetector, TrainedDetector):
+class FastFlow(FeatureDetector, TrainedDetector):
     """A normalising flow a layer of a frozen backbone, trained by likelihood.
 
     A place is as strange as its noise is improbable: in the map, as in the paper, the determinant
     does not count. It learns the images by heart, and with it defects drawn onto unseen good parts
     are found less often. Where the paper takes the mean of the layers' probabilities, this is its
-    logarithm, which ranks alike but does not run into a bound, beyond which no threshold could lie;
-    it is measured by what good parts show in that place, see `Standardisation`. Features are scaled
-    by what they vary by over all good images instead of within one.
+    logarithm, which ranks alike but does not run into a bound, beyond which no threshold could lie.
+    Features are scaled by what they vary by over all good images instead of within one.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
         steps, ratio = config.fastflow.steps, config.fastflow.ratio
         self.flows = nn.ModuleList(Flow(count, steps, ratio) for count in self.backbone.channels)
-        self.scale = Standardisation(1, config.data.size)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """What counts of good images, and their features, [B, C, h, w] of each layer."""
         return self.sample(images)
+
+    def finish(self, folds: Folds) -> None:
+        """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
+        self.kept = None
 
     def loss(self, counted: Tensor, *features: Tensor) -> Tensor:
         """Negative log-likelihood of what the layers show, at and near what counts.
@@ -135,11 +136,12 @@ class FastFlow(ScaledDetector, TrainedDetector):
             total = total + (unlikely * weight).sum() / weight.sum().clamp_min(1)
         return total
 
-    def strangeness(self, images: Tensor) -> Tensor:
-        """How improbable the noise of images [B, 3, H, W] is: [B, 1, h, w], as fine as layer 1."""
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images by how improbable the noise is; see `Detector.forward`."""
         pairs = zip(self.flows, self.maps(images), strict=True)
-        energies = concatenated([energy(flow(layer)[0]) for flow, layer in pairs])
-        return -torch.logsumexp(-energies, dim=1, keepdim=True)
+        found = [energy(flow(layer)[0]) for flow, layer in pairs]
+        together = -torch.logsumexp(-concatenated(found), dim=1, keepdim=True)
+        return self.predict(together, images.shape[-2:])
 
 
 def energy(noise: Tensor) -> Tensor:

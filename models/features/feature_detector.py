@@ -1,16 +1,15 @@
 """What the detectors that compare features of a frozen backbone have in common."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.anomaly_map import image_score, smooth
-from models.detector import Detector, Folds, Prediction
+from models.detector import Detector, Prediction
 from models.features.backbones import build_backbone
 from models.features.kept_features import KeptFeatures
-from models.standardisation import Standardisation
 from utils.config import Config
 
 
@@ -63,41 +62,3 @@ class FeatureDetector(Detector):
         anomaly_map = F.interpolate(distances, size, mode="bilinear", align_corners=False)
         anomaly_map = smooth(anomaly_map, score.smooth * min(size))
         return Prediction(anomaly_map, image_score(anomaly_map, score.reduce), None)
-
-
-class ScaledDetector(FeatureDetector):
-    """Base class of those whose maps are measured by what good images show in the same place.
-
-    Args:
-        config: all settings.
-        default: as of `FeatureDetector`.
-    """
-
-    scale: Standardisation
-    """Of as many maps as `strangeness` gives."""
-
-    def strangeness(self, images: Tensor) -> Tensor:
-        """How strange each place of images [B, 3, H, W] is, seen in T ways: [B, T, h, w]."""
-        raise NotImplementedError
-
-    def leave(self, count: int) -> Iterator[int]:
-        """Be in turn without what each of `count` folds brought; at last whole again.
-
-        By default nothing is left out: see `Detector.leaving_out`.
-        """
-        yield from range(count)
-
-    def leaving_out(self, folds: Folds) -> Iterator[int]:
-        """Be in turn without what each fold brought, also to the scale; see `Detector`."""
-        if all(map(len, folds)):
-            yield from self.scale.leaving_out(
-                folds, self.strangeness, lambda: self.leave(len(folds))
-            )
-        else:  # images were added to others that are gone: the scale stays as those set it
-            yield from self.leave(len(folds))
-        self.kept = None
-
-    def forward(self, images: Tensor) -> Prediction:
-        """Score images by the mean of all ways, each standardised; see `Detector.forward`."""
-        together = self.scale(self.strangeness(images)).mean(dim=1, keepdim=True)
-        return self.predict(together, images.shape[-2:])

@@ -4,13 +4,14 @@ Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from models.detector import FittedDetector, Prediction
+from models.detector import FittedDetector, Folds, Prediction
 from models.features.backbones import LITE, concatenated
-from models.features.feature_detector import ScaledDetector
+from models.features.feature_detector import FeatureDetector
 from models.features.memory_bank import MemoryBank, leaving_out, patch_features, rows
 from models.features.neighbours import nearest_few
 from models.standardisation import Standardisation
@@ -18,7 +19,7 @@ from utils.config import Config
 from utils.errors import UserError
 
 
-class PatchCore(ScaledDetector, FittedDetector):
+class PatchCore(FeatureDetector, FittedDetector):
     """Two memories of good patches for each layer, and the mean distance of others to them all.
 
     One is plain, the other whitened. Layers are not joined, for a part that lies anywhere seldom
@@ -68,9 +69,14 @@ class PatchCore(ScaledDetector, FittedDetector):
         for memory in self.memories:
             memory.thin_out(settings.coreset, settings.density, settings.candidates)
 
-    def leave(self, count: int) -> Iterator[int]:
-        """Be in turn without what each fold brought to the memories; see `ScaledDetector`."""
-        yield from leaving_out(self.memories, count)
+    def leaving_out(self, folds: Folds) -> Iterator[int]:
+        """Be in turn without what each fold brought to memories and scale; see `Detector`."""
+        leave = partial(leaving_out, self.memories, len(folds))
+        if all(map(len, folds)):
+            yield from self.scale.leaving_out(folds, self.strangeness, leave)
+        else:  # images were added to others that are gone: the scale stays as those set it
+            yield from leave()
+        self.kept = None
 
     def nearest(self, patches: list[Tensor], counted: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """How far patches lie from the memories.
@@ -94,11 +100,12 @@ class PatchCore(ScaledDetector, FittedDetector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distances of their patches; see `Detector.forward`."""
-        prediction = super().forward(images)
+        patches = self.patches(images)
+        maps, places = self.nearest(patches, self.counted(images))
+        prediction = self.predict(self.scale(maps), images.shape[-2:])
         if not self.config.patchcore.reweight:
             return prediction
-        (features,) = self.patches(images)
-        maps, (places,) = self.nearest([features], None)
+        (features,), (places,) = patches, places
         highest, patch = maps.flatten(1).max(dim=1)
         place = patch + torch.arange(images.shape[0], device=patch.device) * maps[0].numel()
         weight = self.weight(rows(features)[place], places[place])

@@ -5,8 +5,8 @@ import torch
 from fitted import detector
 
 from data.training_set import Fold
-from models.features.feature_detector import ScaledDetector
 from models.features.memory_bank import MemoryBank
+from models.features.patchcore import PatchCore
 from runs.good_images import deal
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def scores_without(model, folds):
     """Scores of images, each without its fold, and of all by the whole detector."""
 
     def scores(batch):  # by no scale: that of the images that were there first stays
-        scaled = isinstance(model, ScaledDetector)
+        scaled = isinstance(model, PatchCore)
         maps = model.strangeness(batch) if scaled else model(batch).anomaly_map
         return maps.flatten(1).amax(dim=1)
 
