@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.detector import Folds
+from utils.config import ALL, DataConfig
 
 CELL = 8
 """Statistics by place are kept for cells of this many pixels of the images a side."""
@@ -38,8 +39,9 @@ class Standardisation(nn.Module):
     The mean of the place is subtracted, and the rest divided by how much it varies there: what an
     aligned part shows at its edge, or a network where it sees but half of the surroundings, is not
     strange there. Both are those of the place, as far as there are images enough to know it, and
-    otherwise of all places as far from the border. A part that lies anywhere has no places: where
-    unseen good images peak higher for it, one mean and one spread serve all.
+    otherwise of all places as far from the border. Several parts, and tiles of one, have no places
+    in common, and a part that lies anywhere has none, which shows in that unseen good images peak
+    higher by place: there one mean and one spread serve all.
 
     Then a map is divided by the spread, from image to image, of the mean of its strangest
     hundredth: that is the noise in which a defect has to be seen. So maps of different units can be
@@ -47,12 +49,14 @@ class Standardisation(nn.Module):
 
     Args:
         terms: number of maps.
-        size: (height, width) of the images, in pixels.
+        data: what is seen, and at what size.
     """
 
-    def __init__(self, terms: int, size: tuple[int, int]) -> None:
+    def __init__(self, terms: int, data: DataConfig) -> None:
         super().__init__()
-        grid = (-(-size[0] // CELL), -(-size[1] // CELL))
+        # Another part, and another tile of a part, show something else in the same place.
+        self.has_places = not data.tile and data.category != ALL and "," not in data.category
+        grid = tuple(-(-side // CELL) for side in data.size)
         self.register_buffer("mean", torch.zeros(terms, *grid))
         self.register_buffer("spread", torch.ones(terms, *grid))
         self.register_buffer("noise", torch.ones(terms))
@@ -62,7 +66,7 @@ class Standardisation(nn.Module):
         kept = [batch.detach().cpu() for batch in maps]
         grid = self.mean.shape[-2:]
         cells = torch.cat([F.adaptive_avg_pool2d(batch, grid) for batch in kept]).double()
-        known = _places_help(cells)[:, None, None]
+        known = self.has_places & _places_help(cells)[:, None, None]
         for buffer, own, one in zip(
             (self.mean, self.spread), _by_place(cells), _everywhere(cells), strict=True
         ):

@@ -36,7 +36,7 @@ class PatchCore(FeatureDetector, FittedDetector):
         else:
             memories = [MemoryBank(c, w) for c in self.backbone.channels for w in (False, True)]
         self.memories = nn.ModuleList(memories)
-        self.scale = Standardisation(1, config.data.size)
+        self.scale = Standardisation(1, config.data)
         if config.patchcore.reweight and (config.data.fit == "pad" or config.data.region):
             raise UserError(
                 "patchcore.reweight scores the whole frame, padding and what is outside of "

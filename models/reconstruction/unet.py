@@ -217,7 +217,7 @@ class UNetAutoencoder(TrainedDetector):
         channels = encoder.channels[self.remembered]
         self.memories = nn.ModuleList(MemoryBank(c, w) for w in (False, True) for c in channels)
         self.reconstruction_loss = ReconstructionLoss(config.loss)
-        self.scale = Standardisation(5, config.data.size)
+        self.scale = Standardisation(5, config.data)
 
     def load_pretrained(self) -> None:
         """See `Detector.load_pretrained`."""

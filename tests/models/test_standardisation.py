@@ -2,13 +2,17 @@ import torch
 
 from models.anomaly_map import smooth
 from models.standardisation import Standardisation
+from utils.config import load_config
 
 SIZE = (64, 48)  # of the maps, at half the resolution of the images
 
 
-def fitted(maps):
+def fitted(maps, **settings):
     """A scale set on maps [N, T, H, W] in batches of several lengths."""
-    scale = Standardisation(maps.shape[1], tuple(2 * side for side in maps.shape[-2:]))
+    size = [2 * side for side in maps.shape[-2:]]
+    scale = Standardisation(
+        maps.shape[1], load_config(overrides={"data.size": size} | settings).data
+    )
     scale.fit(maps[i : i + 5] for i in range(0, len(maps), 5))
     return scale
 
@@ -59,6 +63,8 @@ def test_a_restless_place_of_aligned_parts_counts_for_less():
     scale = fitted(maps[1:])
     assert scale(defective).argmax().item() // SIZE[1] in range(44, 48)
     assert scale(maps[:1]).max() < scale(defective).max() / 2
+    for parts in ("bolt,nut", "all"):  # which have no places in common
+        assert fitted(maps[1:], **{"data.category": parts}).spread.unique().numel() == 1
 
 
 def test_parts_that_lie_anywhere_have_one_scale():
