@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.anomaly_map import image_score
 from models.detector import Folds
 from utils.config import ALL, DataConfig
 
@@ -66,11 +67,16 @@ class Standardisation(nn.Module):
         kept = [batch.detach().cpu() for batch in maps]
         grid = self.mean.shape[-2:]
         cells = torch.cat([F.adaptive_avg_pool2d(batch, grid) for batch in kept]).double()
-        known = self.has_places & _places_help(cells)[:, None, None]
-        for buffer, own, one in zip(
-            (self.mean, self.spread), _by_place(cells), _everywhere(cells), strict=True
-        ):
-            buffer.copy_(torch.where(known, own, one))
+        mean, spread = _everywhere(cells)
+        if self.has_places:
+            own_mean, own_spread = _by_place(cells)
+            helps = _places_help(cells)[:, None, None]
+            mean, spread = (
+                torch.where(helps, own_mean, mean),
+                torch.where(helps, own_spread, spread),
+            )
+        self.mean.copy_(mean)
+        self.spread.copy_(spread)
         self.noise.fill_(1)
         peaks = torch.cat([_peaks(self(batch.to(self.mean))) for batch in kept])
         noise = peaks.std(dim=0, correction=0) + LEAST * peaks.mean(dim=0)
@@ -154,5 +160,4 @@ def _places_help(cells: Tensor) -> Tensor:
 
 def _peaks(maps: Tensor) -> Tensor:
     """Mean of the strangest hundredth of each map: [B, T, H, W] -> [B, T]."""
-    pixels = maps.flatten(2)
-    return pixels.topk(max(1, pixels.shape[2] // 100), dim=2).values.mean(dim=2)
+    return image_score(maps.flatten(0, 1), "top1").unflatten(0, maps.shape[:2])

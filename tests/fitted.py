@@ -3,6 +3,7 @@
 import torch
 
 from models import build_model
+from models.features.patchcore import PatchCore
 from runs.checkpoint import Checkpoint, Progress, save_checkpoint
 from runs.good_images import GoodImages
 from utils.calibration import calibrate
@@ -28,6 +29,13 @@ def fitted(name, images, pieces=(3, 5, 4), **overrides):
     for _ in model.leaving_out(folds if len(folds) > 1 else []):  # as the verdict is set
         pass
     return model
+
+
+def unscaled_scores(model, images):
+    """Scores [B] of images [B, 3, H, W] by distances as they are, also of one that has a scale."""
+    if isinstance(model, PatchCore):
+        return model.predict(model.strangeness(images), images.shape[-2:]).score
+    return model(images).score
 
 
 def saved(model, folder):

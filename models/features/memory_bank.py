@@ -206,6 +206,25 @@ class MemoryBank(StoredAtAnyLength, nn.Module):
         return patches @ self.whitening if self.whiten else patches
 
 
+def distances_to(
+    memories: Collection[MemoryBank], patches: list[Tensor], counted: Tensor | None
+) -> tuple[Tensor, list[Tensor]]:
+    """How far patches lie from several memories.
+
+    Args:
+        memories: M of them.
+        patches: features [B, C, h, w] for each memory.
+        counted: as of `MemoryBank.collect`.
+
+    Returns:
+        Distances [B, M, h, w], as fine as the first features, and the places [B * h * w] of the
+        nearest entries in each.
+    """
+    pairs = zip(memories, patches, strict=True)
+    found = [memory.distances(features, counted) for memory, features in pairs]
+    return concatenated([distances for distances, _ in found]), [places for _, places in found]
+
+
 def leaving_out(memories: Collection[MemoryBank], count: int) -> Iterator[int]:
     """Have memories be in turn without each of `count` folds; see `Detector.leaving_out`."""
     try:

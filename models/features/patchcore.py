@@ -10,9 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from models.detector import FittedDetector, Folds, Prediction
-from models.features.backbones import LITE, concatenated
+from models.features.backbones import LITE
 from models.features.feature_detector import FeatureDetector
-from models.features.memory_bank import MemoryBank, leaving_out, patch_features, rows
+from models.features.memory_bank import (
+    MemoryBank,
+    distances_to,
+    leaving_out,
+    patch_features,
+    rows,
+)
 from models.features.neighbours import nearest_few
 from models.standardisation import Standardisation
 from utils.config import Config
@@ -78,30 +84,16 @@ class PatchCore(FeatureDetector, FittedDetector):
             yield from leave()
         self.kept = None
 
-    def nearest(self, patches: list[Tensor], counted: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """How far patches lie from the memories.
-
-        Args:
-            patches: [B, C, h, w] for each memory.
-            counted: as of `MemoryBank.collect`.
-
-        Returns:
-            Mean distance [B, 1, h, w] to all memories, and places [B * h * w] of the nearest
-            entries in each.
-        """
-        pairs = zip(self.memories, patches, strict=True)
-        found = [memory.distances(features, counted) for memory, features in pairs]
-        together = concatenated([distances for distances, _ in found]).mean(dim=1, keepdim=True)
-        return together, [places for _, places in found]
-
     def strangeness(self, images: Tensor) -> Tensor:
         """Mean distance of the patches of images [B, 3, H, W] to all memories: [B, 1, h, w]."""
-        return self.nearest(self.patches(images), self.counted(images))[0]
+        distances, _ = distances_to(self.memories, self.patches(images), self.counted(images))
+        return distances.mean(dim=1, keepdim=True)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distances of their patches; see `Detector.forward`."""
         patches = self.patches(images)
-        maps, places = self.nearest(patches, self.counted(images))
+        distances, places = distances_to(self.memories, patches, self.counted(images))
+        maps = distances.mean(dim=1, keepdim=True)
         prediction = self.predict(self.scale(maps), images.shape[-2:])
         if not self.config.patchcore.reweight:
             return prediction

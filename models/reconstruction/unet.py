@@ -5,6 +5,7 @@ how far the features of its encoder lie from those of good parts.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,8 @@ from torch.nn import functional as F
 
 from models.anomaly_map import colour_map, image_score, smooth, ssim_map
 from models.detector import Folds, Prediction, TrainedDetector
-from models.features.backbones import Backbone, build_encoder, concatenated
-from models.features.memory_bank import MemoryBank, leaving_out, patch_features
+from models.features.backbones import Backbone, build_encoder
+from models.features.memory_bank import MemoryBank, distances_to, leaving_out, patch_features
 from models.reconstruction.corruption import KINDS, corrupt
 from models.reconstruction.losses import ReconstructionLoss, focal_loss
 from models.reconstruction.variation import vary
@@ -270,8 +271,7 @@ class UNetAutoencoder(TrainedDetector):
         restored, logits, maps = self.network(images)
         halves = [F.avg_pool2d(m, 2, ceil_mode=True) for m in (images, restored, logits)]
         seen, expected, logits = halves
-        pairs, counted = zip(self.memories, self.patches(maps), strict=True), self.counted(images)
-        distances = concatenated([m.distances(layer, counted)[0] for m, layer in pairs])
+        distances, _ = distances_to(self.memories, self.patches(maps), self.counted(images))
         distances = distances.unflatten(1, (2, -1)).mean(dim=2)  # of all layers
         size = logits.shape[-2:]
         distances = F.interpolate(distances, size, mode="bilinear", align_corners=False)
@@ -289,7 +289,7 @@ class UNetAutoencoder(TrainedDetector):
         yield from self.scale.leaving_out(
             unseen,
             lambda images: self.witnesses(images)[0],
-            lambda: leaving_out(self.memories, len(folds)),
+            partial(leaving_out, self.memories, len(folds)),
         )
 
     def forward(self, images: Tensor) -> Prediction:

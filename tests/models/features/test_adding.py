@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from fitted import detector
+from fitted import detector, unscaled_scores
 
 from data.training_set import Fold
 from models.features.memory_bank import MemoryBank
-from models.features.patchcore import PatchCore
 from runs.good_images import deal
 
 CPU = torch.device("cpu")
@@ -39,15 +38,17 @@ def collect(model, folds, seed):
 
 
 def scores_without(model, folds):
-    """Scores of images, each without its fold, and of all by the whole detector."""
+    """Scores of images, each without its fold, and of all by the whole detector.
 
-    def scores(batch):  # by no scale: that of the images that were there first stays
-        scaled = isinstance(model, PatchCore)
-        maps = model.strangeness(batch) if scaled else model(batch).anomaly_map
-        return maps.flatten(1).amax(dim=1)
-
-    without = [s for n in model.leaving_out(folds) for batch in folds[n] for s in scores(batch)]
-    whole = [score for fold in folds for batch in fold for score in scores(batch)]
+    By no scale: that of the images that were there first stays.
+    """
+    without = [
+        score
+        for number in model.leaving_out(folds)
+        for batch in folds[number]
+        for score in unscaled_scores(model, batch)
+    ]
+    whole = [score for fold in folds for batch in fold for score in unscaled_scores(model, batch)]
     return torch.stack(without), torch.stack(whole)
 
 
