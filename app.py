@@ -27,7 +27,7 @@ from typing import Any
 from demo.detectors import Detectors, list_runs
 from demo.uploads import upload_folder
 from inspection.open_run import parse_checked
-from runs import folders as runs
+from training import folders as runs
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
 from utils.optional_packages import need

@@ -120,7 +120,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.table import table, write_results
-from runs import distributed
+from training import distributed
 
 LONGEST = timedelta(days=30)  # that a process waits for the others at the end
 

@@ -40,8 +40,8 @@ from inspection.open_run import (
     parse_checked,
 )
 from inspection.recalibrate import set_calibrations
-from runs.folders import named_checkpoint
-from utils.calibration import Calibration, dropped, promises
+from inspection.threshold import Calibration, dropped, promises
+from training.folders import named_checkpoint
 from utils.config import Config, differences, rescored_config
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
@@ -80,15 +80,15 @@ def parse_args() -> argparse.Namespace:
 def inspect(inspector: Inspector, names: list[str], what: str) -> Found:
     """Scores and highest pixels of the images named, by part; one that is damaged is an error."""
     paths = expand(names)
-    by_part: Found = {inspector.part_of(path): ([], []) for path in paths}
+    by_category: Found = {inspector.category_of(path): ([], []) for path in paths}
     found = inspector.inspect_all(read_ahead(paths, inspector.read))
     for path, inspection in tqdm(found, what, len(paths), unit="image", disable=None):
         if isinstance(inspection, ImageError):
             raise UserError(str(inspection))
-        scores, peaks = by_part[inspector.part_of(path)]
+        scores, peaks = by_category[inspector.category_of(path)]
         scores.append(inspection.score)
         peaks.append(float(inspection.anomaly_map.max()))
-    return by_part
+    return by_category
 
 
 def refuse_known(inspector: Inspector, names: list[str], root: str) -> None:
@@ -106,7 +106,7 @@ def refuse_known(inspector: Inspector, names: list[str], root: str) -> None:
 def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibration]:
     """The calibrations of a run whose maps become scores in another way; all images are needed."""
     from data.cache import decode_all
-    from inspection.calibrating import calibrate_detector
+    from inspection.calibration import calibrate_detector
 
     images, _ = decode_all(inspector.good.paths(root), config.data)
     inspector.detector.config = config
@@ -116,7 +116,7 @@ def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibr
 def tell_found(part: str, calibration: Calibration, scores: list[float]) -> None:
     """Print how many known defects of a part are found at which rate of false alarms."""
     for share in sorted({*RATES, calibration.false_alarms} - {0.0}):
-        at = calibration.anew(share)
+        at = calibration.with_false_alarms(share)
         found = sum(map(at.is_defect, scores))
         print(
             f"{100 * share:5.3g}% false alarms: threshold {at.threshold:.4g}, "
@@ -128,7 +128,9 @@ def finding_all(calibration: Calibration, scores: list[float]) -> Calibration:
     """A threshold below the lowest of these scores, half-way to the highest good one below it."""
     lowest = min(scores)
     below = [score for score in calibration.scores if score < lowest]
-    return calibration.at((lowest + max(below)) / 2 if below else float(np.nextafter(lowest, -1e9)))
+    return calibration.with_threshold(
+        (lowest + max(below)) / 2 if below else float(np.nextafter(lowest, -1e9))
+    )
 
 
 def tell(when: str, calibrations: dict[str, Calibration]) -> None:
@@ -148,12 +150,12 @@ def adjusted(
             independent=calibration.independent + len(scores),
         )
         if calibration.by_hand:
-            calibration = calibration.at(calibration.threshold)
+            calibration = calibration.with_threshold(calibration.threshold)
         else:
-            calibration = calibration.anew(calibration.false_alarms)
+            calibration = calibration.with_false_alarms(calibration.false_alarms)
     if args.false_alarms is not None:
-        calibration = calibration.anew(args.false_alarms)
-    return calibration if args.threshold is None else calibration.at(args.threshold)
+        calibration = calibration.with_false_alarms(args.false_alarms)
+    return calibration if args.threshold is None else calibration.with_threshold(args.threshold)
 
 
 def main() -> int:

@@ -48,7 +48,6 @@ from data.mvtec import Category, TestImage
 from evaluation.html_report import html_report
 from evaluation.measure import Reader, Test, collect_pixels, measure, score_split
 from evaluation.metrics import BinnedPixelScores, PixelScores
-from evaluation.pseudo_split import pseudo_readers
 from evaluation.report import (
     kinds_table,
     mean_tables,
@@ -61,8 +60,9 @@ from evaluation.report import (
     tables,
     worst_cases,
 )
+from evaluation.synthetic_split import pseudo_readers
 from inspection.inspector import Inspector
-from runs.folders import run_name
+from training.folders import run_name
 from utils.files import printable
 
 
@@ -81,7 +81,7 @@ def evaluate(
     args: argparse.Namespace, file: Path, inspector: Inspector, category: Category, output: Path
 ) -> tuple[dict[str, float], list[str]]:
     """Measure on one category, and write the results to a folder: the metrics, and problems."""
-    config, part = inspector.config, inspector.part_of(category.folder)
+    config, part = inspector.config, inspector.category_of(category.folder)
     calibration = inspector.calibrations[part]
     tests, readers, measured_on = choose_split(category, inspector, part, args.synthetic)
     pixels, notices = PixelScores(), []

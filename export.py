@@ -21,7 +21,7 @@ import argparse
 from pathlib import Path
 
 from inspection.open_run import chosen_categories, named_run, parse_checked
-from runs.folders import FORMAT, named_checkpoint, run_name
+from training.folders import FORMAT, named_checkpoint, run_name
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import add_setting_flags, script_parser
 
@@ -53,12 +53,12 @@ from data.mvtec import Category, TestImage
 from data.tiles import read_tiles
 from evaluation.measure import score_split, scores_by_class
 from evaluation.metrics import auroc
-from evaluation.pseudo_defects import PseudoImage, pseudo_split
 from inspection.inspector import Inspector
 from inspection.onnx_export import write_half, write_int8, write_metadata, write_onnx
 from inspection.onnx_inspector import OnnxInspector
+from inspection.threshold import Calibration
 from inspection.torch_inspector import TorchInspector
-from utils.calibration import Calibration
+from models.drawn_defects.synthetic import PseudoImage, pseudo_split
 from utils.config import Config
 
 TOLERANCE = 1e-4  # largest difference to the checkpoint, as a share of the largest value
@@ -129,7 +129,7 @@ def images_to_check(
     """
     parts: dict[Path, str] = {}
     for category in categories:
-        part = inspector.part_of(category.folder)
+        part = inspector.category_of(category.folder)
         parts |= dict.fromkeys([test.path for test in tests_of(category)] or good[part], part)
     chosen = list(parts)[:: -(-len(parts) // CHECKED)]
     found = read_ahead(chosen, inspector.read)
@@ -232,7 +232,9 @@ def main() -> int:
     config = reference.config
     categories = chosen_categories(args, reference)
     paths = reference.good.paths(vars(args)["data.root"] or config.data.root)
-    good = {part: [paths[place] for place in own] for part, own in reference.good.by_part().items()}
+    good = {
+        part: [paths[place] for place in own] for part, own in reference.good.by_category().items()
+    }
     kind = "half" if args.half else "int8" if args.int8 else ""
     name = run_name(file) + (f"-{kind}" if kind else "")
     output = args.output or file.parent / f"{name}.onnx"

@@ -36,9 +36,9 @@ from inspection.open_run import (
     parse_checked,
 )
 from inspection.pictures import KINDS, save_pictures
-from inspection.verdicts import entry, result_files, say
-from runs.folders import run_name
+from inspection.results import entry, result_files, say
 from streams.source import is_video
+from training.folders import run_name
 from utils.config import nearest
 from utils.errors import UserError, run_script
 from utils.files import empty_folder, new_folder, printable
@@ -157,7 +157,7 @@ def main() -> int:
     if not args.images:
         categories = chosen_categories(args, inspector)
         paths = [test.path for category in categories for test in category.test_images()]
-    parts = {path: inspector.part_of(path) for path in paths}
+    parts = {path: inspector.category_of(path) for path in paths}
     output = args.output or new_folder(Path("outputs") / run_name(file) / "infer")
     good, defective, failed = inspect(inspector, parts, output, args.save)
     found = inspector.calibrations.items()

@@ -83,10 +83,10 @@ from data.cache import decode_all
 from data.depth import with_depth
 from data.listing import expand
 from data.tensors import to_batch
-from models.features.backbones import Backbone, build_encoder
-from models.features.self_supervised import SelfSupervised, vicreg_loss, view
-from runs.seed import epoch_order, random_crops, seed_step
-from runs.step_bar import StepBar
+from models.backbones import Backbone, build_encoder
+from models.self_supervised import SelfSupervised, vicreg_loss, view
+from training.progress_bar import StepBar
+from training.seed import epoch_order, random_crops, seed_step
 from utils.config import Config
 from utils.device import autocast, pick_device, place
 from utils.files import new_file, replacing

@@ -32,8 +32,8 @@ from inspection.open_run import (
     parse_checked,
 )
 from inspection.panel import COMPRESSION, panel
-from inspection.verdicts import entry, say
-from runs.folders import run_name
+from inspection.results import entry, say
+from inspection.threshold import Calibration
 from streams.alerts import Mqtt, Webhook
 from streams.annotated_video import AnnotatedVideo, annotate
 from streams.camera import Camera
@@ -43,8 +43,8 @@ from streams.source import Gap, Source, in_turn, is_video, iso, now
 from streams.verdict_log import VerdictLog
 from streams.videos import Videos
 from streams.watch import Watch
+from training.folders import run_name
 from utils.addresses import masked
-from utils.calibration import Calibration
 from utils.errors import UserError, run_script
 from utils.flags import script_parser
 from utils.interrupt import StopRequest
@@ -109,12 +109,12 @@ def calibrations(
             some[number % len(some)] if some else None for some in (args.parts, args.thresholds)
         )
         places = source.places or [Path("/", source.name)]  # a camera lies in no folder
-        parts = {inspector.part_of(place, told) for place in places}
+        parts = {inspector.category_of(place, told) for place in places}
         if len(parts) > 1:
             raise UserError(f"{source.name} show several parts: {', '.join(parts)}; start one each")
         (part,) = parts
         own = inspector.calibrations[part]
-        calibrated[source] = part, own if threshold is None else own.at(threshold)
+        calibrated[source] = part, own if threshold is None else own.with_threshold(threshold)
     return calibrated
 
 

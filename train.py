@@ -17,7 +17,7 @@ if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet 
 import argparse
 
 from models import build_model, refuse_unread
-from runs.folders import add_run_flags
+from training.folders import add_run_flags
 from utils.config import TrainConfig, differences, load_config
 from utils.errors import UserError, answer_early, run_script
 from utils.flags import add_setting_flags, overrides_from, script_parser
@@ -51,15 +51,15 @@ from torch.optim import Optimizer
 from data.cache import DecodedImages
 from data.tensors import to_batch
 from data.training_set import in_folds, load_images
-from inspection.calibrating import calibrate_detector
+from inspection.calibration import calibrate_detector
 from inspection.log_panels import log_panels
+from inspection.threshold import promises
 from models.detector import Detector, FittedDetector, TrainedDetector
-from runs import distributed
-from runs.micro_batch import pick_micro_batch
-from runs.run import Run
-from runs.seed import epoch_order, random_crops, seed_step
-from runs.step_bar import StepBar
-from utils.calibration import promises
+from training import distributed
+from training.batch_size import pick_micro_batch
+from training.progress_bar import StepBar
+from training.run import Run
+from training.seed import epoch_order, random_crops, seed_step
 from utils.device import autocast, place
 
 

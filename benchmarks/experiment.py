@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs.folders import FINISHED
+from training.folders import FINISHED
 from utils.config import Config, config_from, differences, write_config
 from utils.errors import UserError
 from utils.files import write_whole

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.experiment import REPO
 from benchmarks.timing import ratio, spread, test_images
 from inspection.open_run import named_run, open_inspector
-from runs.folders import run_name
+from training.folders import run_name
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
 
@@ -53,7 +53,7 @@ def main() -> int:
         found = [inspector.inspect(image) for inspector in pair]
         times.append([one.milliseconds for one in found])
         verdicts = [
-            inspector.calibrations[inspector.part_of(path)].is_defect(one.score)
+            inspector.calibrations[inspector.category_of(path)].is_defect(one.score)
             for inspector, one in zip(pair, found, strict=True)
         ]
         verdicts_equal += verdicts[0] == verdicts[1]

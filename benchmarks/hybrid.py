@@ -14,8 +14,8 @@ import numpy as np
 import yaml
 
 from evaluation.metrics import auroc
-from runs.folders import FINISHED, ROOT
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
+from training.folders import FINISHED, ROOT
 from utils.errors import UserError, run_script
 from utils.flags import script_parser
 

@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns of each way")
     args = parser.parse_args()
     _, inspector = open_run(args)
-    parts = {path: inspector.part_of(path) for path in test_images(args, inspector)}
+    parts = {path: inspector.category_of(path) for path in test_images(args, inspector)}
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     for turn in range(args.turns + 1):
         for way, (kinds, pictures.COMPRESSION) in WAYS.items():

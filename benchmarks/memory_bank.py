@@ -19,9 +19,9 @@ from benchmarks.timing import in_turns, seconds
 from data.cache import decode_all
 from data.mvtec import Category
 from data.tensors import to_batch
-from models.features.coreset import PROJECTION, greedy_coreset, random_projection
-from models.features.neighbours import nearest
-from models.features.patchcore import PatchCore
+from models.coreset import PROJECTION, greedy_coreset, random_projection
+from models.neighbours import nearest
+from models.patchcore import PatchCore
 from utils.config import load_config
 from utils.flags import add_setting_flags, overrides_from, script_parser
 from utils.memory import peak_mib

@@ -3,7 +3,7 @@
     python -m benchmarks.pixel_metrics
 
 That is 117 maps of 840x840 (82.6 million pixels), 84 with planted defects. Making them is not
-counted in the time. Pixel AUROC and AP are then compared with scikit-learn on every 13th map (9
+valid in the time. Pixel AUROC and AP are then compared with scikit-learn on every 13th map (9
 maps, 6.4 million pixels), which bounds scikit-learn's own time and memory.
 """
 

@@ -25,13 +25,13 @@ from data.mvtec import TestImage
 from data.resize import fit
 from data.tensors import to_batch
 from evaluation.metrics import auroc
-from evaluation.pseudo_defects import PseudoImage
-from evaluation.pseudo_split import pseudo_readers
+from evaluation.synthetic_split import pseudo_readers
 from inspection.open_run import chosen_categories
 from inspection.torch_inspector import TorchInspector
-from models.anomaly_map import image_score
-from models.reconstruction.unet import UNetAutoencoder
-from runs.folders import find_run
+from models.anomaly_maps import image_score
+from models.drawn_defects.synthetic import PseudoImage
+from models.unet import UNetAutoencoder
+from training.folders import find_run
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
 
@@ -79,7 +79,7 @@ def main() -> int:
     if not isinstance(detector, UNetAutoencoder):
         raise UserError(f"{file} is a {config.model}; this looks at the witnesses of a unet")
     category, *_ = chosen_categories(args, inspector)
-    part = inspector.part_of(category.folder)
+    part = inspector.category_of(category.folder)
     pseudo, readers = pseudo_readers(inspector, category.folder.parent, part)
     true = category.test_images()
     splits = {

@@ -22,10 +22,10 @@ from data.cache import decode_all
 from data.mvtec import Category
 from data.tensors import to_batch
 from models import build_model
-from models.reconstruction.losses import ReconstructionLoss
-from models.reconstruction.unet import DoubleConv, UNetAutoencoder
-from runs.micro_batch import pick_micro_batch
+from models.losses import ReconstructionLoss
+from models.unet import DoubleConv, UNetAutoencoder
 from train import train_step
+from training.batch_size import pick_micro_batch
 from utils.config import Config, load_config
 from utils.device import pick_device, place
 from utils.flags import add_setting_flags, overrides_from, script_parser

@@ -23,15 +23,15 @@ import torch
 import train
 from benchmarks.table import markdown
 from data.cache import DecodedImages, decode_all
+from data.good_images import GoodImages
 from data.mvtec import Category
 from data.tensors import to_batch
-from inspection.calibrating import calibrate_detector
+from inspection.calibration import calibrate_detector
+from inspection.threshold import Calibration
 from models import DETECTORS, build_model
 from models.detector import TrainedDetector
-from runs.good_images import GoodImages
-from runs.run import Run
-from runs.seed import seed_step
-from utils.calibration import Calibration
+from training.run import Run
+from training.seed import seed_step
 from utils.config import Config, changed, load_config
 from utils.device import place
 from utils.flags import add_setting_flags, overrides_from, script_parser

@@ -16,7 +16,7 @@ import numpy as np
 from data.images import DEFAULTS, ImageError
 from data.listing import FORMATS, is_image, list_images, subfolders
 from data.masks import find_masks, read_mask
-from data.region import read_counted
+from data.region import read_with_region
 from utils.config import ALL, DataConfig, nearest
 from utils.errors import UserError, say_once
 
@@ -52,11 +52,11 @@ class TestImage:
         return self.defect != "good"
 
     def read(self) -> tuple[np.ndarray, np.ndarray | ImageError | None]:
-        """Image, see `read_counted`, and mask bool [H, W]; raises `ImageError` if it is damaged.
+        """Image, see `read_with_region`, and mask bool [H, W]; raises `ImageError` if damaged.
 
         In place of the mask: None for good parts, an error where it is missing, damaged or empty.
         """
-        image = read_counted(self.path, self.data)
+        image = read_with_region(self.path, self.data)
         if not self.is_defect:
             return image, None
         if self.mask is None:

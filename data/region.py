@@ -31,7 +31,7 @@ HELD = "data:image/png;base64,"
 """How `data.region` begins in the settings of a run, which hold the mask itself."""
 
 
-def read_counted(path: Path, data: DataConfig) -> np.ndarray:
+def read_with_region(path: Path, data: DataConfig) -> np.ndarray:
     """Read an image, as `read_image` does, and what of it counts; see `with_region`."""
     return with_region(read_image(path, data), data, path)
 
@@ -66,7 +66,7 @@ def with_region(image: np.ndarray, data: DataConfig, path: Path | None = None) -
     return np.dstack([image * mask[..., None], mask * np.uint8(255)])
 
 
-def counted(pixels: np.ndarray) -> np.ndarray:
+def valid_pixels(pixels: np.ndarray) -> np.ndarray:
     """What counts of pixels uint8 [..., 3], all of them, or [..., 4]: bool [...]."""
     if pixels.shape[-1] == 4:
         return pixels[..., 3] > 127

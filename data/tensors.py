@@ -25,25 +25,25 @@ def to_batch(images: np.ndarray, device: torch.device) -> Tensor:
     return batch
 
 
-def counted(images: Tensor) -> Tensor:
+def valid_mask(images: Tensor) -> Tensor:
     """What counts of images of `to_batch`, [B, 3, H, W]: bool [B, 1, H, W]."""
     # Turned ones are off by rounding, those of half precision by 0.0001; 8 bits by 0.002.
     return ((images - OUTSIDE).abs() > 0.001).any(dim=1, keepdim=True)
 
 
-def near(counted: Tensor, cells: tuple[int, int]) -> Tensor:
+def near(valid: Tensor, cells: tuple[int, int]) -> Tensor:
     """Which cells of a grid hold, or lie two cells or less from, what counts.
 
     What lies farther out adds nothing to the map where it counts.
 
     Args:
-        counted: bool [B, 1, H, W].
+        valid: bool [B, 1, H, W].
         cells: rows and columns of the grid that the images are divided into.
 
     Returns:
         float [B, 1, *cells], 0 or 1.
     """
-    there = F.interpolate(counted.float(), cells, mode="area") > 0
+    there = F.interpolate(valid.float(), cells, mode="area") > 0
     return F.max_pool2d(there.float(), 5, 1, 2)
 
 

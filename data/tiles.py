@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.region import counted, read_counted
+from data.region import read_with_region, valid_pixels
 from data.resize import WHOLE, Window, fit, placement, resize
 from utils.config import DataConfig
 
@@ -81,14 +81,14 @@ class Grid:
             ]
         )
 
-    def counted(self, tiles: np.ndarray) -> np.ndarray:
+    def valid_pixels(self, tiles: np.ndarray) -> np.ndarray:
         """What counts of the tiles that `cut` made: bool [T, h, w], False in padding.
 
         False, too, outside of the region of interest, if there is one.
         """
         shown = np.zeros(tiles.shape[:3], bool)
         shown[:, *self.inside] = True
-        return shown & counted(tiles)
+        return shown & valid_pixels(tiles)
 
     def join(self, tiles: np.ndarray) -> np.ndarray:
         """Lay tiles side by side again, each fading into its neighbours where they overlap.
@@ -123,8 +123,8 @@ class Grid:
 
 
 def read_tiles(path: Path, data: DataConfig) -> tuple[np.ndarray, Grid]:
-    """Read an image, as `read_counted` does, cut as a detector sees it: [T, h, w, C], and where."""
-    image = read_counted(path, data)
+    """Read an image with its region, cut into tiles: [T, h, w, C], and where they lie."""
+    image = read_with_region(path, data)
     grid = Grid.over(image.shape[:2], data)
     return grid.cut(image, data), grid
 

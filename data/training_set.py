@@ -11,15 +11,15 @@ from torch import Tensor
 
 from data.cache import DecodedImages, decode_all
 from data.depth import with_depth
+from data.good_images import GoodImages, by_category, category_in_path
 from data.listing import expand
 from data.mvtec import Category
 from data.region import keep_region
 from data.tensors import to_batch
 from data.tiles import Grid, shrinking_hint
 from data.twins import find_twins, groups, thumbnail, twins_warning
-from runs import distributed
-from runs.good_images import GoodImages, by_part, part_shown
-from runs.run import Run
+from training import distributed
+from training.run import Run
 from utils.batches import batches
 from utils.errors import UserError
 
@@ -55,7 +55,7 @@ def _first_images(run: Run, hold_out: bool) -> DecodedImages:
     share = settings.calibration.holdout if hold_out else 0
     _warn_of_twins_and_shrinking(run, images, names)
     dealt = []
-    for own in by_part(names).values():
+    for own in by_category(names).values():
         named, grouped = ([values[place] for place in own] for values in (names, of_groups))
         dealt.append(GoodImages.dealt(named, grouped, share, settings.seed, settings.data.limit))
     run.good = GoodImages.together(dealt)
@@ -64,7 +64,7 @@ def _first_images(run: Run, hold_out: bool) -> DecodedImages:
 
 def _warn_of_twins_and_shrinking(run: Run, images: DecodedImages, names: list[str]) -> None:
     if run.config.calibration.group is None:
-        for part, own in by_part(names).items():
+        for part, own in by_category(names).items():
             twins = find_twins(np.stack([thumbnail(images.image(place)) for place in own]))
             run.warn(twins_warning(part, [Path(names[place]) for place in own], twins))
     run.warn(shrinking_hint(images.grids, run.config.data))
@@ -75,7 +75,7 @@ def _with_added(run: Run, hold_out: bool) -> DecodedImages:
 
     Those that are gone have no tiles: a fit has taken them in, and their scores are known.
     """
-    settings, root, parts = run.config, Path(run.config.data.root), list(run.good.by_part())
+    settings, root, parts = run.config, Path(run.config.data.root), list(run.good.by_category())
     known = [root / name for name in run.good.names]
     added = _unknown(run, known, parts)
     there = run.good.paths(root) if hold_out else [path for path in known if path.is_file()]
@@ -94,7 +94,7 @@ def _with_added(run: Run, hold_out: bool) -> DecodedImages:
     _warn_of_twins_and_shrinking(run, images, [name_of[path] for path in readable])
     # An image from elsewhere may be of a known group, as if it lay among those of its part.
     grouped = [
-        Path(str(part_shown(name, parts)), "train/good", Path(name).name)
+        Path(str(category_in_path(name, parts)), "train/good", Path(name).name)
         if Path(name).is_absolute()
         else Path(name)
         for name in run.good.names + names
@@ -121,7 +121,7 @@ def _unknown(run: Run, known: list[Path], parts: list[str]) -> list[Path]:
             raise UserError(f"--add finds no images at {path}")
         if any(path.is_relative_to(test) for test in tests):
             raise UserError(f"{path} is there to measure on, which takes images never learned from")
-        if part_shown(path, parts) is None:
+        if category_in_path(path, parts) is None:
             raise UserError(
                 f"{path} lies in no folder named as one of the parts {', '.join(parts)}"
             )

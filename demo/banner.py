@@ -3,7 +3,7 @@
 import html
 from string import Template
 
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 
 BANNER = Template(
     '<div class="banner $kind" role="status"><b>$headline</b><span>$text</span></div>'

@@ -9,10 +9,10 @@ from PIL import Image
 
 from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category, TestImage
-from data.region import read_counted
+from data.region import read_with_region
 from inspection.inspector import Inspection, Inspector
 from inspection.open_run import open_inspector
-from runs import folders as runs
+from training import folders as runs
 from utils.config import DataConfig, config_from
 from utils.errors import UserError
 from utils.yaml_files import read_yaml
@@ -72,9 +72,9 @@ def thumbnails(data: DataConfig, part: str) -> list[tuple[TestImage, Image.Image
 
 
 def read_upload(path: Path, data: DataConfig) -> np.ndarray:
-    """Read an image as `read_counted` does; its error does not tell where uploads are kept."""
+    """Read an image as `read_with_region` does; its error does not tell where uploads are kept."""
     try:
-        return read_counted(path, data)
+        return read_with_region(path, data)
     except ImageError as error:
         raise ImageError(str(error).replace(str(path), path.name)) from None
 

@@ -14,7 +14,7 @@ from demo.region import lay_out_region
 from demo.scale import BINS, COLOURS, Scale, bars, effect
 from demo.table import Result, table_of
 from inspection.panel import tiles
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 from utils.errors import UserError
 
 PICTURE = 640  # longer side of a picture on the page, pixels

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 
 BINS = 40
 COLOURS = {"good": "#22a06b", "good, called defective": "#e5484d", "this image": "#3b82f6"}
@@ -37,7 +37,7 @@ class Scale:
         The slider shows few decimals: where it shows the run's own threshold, that is meant.
         """
         is_own = round(value, self.digits) == self.own
-        return self.calibration if is_own else self.calibration.at(value)
+        return self.calibration if is_own else self.calibration.with_threshold(value)
 
     def span(self, seen: Sequence[float] = ()) -> tuple[float, float]:
         """Both ends: good images on the left, room for defects, and for all scores seen."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 
 COLUMNS = ["name", "score", "severity", "verdict", "threshold", "error"]
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data.images import ImageError, header_size
 from data.mvtec import TestImage
-from data.region import counted
+from data.region import valid_pixels
 from evaluation.metrics import (
     BinnedPixelScores,
     PixelScores,
@@ -22,9 +22,9 @@ from evaluation.metrics import (
     oracle_f1,
     precision_recall_f1,
 )
-from evaluation.pseudo_defects import PseudoImage
 from inspection.inspector import Inspector
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
+from models.drawn_defects.synthetic import PseudoImage
 from utils.errors import UserError
 from utils.files import printable
 from utils.memory import peak_mib
@@ -126,7 +126,7 @@ def _with_masks(reader: Reader) -> Iterator[tuple[tuple[Test, Any, Any], Any]]:
     for test, found in reader:
         image, mask = (found, None) if isinstance(found, ImageError) else found
         has_region = not isinstance(image, ImageError) and image.shape[2] == 4
-        yield (test, mask, counted(image) if has_region else None), image
+        yield (test, mask, valid_pixels(image) if has_region else None), image
 
 
 def scores_by_class(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from evaluation.measure import Row, scores_by_class
 from evaluation.plots import histogram, roc
 from inspection.inspector import Inspector
 from inspection.panel import panel, stack
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 from utils.errors import UserError
 from utils.files import printable
 

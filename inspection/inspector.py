@@ -11,12 +11,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from data.region import read_counted, with_region
+from data.good_images import category_in_path
+from data.region import read_with_region, with_region
 from data.resize import WHOLE, Window, resize
 from data.tiles import Grid
-from runs.good_images import part_shown
+from inspection.threshold import Calibration
 from utils.batches import batches
-from utils.calibration import Calibration
 from utils.config import Config, nearest
 from utils.errors import UserError
 
@@ -112,7 +112,7 @@ class Inspector(ABC):
             [B, h, w, 3], or None for detectors that do not reconstruct.
         """
 
-    def part_of(self, path: str | Path, told: str | None = None) -> str:
+    def category_of(self, path: str | Path, told: str | None = None) -> str:
         """The part that a file shows: what a person told, or else its nearest folder of that name.
 
         A detector that knows a single part takes every file for it.
@@ -124,7 +124,7 @@ class Inspector(ABC):
         if told is not None and told not in parts:
             there = f"the detector knows: {', '.join(parts)}{nearest(told, parts)}"
             raise UserError(f"--part is {told}, but {there}")
-        found = told or part_shown(path, parts)
+        found = told or category_in_path(path, parts)
         if found is None:
             raise UserError(
                 f"{path} lies in no folder named as one of the parts {', '.join(parts)}; "
@@ -133,8 +133,8 @@ class Inspector(ABC):
         return found
 
     def read(self, path: Path) -> np.ndarray:
-        """Read an image file as in training; see `read_counted`."""
-        return read_counted(path, self.config.data)
+        """Read an image file as in training; see `read_with_region`."""
+        return read_with_region(path, self.config.data)
 
     def inspect(self, image: np.ndarray) -> Inspection:
         """Fit or cut an image, uint8 [H, W, 3], as in training and run the detector on it.
@@ -195,9 +195,9 @@ class Inspector(ABC):
         end = 0
         for grid, of_image, picture in images:
             own = slice(end, end := end + len(grid))
-            counted = grid.counted(of_image)
-            score = shown_score(anomaly_maps[own], scores[own], counted, self.config.score.reduce)
-            anomaly_map, shown = grid.join(anomaly_maps[own]), grid.join(counted)
+            valid = grid.valid_pixels(of_image)
+            score = shown_score(anomaly_maps[own], scores[own], valid, self.config.score.reduce)
+            anomaly_map, shown = grid.join(anomaly_maps[own]), grid.join(valid)
             if not shown.all():
                 lows = [one.low for one in self.calibrations.values()]
                 anomaly_map[~shown] = min(*lows, anomaly_map[shown].min())
@@ -225,22 +225,22 @@ def scaled_to(side: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def shown_score(
-    maps: np.ndarray, scores: np.ndarray | tuple[float, ...], counted: np.ndarray, reduce: str
+    maps: np.ndarray, scores: np.ndarray | tuple[float, ...], valid: np.ndarray, reduce: str
 ) -> float:
     """The score of an image, to which neither padding nor what lies outside of its region adds.
 
     Args:
         maps: float32 [T, h, w] of the frame, or of the tiles, of which the strangest decides.
         scores: [T] that the detector gives them; they stand where all of the image counts.
-        counted: bool [T, h, w], what counts of each; see `Grid.counted`.
+        valid: bool [T, h, w], what counts of each; see `Grid.valid`.
         reduce: `score.reduce`, how a map becomes a score.
 
     Raises:
         UserError: if nothing counts.
     """
-    if counted.all():
+    if valid.all():
         return float(np.max(scores))
-    parts = [one[own] for one, own in zip(maps, counted, strict=True) if own.any()]
+    parts = [one[own] for one, own in zip(maps, valid, strict=True) if own.any()]
     if not parts:
         raise UserError(
             "nothing of data.region is left at data.size, for its pieces are too thin or data.fit "

@@ -4,7 +4,7 @@ import numpy as np
 
 from inspection.panel import panel
 from inspection.torch_inspector import TorchInspector
-from runs.run import Run
+from training.run import Run
 
 SHOWN = 4  # panels at most
 
@@ -18,5 +18,5 @@ def log_panels(run: Run) -> None:
     for place in run.good.examined[:SHOWN]:
         inspection = inspector.inspect(inspector.read(paths[place]))
         title = run.good.names[place]
-        calibration = inspector.calibrations[inspector.part_of(title)]
+        calibration = inspector.calibrations[inspector.category_of(title)]
         run.log(**{title: np.asarray(panel(inspection, calibration, title))})

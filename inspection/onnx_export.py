@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from inspection.onnx_inspector import VERSION, as_input, described, write_model
+from inspection.threshold import Calibration
 from models.detector import Detector
-from runs.folders import FORMAT
-from utils.calibration import Calibration
+from training.folders import FORMAT
 from utils.errors import UserError
 from utils.optional_packages import need
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from data.region import OUTSIDE, counted
+from data.region import OUTSIDE, valid_pixels
 from inspection.inspector import Inspector
-from runs.folders import FORMAT, checked, refuse_other
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
+from training.folders import FORMAT, checked, refuse_other
 from utils.config import Config, config_from
 from utils.errors import UserError
 from utils.files import replacing
@@ -77,7 +77,7 @@ def _settings(file: Path, about: dict[str, str]) -> tuple[Config, dict[str, Cali
 def as_input(images: np.ndarray) -> np.ndarray:
     """uint8 [B, h, w, C] as the graph takes it: float32 [B, 3, h, w]; see `to_batch`."""
     pixels = np.ascontiguousarray(images[..., :3].transpose(0, 3, 1, 2), np.float32) / 255
-    return np.where(counted(images)[:, None], pixels, np.float32(OUTSIDE))
+    return np.where(valid_pixels(images)[:, None], pixels, np.float32(OUTSIDE))
 
 
 class OnnxInspector(Inspector):

@@ -8,7 +8,7 @@ from typing import Any
 from data.mvtec import Category
 from inspection.inspector import Inspector
 from models import check_model
-from runs.folders import add_checkpoint_flag, find_run
+from training.folders import add_checkpoint_flag, find_run
 from utils.config import ALL, load_config
 from utils.errors import UserError
 from utils.flags import add_setting_flags, overrides_from
@@ -57,7 +57,9 @@ def open_run(args: argparse.Namespace) -> tuple[Path, Inspector]:
     keep_part(inspector, getattr(args, "part", None))
     threshold = getattr(args, "threshold", None)
     if threshold is not None:
-        moved = {part: one.at(threshold) for part, one in inspector.calibrations.items()}
+        moved = {
+            part: one.with_threshold(threshold) for part, one in inspector.calibrations.items()
+        }
         inspector.calibrations = moved
     return file, inspector
 
@@ -65,7 +67,7 @@ def open_run(args: argparse.Namespace) -> tuple[Path, Inspector]:
 def keep_part(inspector: Inspector, told: str | None) -> None:
     """Let a detector know but the part that `--part` names, if it does."""
     if told is not None:
-        part = inspector.part_of("", told)
+        part = inspector.category_of("", told)
         inspector.calibrations = {part: inspector.calibrations[part]}
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from inspection.inspector import Inspection, scaled_to
 from inspection.regions import region_labels
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 from utils.files import printable
 
 TILE = 384  # longer side of a picture in the panel, pixels

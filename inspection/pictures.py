@@ -9,7 +9,7 @@ from PIL import Image
 from inspection.inspector import Inspection
 from inspection.panel import COMPRESSION, panel, whole_overlay
 from inspection.regions import region_labels
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 from utils.files import new_file
 
 KINDS = ("panel", "map", "mask", "overlay")

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from inspection.onnx_inspector import described, write_model
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 from utils.config import Config
 from utils.files import new_file, write_whole
 from utils.optional_packages import need
@@ -29,7 +29,7 @@ def set_calibrations(
     if file.suffix == ".onnx":
         _set_in_export(file, changed)
         return
-    from runs.checkpoint import load_checkpoint, save_checkpoint  # torch
+    from training.checkpoint import load_checkpoint, save_checkpoint  # torch
 
     checkpoint = load_checkpoint(file)
     former = {part: asdict(one) for part, one in checkpoint.calibrations.items()}

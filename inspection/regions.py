@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from inspection.inspector import Inspection
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 
 
 class Region(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from data.tensors import to_batch, to_pixels
 from inspection.inspector import Inspector
 from models import load_detector
-from runs.micro_batch import pick_inference_batch
+from training.batch_size import pick_inference_batch
 from utils.device import pick_device
 
 

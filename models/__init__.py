@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.detector import Detector
-    from runs.checkpoint import Checkpoint
+    from training.checkpoint import Checkpoint
 
 
 class Entry(NamedTuple):
@@ -40,17 +40,15 @@ ALL_READ = (
 
 DETECTORS = {
     "unet": Entry(
-        "models.reconstruction.unet:UNetAutoencoder",
+        "models.unet:UNetAutoencoder",
         ("unet", "corruption", "loss", "backbone.weights", "train"),
     ),
-    "draem": Entry(
-        "models.reconstruction.draem:Draem", ("unet.width", "corruption", "draem", "train")
-    ),
-    "dinomaly": Entry("models.reconstruction.dinomaly:Dinomaly", ("dinomaly", "backbone", "train")),
-    "patchcore": Entry("models.features.patchcore:PatchCore", ("backbone", "patchcore")),
-    "padim": Entry("models.features.padim:Padim", ("backbone", "padim")),
-    "fastflow": Entry("models.features.fastflow:FastFlow", ("backbone", "fastflow", "train")),
-    "patch_memory": Entry("models.features.patch_memory:PatchMemory", ("backbone", "patch_memory")),
+    "draem": Entry("models.draem:Draem", ("unet.width", "corruption", "draem", "train")),
+    "dinomaly": Entry("models.dinomaly:Dinomaly", ("dinomaly", "backbone", "train")),
+    "patchcore": Entry("models.patchcore:PatchCore", ("backbone", "patchcore")),
+    "padim": Entry("models.padim:Padim", ("backbone", "padim")),
+    "fastflow": Entry("models.fastflow:FastFlow", ("backbone", "fastflow", "train")),
+    "patch_memory": Entry("models.patch_memory:PatchMemory", ("backbone", "patch_memory")),
 }
 
 
@@ -91,7 +89,7 @@ def load_detector(file: Path, device: torch.device) -> tuple[Detector, Checkpoin
     Raises:
         UserError: if the file is no checkpoint, or that of a run that is not finished.
     """
-    from runs.checkpoint import load_checkpoint, restore  # torch
+    from training.checkpoint import load_checkpoint, restore  # torch
     from utils.device import place
 
     checkpoint = load_checkpoint(file)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data.tensors import counted
+from data.tensors import valid_mask
 from utils.config import Config
 
 
@@ -67,9 +67,9 @@ class Detector(StoredAtAnyLength, nn.Module):
         """
         raise NotImplementedError
 
-    def counted(self, images: Tensor) -> Tensor | None:
+    def valid_mask(self, images: Tensor) -> Tensor | None:
         """What of images counts by `data.region`: bool [B, 1, H, W]; None: all of it."""
-        return None if self.config.data.region is None else counted(images)
+        return None if self.config.data.region is None else valid_mask(images)
 
     def load_pretrained(self) -> None:
         """Load the weights that the detector builds upon, if any; called once, when a run starts.

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from inspection.inspector import Inspection, scaled_to
 from inspection.panel import BACKGROUND, HEADER, draw_verdict, whole_overlay
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 from utils.errors import UserError
 from utils.files import new_file
 from utils.optional_packages import opencv

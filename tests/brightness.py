@@ -3,7 +3,7 @@
 import numpy as np
 
 from inspection.inspector import Inspector
-from utils.calibration import calibrate
+from inspection.threshold import calibrate
 from utils.config import load_config
 
 SIZE = 64

@@ -2,11 +2,11 @@
 
 import torch
 
+from data.good_images import GoodImages
+from inspection.threshold import calibrate
 from models import build_model
-from models.features.patchcore import PatchCore
-from runs.checkpoint import Checkpoint, Progress, save_checkpoint
-from runs.good_images import GoodImages
-from utils.calibration import calibrate
+from models.patchcore import PatchCore
+from training.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
 
 

@@ -6,14 +6,14 @@ from drawn_images import settings
 from PIL import Image
 
 from data.cache import decode_all
+from data.good_images import GoodImages
 from data.tiles import Grid, shrinking_hint
 from data.training_set import in_folds
-from inspection.calibrating import calibrate_detector
+from inspection.calibration import calibrate_detector
 from inspection.panel import tiles
 from inspection.regions import regions
 from models import build_model
 from models.detector import Detector, Prediction
-from runs.good_images import GoodImages
 from utils.config import load_config
 from utils.errors import UserError
 

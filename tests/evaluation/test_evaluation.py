@@ -13,12 +13,12 @@ from evaluation import measure as evaluation
 from evaluation.measure import Row, collect_pixels, measure
 from evaluation.metrics import BinnedPixelScores, PixelScores
 from evaluation.report import kinds_table, refuse_foreign, replace_files, summary, tables
-from utils.calibration import Calibration
+from inspection.threshold import Calibration
 from utils.errors import UserError
 from utils.files import printable
 
 CALIBRATION = Calibration(
-    threshold=2.0, middle=1.0, pixel_threshold=2.0, low=0.0, high=4.0, false_alarms=0.02,
+    threshold=2.0, median=1.0, pixel_threshold=2.0, low=0.0, high=4.0, false_alarms=0.02,
     scores=[1.0], peaks=[1.0], independent=1,
 )  # fmt: skip
 

@@ -11,14 +11,14 @@ from fitted import fitted, saved
 import eval
 import infer
 from data.cache import DecodedImages
+from data.good_images import GoodImages
 from data.images import ImageError
 from evaluation.measure import score_split
-from evaluation.pseudo_split import pseudo_readers
-from inspection import calibrating, pictures
+from evaluation.synthetic_split import pseudo_readers
+from inspection import calibration, pictures
 from inspection.torch_inspector import TorchInspector
 from models import load_detector
-from runs import micro_batch
-from runs.good_images import GoodImages
+from training import batch_size
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -109,22 +109,22 @@ def test_calibration_does_not_depend_on_the_batch(trained, monkeypatch):
     found = []
     for batch in (1, 2):
         detector, _ = load_detector(trained[1] / "last.pt", CPU)
-        monkeypatch.setattr(calibrating, "pick_inference_batch", lambda *_, n=batch: n)
-        (calibration,) = calibrating.calibrate_detector(detector, images, good, CPU).values()
-        found.append(vars(calibration))
+        monkeypatch.setattr(calibration, "pick_inference_batch", lambda *_, n=batch: n)
+        (found_one,) = calibration.calibrate_detector(detector, images, good, CPU).values()
+        found.append(vars(found_one))
     for name, value in found[0].items():
         assert found[1][name] == pytest.approx(value, rel=1e-5, abs=1e-5)
 
 
 def test_auto_is_one_on_a_cpu_and_what_fits_on_a_gpu(trained, monkeypatch):
     detector, _ = load_detector(trained[1] / "last.pt", CPU)
-    assert micro_batch.pick_inference_batch("auto", detector, CPU) == 1
-    assert micro_batch.pick_inference_batch(5, detector, CPU) == 5
-    monkeypatch.setattr(micro_batch, "peak_memory", lambda *_: 100)
-    for free, expected in ((0, 1), (1100, 5), (10**9, micro_batch.INFERENCE)):
-        monkeypatch.setattr(micro_batch, "free_memory", lambda _, free=free: free)
+    assert batch_size.pick_inference_batch("auto", detector, CPU) == 1
+    assert batch_size.pick_inference_batch(5, detector, CPU) == 5
+    monkeypatch.setattr(batch_size, "peak_memory", lambda *_: 100)
+    for free, expected in ((0, 1), (1100, 5), (10**9, batch_size.INFERENCE)):
+        monkeypatch.setattr(batch_size, "free_memory", lambda _, free=free: free)
         device = torch.device("meta")  # any that is no CPU
-        assert micro_batch.pick_inference_batch("auto", detector, device) == expected
+        assert batch_size.pick_inference_batch("auto", detector, device) == expected
 
 
 @pytest.mark.parametrize("script", [eval, infer])

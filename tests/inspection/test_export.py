@@ -82,9 +82,7 @@ DETECTORS = {
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_the_graph_equals_its_model_at_any_batch(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "models.features.neighbours.GRAPH_TILE", 64
-    )  # several blocks of a small bank
+    monkeypatch.setattr("models.neighbours.GRAPH_TILE", 64)  # several blocks of a small bank
     detector = DETECTORS[name]()
     onnx_export.write_onnx(detector, tmp_path / "graph.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "graph.onnx"))

@@ -8,18 +8,18 @@ from drawn_images import settings
 from PIL import Image
 
 from data.cache import DecodedImages
+from data.good_images import GoodImages
 from data.images import read_image, upright_size
 from data.resize import fit, placement
 from data.tiles import Grid
-from evaluation.pseudo_defects import PseudoImage
-from inspection.calibrating import calibrate_detector
+from inspection.calibration import calibrate_detector
 from inspection.panel import whole_overlay
 from inspection.pictures import mask
 from inspection.regions import regions
+from inspection.threshold import calibrate
 from models.detector import Detector, Prediction
-from models.features.patchcore import PatchCore
-from runs.good_images import GoodImages
-from utils.calibration import calibrate
+from models.drawn_defects.synthetic import PseudoImage
+from models.patchcore import PatchCore
 from utils.config import load_config
 from utils.errors import UserError
 

@@ -8,13 +8,13 @@ from scipy import ndimage
 from inspection.inspector import Inspection
 from inspection.panel import colourise, overlay, panel
 from inspection.regions import Region, region_labels, regions
-from inspection.verdicts import entry
+from inspection.results import entry
+from inspection.threshold import Calibration
 from streams.annotated_video import annotate
-from utils.calibration import Calibration
 
 CALIBRATION = Calibration(
     threshold=0.5,
-    middle=0.3,
+    median=0.3,
     pixel_threshold=0.5,
     low=0.0,
     high=1.0,

@@ -7,7 +7,7 @@ import torch
 import eval as evaluation
 import models
 import train
-from models.anomaly_map import image_score
+from models.anomaly_maps import image_score
 from models.detector import FittedDetector, Prediction
 
 

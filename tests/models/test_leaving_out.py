@@ -4,9 +4,9 @@ import pytest
 import torch
 from fitted import detector, unscaled_scores
 
+from data.good_images import deal
 from data.training_set import Fold
 from models.detector import FittedDetector
-from runs.good_images import deal
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from conftest import assert_one_line, run_script
 
 import train
 from data.sample import write_sample
-from runs.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint
 
 PADIM = ["--model", "padim", "--size", "64", "--set", "padim.channels=8"]
 

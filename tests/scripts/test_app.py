@@ -45,10 +45,10 @@ from demo.known import Shot
 from demo.page import NO_RUN, PICTURE, PROMPT, Page
 from demo.scale import Scale, bars, effect
 from demo.table import Result, table_of
+from inspection.threshold import Calibration
 from inspection.torch_inspector import TorchInspector
-from runs.checkpoint import load_checkpoint
-from runs.folders import FINISHED
-from utils.calibration import Calibration
+from training.checkpoint import load_checkpoint
+from training.folders import FINISHED
 from utils.config import load_config, write_config
 from utils.errors import UserError
 
@@ -56,7 +56,7 @@ from utils.errors import UserError
 def calibration(scores, threshold=None):
     return Calibration(
         threshold=max(scores) if threshold is None else threshold,
-        middle=sorted(scores)[len(scores) // 2],
+        median=sorted(scores)[len(scores) // 2],
         pixel_threshold=1.0,
         low=0.0,
         high=2.0,
@@ -111,7 +111,7 @@ def test_a_threshold_says_and_shows_what_it_does_to_good_images(threshold, calle
 
 
 def test_a_threshold_says_where_it_comes_from():
-    by_hand = CALIBRATION.at(2.0)
+    by_hand = CALIBRATION.with_threshold(2.0)
     assert effect(CALIBRATION, is_own=True).startswith("Calibrated threshold 2.987:")
     assert effect(by_hand, is_own=True).startswith("Threshold set by hand 2:")
     assert effect(by_hand, is_own=False).startswith("Threshold on trial 2:")
@@ -120,7 +120,7 @@ def test_a_threshold_says_where_it_comes_from():
 def test_the_verdict_names_the_image_and_runs_nothing_of_its_name():
     name = "<img onerror=alert(1)>"
     good, defect = (
-        verdict_banner(CALIBRATION.at(threshold), 2.0, name) for threshold in (2.0, 1.9)
+        verdict_banner(CALIBRATION.with_threshold(threshold), 2.0, name) for threshold in (2.0, 1.9)
     )
     assert "<b>good</b>" in good and "not above the threshold 2" in good and "severity 1;" in good
     assert "<b>defect</b>" in defect and "above the threshold 1.9" in defect
@@ -129,7 +129,7 @@ def test_the_verdict_names_the_image_and_runs_nothing_of_its_name():
 
 def test_the_table_of_many_images():
     results = [Result("a.png", 2.0), Result("b,c.png", 3.0), Result("d.txt", None, "no image")]
-    moved = CALIBRATION.at(2.5)
+    moved = CALIBRATION.with_threshold(2.5)
     table = table_of(results, moved)
     first, second = (str(moved.severity(score)) for score in (2.0, 3.0))
     assert list(csv.reader(io.StringIO(table.to_csv(index=False)))) == [

@@ -16,7 +16,7 @@ from PIL import Image
 import benchmark
 from benchmarks.experiment import script
 from benchmarks.table import mean_row, table, write_results
-from runs.distributed import child_environment
+from training.distributed import child_environment
 from utils.config import load_config
 from utils.errors import UserError
 

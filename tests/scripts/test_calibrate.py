@@ -6,7 +6,7 @@ import yaml
 from conftest import assert_one_line, run_script
 
 from inspection.open_run import open_inspector
-from runs.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 from data.images import read_image
 from inspection.open_run import open_inspector
 from inspection.regions import regions
-from models.features.backbones import VisionTransformer
+from models.backbones import VisionTransformer
 from utils.errors import UserError
 
 SIDE = 80  # of the sample's tiles; the left 48 columns of them are the region
@@ -78,7 +78,7 @@ def test_what_lies_outside_is_neither_learned_nor_found(work, run, dataset):
     assert 20 < x + width / 2 < 32
     # However low the threshold, rings stay within: even if all of an image is called a defect.
     for threshold in (good.score - 1e-4, inside.anomaly_map.min() - 1):
-        for region in regions(inside, inspector.calibrations["tile"].at(threshold)):
+        for region in regions(inside, inspector.calibrations["tile"].with_threshold(threshold)):
             assert region.box[0] + region.box[2] <= 49
 
 

@@ -8,7 +8,7 @@ from conftest import TINY, assert_one_line, run_script
 
 from data.sample import write_sample
 from inspection.open_run import open_inspector
-from runs.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint
 
 PARTS = ["bolt", "tile"]
 
@@ -53,7 +53,7 @@ def test_each_part_has_a_verdict_from_its_own_good_images(several):
     assert [len(calibrations[part].scores) for part in PARTS] == [14, 12]
     assert [output.count(f"threshold of {part} ") for part in PARTS] == [1, 1]
     assert calibrations["bolt"].threshold != calibrations["tile"].threshold
-    for own in good.by_part().values():
+    for own in good.by_category().values():
         assert len({good.folds[place] for place in own}) >= 10
         assert any(good.held_out) == any(good.held_out[place] for place in own)
 

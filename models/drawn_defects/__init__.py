@@ -1,0 +1,1 @@
+"""Drawing defects, and harmless variation, on images of good parts."""

@@ -1,1 +1,0 @@
-"""Detectors that learn to restore good parts, and how their training images are corrupted."""

@@ -1,0 +1,93 @@
+from collections import Counter
+
+import pytest
+
+from data.good_images import FOLD, FOLDS, GoodImages, by_category, category_in_path, deal
+from utils.errors import UserError
+
+NAMES = [f"tile/{number:03}.png" for number in range(50)]
+
+
+def test_a_share_is_held_out_by_the_seed():
+    good, again, other = (GoodImages.dealt(NAMES, list(range(50)), 0.1, seed) for seed in (3, 3, 4))
+    assert sum(good.held_out) == 5
+    assert good == again
+    assert good.held_out != other.held_out
+    assert len(good.learned) == 45
+    assert not any(GoodImages.dealt(NAMES, list(range(50)), 0, 3).held_out)
+    for share in (0.01, 0.99):
+        assert Counter(GoodImages.dealt(NAMES[:2], [0, 1], share, 0).held_out) == {
+            False: 1,
+            True: 1,
+        }
+
+
+def test_groups_stay_together():
+    groups = [number // 5 for number in range(50)]
+    good = GoodImages.dealt(NAMES, groups, 0.15, seed=0)
+    for held_out, fold in zip(good.held_out, good.folds, strict=True):
+        assert isinstance(fold, int)
+        assert isinstance(held_out, bool)
+    for group in range(10):
+        own = slice(5 * group, 5 * group + 5)
+        assert len(set(good.held_out[own])) == len(set(good.folds[own])) == 1
+    assert sum(good.held_out) == 10
+    with pytest.raises(UserError, match="calibration.group"):
+        GoodImages.dealt(NAMES, [0] * 50, 0.1, seed=0)
+
+
+@pytest.mark.parametrize("count", [2, 15, 40, 209, 900])
+def test_folds_are_many_and_of_a_size(count):
+    sizes = Counter(deal(list(range(count)))).values()
+    assert len(sizes) >= min(count, FOLDS)
+    assert max(sizes) <= FOLD
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_limits_are_nested_and_leave_the_held_out_images_alone():
+    everything = GoodImages.dealt(NAMES, list(range(50)), 0.1, seed=0)
+    previous: set[str] = set()
+    for limit in (1, 4, 16, 100):
+        good = GoodImages.dealt(NAMES, list(range(50)), 0.1, seed=0, limit=limit)
+        learned = {good.names[place] for place in good.learned}
+        held_out = set(good.names) - learned
+        assert held_out == {n for n, out in zip(NAMES, everything.held_out, strict=True) if out}
+        assert len(learned) == min(limit, 45)
+        assert previous <= learned
+        previous = learned
+
+
+def test_added_images_get_folds_of_their_own_unless_their_group_is_known():
+    good = GoodImages.dealt(NAMES, list(range(50)), 0.1, seed=0)
+    more = [f"/new/{number}.png" for number in range(21)]  # of the only part
+    added = good.with_added(more, [*range(50), 7, *range(50, 70)], 0.1, seed=0)
+    assert added.names == NAMES + more
+    for values, before in ((added.folds, good.folds), (added.held_out, good.held_out)):
+        assert values[:50] == before
+        assert values[50] == before[7]
+    assert not set(added.folds[51:]) & set(good.folds)
+    assert [len(own) for own in added.by_fold()][20:] == [1] * 20
+    assert [len(own) for own in added.by_category().values()] == [71]
+    assert sum(added.held_out) == 7 + (good.held_out[7])
+    one = good.with_added(more[:1], list(range(51)), 0.1, seed=0)
+    assert not one.held_out[50]  # it is there to be learned from
+    fitted = GoodImages.dealt(NAMES, list(range(50)), 0, seed=0)
+    assert not any(fitted.with_added(more, list(range(71)), 0, seed=0).held_out)
+
+
+def test_what_lies_elsewhere_is_of_the_part_that_its_folder_is_named_by():
+    names = ["nut/train/good/0.png", "bolt/train/good/0.png", "/alarms/bolt/nut/1.png"]
+    assert [own.tolist() for own in by_category(names).values()] == [[0, 2], [1]]
+    assert category_in_path("/alarms/1.png", ["nut", "bolt"]) is None
+
+
+def test_images_that_are_gone_are_named(tmp_path):
+    good = GoodImages.dealt(NAMES[:3], [0, 1, 2], 0, seed=0)
+    (tmp_path / "tile").mkdir()
+    for name in NAMES[:2]:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="002.png is gone"):
+        good.paths(tmp_path)
+    (tmp_path / NAMES[2]).touch()
+    (tmp_path / "tile/zz.png").touch()  # what came later is not part of the run
+    assert good.paths(tmp_path) == [tmp_path / name for name in NAMES[:3]]

@@ -1,0 +1,162 @@
+"""Checkpoints: one folder a run, with all that is needed to resume it or to use it.
+
+    checkpoints/<run>/last.pt       weights, optimiser, progress, calibrations, settings, versions
+    checkpoints/<run>/config.yaml   the effective settings, to read
+    checkpoints/<run>/history.csv   loss and seconds of each epoch
+    checkpoints/<run>/calibration.yaml   thresholds of each part; there once the run is finished
+    checkpoints/<run>/tensorboard/  events, with train.log
+    checkpoints/<run>/fit.json      seconds that it took, and peak memory of the start that ended it
+
+A checkpoint holds tensors and plain data only and is read with `weights_only=True`: opening one
+from a stranger runs none of its code.
+"""
+
+import platform
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import yaml
+from pydantic import Field
+from torch import nn
+
+from data.good_images import GoodImages
+from inspection.threshold import Calibration
+from training.folders import FINISHED, FORMAT, checked, refuse_other
+from utils.config import Config, config_from, write_config
+from utils.errors import UserError
+from utils.files import replacing, write_whole
+from utils.weights import read_plain
+
+VERSION = 9
+
+Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    epoch: Count = 0  # the one under way, from 0; equal to `train.epochs` when all are done
+    step: Count = 0  # the next one of that epoch, from 0
+    loss_sum: float = 0.0  # of the epoch so far, summed over images
+    seconds: float = 0.0  # spent in the epoch so far
+    micro_batch: Count = 0  # images at once; kept, since another split would change the last bits
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """The epoch and the step under way."""
+        return self.epoch, self.step
+
+
+@dataclass
+class Checkpoint:
+    """What last.pt holds.
+
+    Attributes:
+        config: the effective settings.
+        good: the good images that the run knows.
+        model: the detector's `state_dict`.
+        optimizer: that of the optimiser, None for detectors that have none.
+        progress: how far the run has come.
+        history: loss and seconds of each epoch.
+        calibrations: of each part; none until the run is finished.
+    """
+
+    config: Config
+    good: GoodImages
+    model: dict[str, Any]
+    optimizer: dict[str, Any] | None
+    progress: Progress
+    history: list[dict[str, float]] = field(default_factory=list)
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
+    """Write a run's files; each replaces the old one whole: a kill leaves either, never a part."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": checkpoint.config.model_dump(mode="json"),
+        "good": asdict(checkpoint.good),
+        "model": checkpoint.model,
+        "optimizer": checkpoint.optimizer,
+        "progress": asdict(checkpoint.progress),
+        "history": checkpoint.history,
+        "calibrations": {part: asdict(one) for part, one in checkpoint.calibrations.items()},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+    write_config(checkpoint.config, run / "config.yaml")
+    (run / FINISHED).unlink(missing_ok=True)
+    columns = list(checkpoint.history[0]) if checkpoint.history else ["epoch"]
+    rows = [columns, *([row[column] for column in columns] for row in checkpoint.history)]
+    write_whole(run / "history.csv", "".join(",".join(map(str, row)) + "\n" for row in rows))
+    with replacing(run / "last.pt") as file:
+        torch.save(content, file)
+    if checkpoint.calibrations:
+        write_whole(run / FINISHED, yaml.safe_dump(content["calibrations"], sort_keys=False))
+
+
+def load_checkpoint(file: Path) -> Checkpoint:
+    """Read a checkpoint, its tensors on the CPU.
+
+    Raises:
+        UserError: if the file is missing, is none of ours, is damaged or is from another version.
+    """
+    try:
+        content = read_plain(file)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {file}") from None
+    damaged = f"{file} is damaged or is no checkpoint written by train.py"
+    ours = isinstance(content, dict) and content.get("format") == FORMAT
+    if not ours or not isinstance(content.get("version"), int):
+        raise UserError(damaged)
+    refuse_other(file, content["version"], VERSION, "train it anew")
+    parts = [content.get("config"), content.get("model")]
+    if not _whole(file) or not all(isinstance(part, dict) for part in parts):
+        raise UserError(damaged)
+    optimizer, calibrations = content.get("optimizer"), content.get("calibrations")
+    return Checkpoint(
+        config=config_from(content["config"], source=str(file)),
+        good=checked(GoodImages, content.get("good"), file, "good"),
+        model=content["model"],
+        optimizer=optimizer if isinstance(optimizer, dict) else None,
+        progress=checked(Progress, content.get("progress"), file, "progress"),
+        history=checked(list[dict[str, float]], content.get("history"), file, "history"),
+        calibrations=checked(dict[str, Calibration], calibrations, file, "calibrations"),
+    )
+
+
+def restore(
+    file: Path,
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Bring a model, and what trains it, into the state that a checkpoint was written in.
+
+    Raises:
+        UserError: if the checkpoint, which was read from `file`, holds the state of another one.
+    """
+    try:
+        model.load_state_dict(checkpoint.model)
+        if optimizer is not None:
+            optimizer.load_state_dict(checkpoint.optimizer)
+    except Exception as error:  # of many kinds, by what is missing or of another type
+        raise UserError(
+            f"{file} does not fit its settings: {(str(error) or 'damaged').splitlines()[-1]}"
+        ) from None
+
+
+def _whole(file: Path) -> bool:
+    """Whether what was written is what is there: PyTorch writes a checksum (CRC-32) of each part.
+
+    It does not compare them on reading, and a flipped bit in a weight is a weight, too.
+    """
+    try:
+        with zipfile.ZipFile(file) as parts:
+            return parts.testzip() is None
+    except Exception:  # readers raise whatever they stumble over
+        return False
