@@ -1,1 +1,1 @@
-"""What was measured, as scripts run as modules from the root; and what benchmark.py is made of."""
+"""Measurements that inform a decision, run as modules from the root; and parts of benchmark.py."""

@@ -8,7 +8,8 @@ Both are stepped by train.py's own `train_step` on the same images, and take tur
 machine strikes both alike. What corrupting the batch takes is part of both, and printed apart.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from benchmarks.timing import in_turns, ratio
 from data.cache import decode_all
 from data.mvtec import Category
 from data.tensors import to_batch
@@ -64,6 +64,22 @@ class TextbookUNet(nn.Module):
         return self.difference(torch.sigmoid(self.head(x)), clean, mask)
 
 
+def seconds(work: Callable[[], object]) -> float:
+    """Return the wall time of some work."""
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # a GPU works on after the call returns
+    return time.perf_counter() - started
+
+
+def in_turns(works: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Return the seconds of each piece of work in each repeat."""
+    # One more round, the first, warms up. Turns let a noisy machine slow all alike.
+    rounds = [[seconds(work) for work in works] for _ in range(repeats + 1)]
+    return [list(column) for column in zip(*rounds[1:], strict=True)]
+
+
 def main() -> None:
     """Print milliseconds an image and the ratio."""
     parser = script_parser(__doc__)
@@ -94,7 +110,11 @@ def main() -> None:
         f"a step takes {1000 * median(our) / len(images):.0f} ms an image, "
         f"of the textbook U-Net {1000 * median(usual) / len(images):.0f} ms"
     )
-    print(f"ours is {ratio(usual, our)}")
+    ratios = sorted(theirs / mine for theirs, mine in zip(usual, our, strict=True))
+    print(
+        f"ours is {median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f}), "
+        f"{len(ratios)} pairs"
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def greedy_coreset(points: Tensor, count: int, quiet: bool = False) -> Tensor:
     bounds is brought up to date, and centres are taken from it for as long as its farthest point is
     farther than the highest bound outside. That makes the same choice as updating all points for
     every centre, but most points are left alone most of the time, and the work is in matrix
-    products. `python -m benchmarks.memory_bank` compares the two.
+    products.
 
     Args:
         points: [N, D] float.

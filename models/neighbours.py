@@ -23,7 +23,7 @@ def nearest(queries: Tensor, bank: Tensor, memory_mib: float = MEMORY_MIB) -> tu
 
     Every block of the matrix of distances is reduced to its row minima at once, which is faster
     than asking for their places too; those are looked up afterwards, in the one block of each query
-    that holds its minimum. `python -m benchmarks.memory_bank` compares it with faiss.
+    that holds its minimum.
 
     Args:
         queries: [N, D] float.

@@ -1,8 +1,7 @@
 """Defects synthesised on good images, to choose settings by where no defect is at hand.
 
 None of them is made as those of models/drawn_defects/corruption.py are, so that a network is not
-examined with what it was taught. How well they stand for real defects is measured by
-`python -m benchmarks.pseudo_agreement`.
+examined with what it was taught. `python -m benchmarks.terms` measures on them and on real ones.
 
 Each kind is a small function of a random generator and an image, float32 [H, W, 3] in [0, 1]; it
 returns the spoilt image.
