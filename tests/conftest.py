@@ -27,7 +27,6 @@ def run_script(name, *arguments, cwd):
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
     command = [str(REPO / name), *map(str, arguments)]
     script = importlib.import_module(Path(name).stem)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with (
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(streams[0]),
@@ -36,8 +35,6 @@ def run_script(name, *arguments, cwd):
         pytest.raises(SystemExit) as end,
     ):
         errors.run_script(script.main)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     texts = []
     for stream in streams:
         stream.seek(0)

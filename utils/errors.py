@@ -1,12 +1,13 @@
 """Errors that a user can mend: one line that says what is wrong and the way out, no traceback."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NoReturn
 
-from utils.interrupt import end_quiet_start
+from utils.interrupt import catch_signals, end_quiet_start
 
 
 class UserError(Exception):
@@ -29,24 +30,35 @@ def answer_early(parse_args: Callable[[], object]) -> None:
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
-    """Run a script's `main` and exit with its status: 2 on a `UserError`, 130 on a hard Ctrl-C."""
+    """Run a script's `main` and exit with its status.
+
+    That is 2 on a `UserError`, 130 on Ctrl-C, and 143 or 129 on SIGTERM or SIGHUP, which raise
+    `KeyboardInterrupt` as Ctrl-C does: what cleans up after one cleans up after all.
+    """
+    # A process may be started with closed streams, as by `>&-`; it works on, unheard.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     # A log file shows each line as it comes, and a name that its encoding lacks stops nothing.
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     sys.stderr.reconfigure(errors="backslashreplace")
-    try:
-        end_quiet_start()
-        status = main()
-    except (UserError, OSError) as error:  # OSError: a full disk, a folder that is read-only
-        _say(error)
-        status = 2
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
-            raise
-        _say("out of memory; lower --size, train.micro_batch in training, or --batch elsewhere")
-        status = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
+    end_quiet_start()
+    with catch_signals() as received:
+        try:
+            status = main()
+        except (Exception, KeyboardInterrupt) as error:
+            # Some packages turn Ctrl-C during their import into an error of their own.
+            if received or isinstance(error, KeyboardInterrupt):
+                print("interrupted", file=sys.stderr)
+                status = 128 + (received or [signal.SIGINT])[0]
+            elif isinstance(error, UserError | OSError):  # OSError: a full disk, a read-only folder
+                _say(error)
+                status = 2
+            elif type(error).__name__ == "OutOfMemoryError":  # torch's, not imported here
+                ways = "lower --size, train.micro_batch in training, or --batch elsewhere"
+                _say(f"out of memory; {ways}")
+                status = 2
+            else:
+                raise
     if "WORLD_SIZE" in os.environ:
         # Under torchrun: Gloo's threads now and then abort a process that Python takes down.
         sys.stdout.flush()
