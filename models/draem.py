@@ -39,7 +39,7 @@ class Draem(TrainedDetector):
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Good images [B, 3, H, W] corrupted, as they were, and where: bool [B, 1, H, W]."""
         images = images.contiguous()
-        corrupted, mask = corrupt(images, self.config.corruption, self.valid_mask(images))
+        corrupted, mask = corrupt(images, self.config.corruption.kinds, self.valid_mask(images))
         return corrupted, images, mask
 
     def loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:

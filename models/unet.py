@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from models.anomaly_maps import colour_map, image_score, smooth, ssim_map
 from models.backbones import Backbone, build_encoder
 from models.detector import Folds, Prediction, TrainedDetector
-from models.drawn_defects.augmentation import vary
+from models.drawn_defects.augmentation import augment
 from models.drawn_defects.corruption import KINDS, corrupt
 from models.losses import ReconstructionLoss, focal_loss
 from models.memory_bank import MemoryBank, distances_to, leaving_out, patch_features
@@ -227,8 +227,8 @@ class UNetAutoencoder(TrainedDetector):
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Good images corrupted, as they should be restored, and where: bool [B, 1, H, W]."""
-        clean = vary(images, self.config.unet.variation)
-        corrupted, mask = corrupt(clean, self.config.corruption, self.valid_mask(images))
+        clean = augment(images)
+        corrupted, mask = corrupt(clean, self.config.corruption.kinds, self.valid_mask(images))
         return corrupted, clean, mask
 
     def loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:

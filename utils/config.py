@@ -58,7 +58,7 @@ Side = Annotated[int, Field(ge=32, le=8192)]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Kind = Literal["clean", "stain", "perlin", "crack", "cut_paste", "gone", "displace"]
+Kind = Literal["clean", "stain", "perlin", "crack", "cut_paste", "remove", "displace"]
 
 
 class Section(BaseModel, extra="forbid", frozen=True):
@@ -82,13 +82,10 @@ class UNetConfig(Section):
     encoder: Name
     width: int = Field(ge=1, le=1024)
     memory: int = Field(ge=3)
-    variation: float = Field(ge=0, le=5)
 
 
 class CorruptionConfig(Section):
     kinds: Annotated[tuple[Kind, ...], BeforeValidator(_listed)]
-    more: int = Field(ge=0, le=100)
-    textures: str | None
 
 
 class LossConfig(Section):
@@ -280,7 +277,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 def with_absolute_paths(config: Config) -> Config:
     """The same settings for a process that starts in another folder."""
-    paths = ["data.root", "data.region", "corruption.textures", "loss.vgg16", "backbone.weights"]
+    paths = ["data.root", "data.region", "loss.vgg16", "backbone.weights"]
     settings = _flat(config.model_dump())
     given = {key: settings[key] for key in paths if settings[key]}
     return changed(config, {key: str(Path(path).resolve()) for key, path in given.items()})

@@ -1,27 +1,21 @@
 import pytest
 import torch
 from drawn_images import object_on_ground, texture
-from PIL import Image
 
-from models.drawn_defects.corruption import KINDS, VISIBLE, corrupt
-from models.drawn_defects.textures import Textures
+from models.drawn_defects import corruption
+from models.drawn_defects.corruption import KINDS, VISIBLE, corrupt, random_textures
 from utils.config import load_config
 from utils.errors import UserError
 
 
-def only(*kinds, **changes):
-    """Settings that draw these kinds, or clean images, each as often as another."""
-    changed = {f"corruption.{key}": value for key, value in changes.items()}
-    return load_config(overrides={"corruption.kinds": kinds} | changed).corruption
-
-
 @pytest.mark.parametrize("draw", [texture, object_on_ground])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_marks_exactly_what_it_changed(kind, draw):
+def test_each_kind_marks_exactly_what_it_changed(kind, draw, monkeypatch):
+    monkeypatch.setattr(corruption, "MORE", 0)
     torch.manual_seed(0)
     images = draw(40)
     before = images.clone()
-    corrupted, masks = corrupt(images, only(kind, more=0))
+    corrupted, masks = corrupt(images, [kind])
     assert torch.equal(images, before)
     assert corrupted.shape == images.shape
     assert (masks.shape, masks.dtype) == ((40, 1, 96, 64), torch.bool)
@@ -36,28 +30,27 @@ def test_each_kind_marks_exactly_what_it_changed(kind, draw):
     assert len(shares.unique()) > 10  # they differ in size, and are to be seen
 
 
-def test_settings_decide_what_is_drawn():
+def test_only_the_named_kinds_are_drawn():
     torch.manual_seed(0)
     images = texture(40, (32, 32))
-    corrupted, masks = corrupt(images, only("clean"))
+    corrupted, masks = corrupt(images, ["clean"])
     assert torch.equal(corrupted, images)
     assert not masks.any()
-    config = load_config(overrides={"corruption.kinds": "clean+stain"}).corruption
-    assert config == only("clean", "stain")
-    nearly_all = corrupt(images, only("cut_paste"))[1].flatten(1).any(dim=1)
+    nearly_all = corrupt(images, ["cut_paste"])[1].flatten(1).any(dim=1)
     assert nearly_all.sum() > 32  # now and then there is nothing to be seen
-    half = corrupt(images, only("clean", "cut_paste"))[1].flatten(1).any(dim=1)
+    half = corrupt(images, ["clean", "cut_paste"])[1].flatten(1).any(dim=1)
     assert 8 < half.sum() < 32
     with pytest.raises(UserError, match=r"corruption\.kinds .* did you mean stain"):
         load_config(overrides={"corruption.kinds": "clean+stian"})
 
 
-def test_more_corruption_of_the_same_image_is_all_marked():
+def test_more_corruption_of_the_same_image_is_all_marked(monkeypatch):
     images = texture(40)
     marked = []
     for more in (0, 6):
+        monkeypatch.setattr(corruption, "MORE", more)
         torch.manual_seed(0)
-        corrupted, masks = corrupt(images, only("clean", "crack", "stain", more=more))
+        corrupted, masks = corrupt(images, ["clean", "crack", "stain"])
         changed = (corrupted != images).any(dim=1, keepdim=True)
         assert (changed <= masks).all()
         clean = ~masks.flatten(1).any(dim=1)
@@ -72,7 +65,7 @@ def test_equal_seeds_corrupt_alike_and_others_do_not():
     results = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        results.append(corrupt(images, load_config().corruption))
+        results.append(corrupt(images, KINDS))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
     assert not torch.equal(results[0][0], results[2][0])
@@ -83,27 +76,17 @@ def test_grey_images_stay_grey():
     images = texture(60)
     grey = torch.arange(60) % 2 == 0
     images[grey] = images[grey].mean(dim=1, keepdim=True)
-    corrupted, masks = corrupt(images, only(*KINDS))
+    corrupted, masks = corrupt(images, KINDS)
     assert masks[grey].any()
     assert torch.allclose(corrupted[grey, 0], corrupted[grey, 2], atol=1e-6)
     hue = (corrupted - images)[~grey]
     assert (hue[:, 0] - hue[:, 2]).abs().max() > 0.1  # beside them, others get colours
 
 
-def test_textures_come_from_a_folder_if_one_is_named(tmp_path):
-    Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "red.png")
-    drawn = Textures(texture(), str(tmp_path)).draw(3)
-    assert drawn.shape == (3, 3, 96, 64)
-    assert drawn.flatten(2).std(dim=2).max() < 1e-5  # one colour, however it is recoloured
-    (tmp_path / "red.png").unlink()
-    with pytest.raises(UserError, match=r"corruption\.textures"):
-        Textures(texture(), str(tmp_path))
-
-
-def test_without_a_folder_textures_are_unlike_the_images():
+def test_textures_are_unlike_the_images():
     torch.manual_seed(0)
     images = texture(3)
-    drawn = Textures(images).draw(12)
+    drawn = random_textures(images, 12)
     assert drawn.shape == (12, 3, 96, 64)
     assert drawn.isfinite().all()
     assert drawn.flatten(1).std(dim=1).min() > 0.01

@@ -31,7 +31,7 @@ def test_a_detector_reads_what_the_registry_says(name, monkeypatch):
     monkeypatch.setattr("models.backbones.Backbone.load", lambda self, weights: None)
     small = {"unet.width": 4, "backbone.name": "vit_tiny_patch16_224", "backbone.layers": [2, 4]}
     asked = set()
-    config = load_config(overrides={"model": name, "data.size": 64, "corruption.more": 0} | small)
+    config = load_config(overrides={"model": name, "data.size": 64} | small)
     model = build_model(Noting(config, asked))
     images = texture(4, (64, 64))
     model.load_pretrained()
