@@ -11,88 +11,80 @@ table to <detector>/<category>/ in there. The same command again goes on where i
 tries again what failed. Times are comparable only where nothing else runs.
 """
 
-if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
-    from utils.interrupt import quiet_start
-
-    quiet_start()
-
 import argparse
+import os
+import signal
+import sys
 from collections import defaultdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from benchmarks.experiment import Experiment
 from data.mvtec import Category, list_categories
 from models import DETECTORS, check_model, reads, refuse_unread
 from utils.config import category_names, changed, differences, load_config, with_absolute_paths
-from utils.errors import UserError, answer_early, run_script
+from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, assignment, overrides_from, script_parser
 from utils.yaml_files import read_yaml
 
-ELSEWHERE = {"model": "--models", "data.category": "--categories"}
-"""Settings that have flags of their own here."""
-
-RESULTS = ["results.csv", "results.md", "chart.png"]
+MAX_WAIT = timedelta(days=30)  # of a process of torchrun for the others, which train meanwhile
+OTHER_FLAGS = {"model": "--models", "data.category": "--categories"}
+RESULTS = ("results.csv", "results.md", "chart.png")
 
 
 def parse_args() -> argparse.Namespace:
-    """Flags of the command line, and the cells that they ask for; raises `UserError`."""
+    """Return the flags of the command line."""
     parser = script_parser(__doc__)
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="detectors, by default all")
-    several = {"nargs": "+", "type": category_names, "metavar": "NAME"}
-    parser.add_argument("--categories", **several, help="by default all there are")
-    files = {"nargs": "+", "type": Path, "default": [], "metavar": "FILE"}
-    parser.add_argument(
-        "--config", **files, help="YAML files over config.yaml; one that names a model is for that"
-    )
+    add = parser.add_argument
+    add("--models", nargs="+", metavar="NAME", help="detectors, by default all")
+    add("--categories", nargs="+", type=category_names, metavar="NAME", help="default: all")
+    text = "YAML files over config.yaml; one that names a model is for that"
+    add("--config", nargs="+", type=Path, default=[], metavar="FILE", help=text)
     flags = ["--data-root", "--size", "--epochs", "--batch", "--lr", "--seed", "--device", "--set"]
     add_setting_flags(parser, flags)
-    pairs = {"nargs": 2, "action": "append", "default": [], "metavar": ("MODEL", "KEY=VALUE")}
-    parser.add_argument(
-        "--for", dest="own", **pairs, help="a setting for one detector only, over the others"
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", default=Path("outputs/benchmark"))
-    args = parser.parse_args()
-    args.cells = chosen_cells(args)
-    there = [name for name in RESULTS if (args.output / name).exists()]
-    if there and not any(args.output.glob("*/*/settings.yaml")):
-        raise UserError(
-            f"{args.output / there[0]} is none of benchmark.py, and nothing is overwritten; name "
-            "another folder by --output"
-        )
-    return args
+    several = {"nargs": 2, "action": "append", "default": [], "metavar": ("MODEL", "KEY=VALUE")}
+    add("--for", dest="own", **several, help="a setting for one detector only, over the others")
+    add("--output", type=Path, metavar="DIR", default=Path("outputs/benchmark"))
+    return parser.parse_args()
 
 
 def chosen_cells(args: argparse.Namespace) -> list[Experiment]:
-    """The cells that the flags ask for, in the order of the table.
+    """Return the cells that the flags ask for, in the order of the table.
 
     Raises:
-        UserError: for a detector, a category or a setting that there is not, or a cell that was
-            begun with other settings.
+        UserError: for a detector, a category or a setting that does not exist, for a cell that was
+            begun with other settings, or if the output holds files of another program.
     """
     models = list(dict.fromkeys(args.models or DETECTORS))
     for model in models:
         check_model(model)
+    # From the weakest to the strongest: recipes for all, recipes of a detector, flags, --for.
+    recipes: dict[str | None, dict[str, Any]] = defaultdict(dict)
+    for file in args.config:
+        recipes[read_yaml(file).get("model")] |= changes(file)
+    for model, settings in recipes.items():
+        if model is not None:
+            refuse_unread(model, settings)
+    given = overrides_from(args)
     own: dict[str, dict[str, Any]] = defaultdict(dict)
     for model, text in args.own:
         key, value = assignment(text, f"--for {model}")
         refuse_unread(model, [key])
         own[model][key] = value
-    given = overrides_from(args)
-    for key, flag in ELSEWHERE.items():
+    for key, flag in OTHER_FLAGS.items():
         if any(key in settings for settings in (given, *own.values())):
             raise UserError(f"{key} is not set this way here; use {flag}")
-    recipes: dict[str | None, dict[str, Any]] = defaultdict(dict)
-    for file in args.config:
-        recipes[read_yaml(file).get("model")] |= changes(file)
-    common = recipes[None] | changes(None, given)
-    for key in common:
+    # A setting for all may be unknown to some of the detectors, but not to every one of them.
+    for key in recipes[None] | changes(None, given):
         if not any(reads(model, key) for model in models):
             refuse_unread(models[0], [key])
     cells = []
     for model in models:
-        settings = {key: value for key, value in common.items() if reads(model, key)}
-        settings |= {key: value for key, value in recipes[model].items() if key not in given}
+        settings = recipes[None] | recipes[model] | given
+        settings = {key: value for key, value in settings.items() if reads(model, key)}
         config = with_absolute_paths(load_config(None, settings | own[model] | {"model": model}))
         there = list_categories(config.data.root) or [config.data.category]
         for category in dict.fromkeys(args.categories or there):
@@ -100,37 +92,31 @@ def chosen_cells(args: argparse.Namespace) -> list[Experiment]:
             Category.chosen(config.data)
             cells.append(Experiment(config, args.output.resolve() / model / category))
             cells[-1].check()
+    for file in (args.output / name for name in RESULTS):
+        if file.exists() and not any(args.output.glob("*/*/settings.yaml")):
+            ways = "nothing is overwritten; name another folder by --output"
+            raise UserError(f"{file} is none of benchmark.py, and {ways}")
     return cells
 
 
-def changes(file: Path | None, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a file and flags set that is not so in config.yaml, by dotted key; not the detector."""
-    found = differences(load_config(), load_config(file, overrides))
+def changes(*sources: Any) -> dict[str, Any]:
+    """Return what the sources of `load_config` change, by dotted key, but for the detector."""
+    found = differences(load_config(), load_config(*sources))
     return {key: new for key, (_, new) in found.items() if key != "model"}
 
 
-if __name__ == "__main__":
-    answer_early(parse_args)  # --help and wrong flags, before the slow imports
+def compute(cells: list[Experiment], output: Path) -> int:
+    """Compute the cells that are missing and write the results; return the exit status."""
+    # Slow to import: --help and wrong flags are answered before.
+    import torch
+    from tqdm import tqdm
 
-import signal
-import sys
-from datetime import timedelta
+    from benchmarks.table import table, write_results
+    from training import distributed
 
-import torch
-from tqdm import tqdm
-
-from benchmarks.table import table, write_results
-from training import distributed
-
-LONGEST = timedelta(days=30)  # that a process waits for the others at the end
-
-
-def main() -> int:
-    """Compute the cells that are missing; returns the exit status."""
-    args = parse_args()
-    cells, environment = args.cells, distributed.child_environment()
+    environment = distributed.child_environment()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun stops its processes so
-    distributed.start(torch.device("cpu"), LONGEST)
+    distributed.start(torch.device("cpu"), MAX_WAIT)
     writer = distributed.is_writer()
     mine = cells[distributed.rank() :: distributed.world_size()]
     try:
@@ -139,25 +125,44 @@ def main() -> int:
             said = [row["error"] or "finished", row.get("notice")]
             tqdm.write(f"{cell.name}: {'; '.join(filter(None, said))}")
             if writer:
-                write_results([row for cell in cells if (row := cell.row())], args.output)
-        parts = distributed.gather({cell.name: cell.row() for cell in mine})
+                write_results([row for cell in cells if (row := cell.row())], output)
+        # Sent, not read from files: another machine may have a disk of its own.
+        by_process = distributed.gather({cell.name: cell.row() for cell in mine})
     except KeyboardInterrupt:
         if writer:
-            print(f"stopped, see {args.output}; the same command goes on", file=sys.stderr)
+            print(f"stopped, see {output}; the same command goes on", file=sys.stderr)
         return 130
-    by_name = {name: row for part in parts for name, row in part.items()}
+    by_name = {name: row for rows in by_process for name, row in rows.items()}
     rows = [by_name[cell.name] for cell in cells]
     failed = sum(row["error"] is not None for row in rows)
     if writer:
-        write_results(rows, args.output)
-        print(f"\n{table(rows)}\n\ntable and chart are in {args.output}")
+        write_results(rows, output)
+        print(f"\n{table(rows)}\n\ntable and chart are in {output}")
     if writer and failed:
         print(
             f"{failed} of {len(cells)} cells failed; the same command tries them again, or delete "
-            f"{args.output}/<detector>/<category>, where their logs are, to start one anew",
+            f"{output}/<detector>/<category>, where their logs are, to start one over",
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def main() -> int:
+    """Fill the table, unless another benchmark does; return the exit status."""
+    args = parse_args()
+    cells = chosen_cells(args)
+    if os.environ.get("RANK", "0") != "0":  # torchrun's first process holds the lock for all
+        return compute(cells, args.output)
+    args.output.mkdir(parents=True, exist_ok=True)
+    try:
+        # The system frees it however the process ends, so that a killed benchmark can go on.
+        with FileLock(args.output / "benchmark.lock", timeout=0):
+            return compute(cells, args.output)
+    except Timeout:
+        raise UserError(
+            f"another benchmark is writing to {args.output}; wait for it, or name another folder "
+            "by --output"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -24,31 +24,29 @@ from utils.files import write_whole
 from utils.yaml_files import read_yaml
 
 REPO = Path(__file__).resolve().parent.parent
-PATIENCE = 10  # seconds for a script to save and stop, before it is killed
-PR_SET_PDEATHSIG = 1
+STOP_SECONDS = 10  # for a script to save and stop, before it is killed
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 Row = dict[str, Any]
-"""Model, category, error (or None), and numbers by name; those that are undefined are None.
-
-A finished one also has a notice (or None) of what eval.py left out.
-"""
+"""Model, category, error or None, notice or None, and once finished numbers by name, None where
+undefined."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One detector on one category: its settings, with absolute paths, and where its files are."""
+    """One detector on one category: its settings, with absolute paths, and its folder."""
 
     config: Config
     folder: Path
 
     @property
     def name(self) -> str:
-        """How it is called in what is printed."""
+        """Name in what is printed."""
         return f"{self.config.model} on {self.config.data.category}"
 
     @property
     def run(self) -> Path | None:
-        """Its run, if training has come as far as a checkpoint."""
+        """Folder of the run, None before training has written a checkpoint."""
         files = sorted(self.folder.glob("checkpoints/*/last.pt"))
         return files[-1].parent if files else None
 
@@ -59,96 +57,84 @@ class Experiment:
         for key, (old, new) in differences(begun, self.config).items():
             raise UserError(
                 f"{self.name} was begun with {key} {old!r}, not {new!r}; take another --output, "
-                f"or delete {self.folder} to start this cell anew"
+                f"or delete {self.folder} to start this cell over"
             )
 
     def row(self) -> Row | None:
-        """Its row, if an earlier start came as far as that."""
-        file = self.folder / "row.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        """Return the row that an earlier start wrote, None if there is none that can be read."""
+        try:
+            row = json.loads((self.folder / "row.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return row if isinstance(row, dict) and {"model", "category", "error"} <= set(row) else None
 
     def compute(self, environment: dict[str, str] | None = None) -> Row:
-        """Its row: train and evaluate, from where an earlier start was broken off or failed.
+        """Train and evaluate, from where an earlier start stopped or failed; return the row.
 
-        A script that fails makes a row with an error; what eval.py leaves out, a notice there.
-        `environment` is that of the scripts.
+        Args:
+            environment: of train.py and eval.py. Where one of them fails the row has an error;
+                where eval.py left images out, a notice.
         """
         row = self.row()
-        if row is None or row["error"] is not None:
-            row = {"model": self.config.model, "category": self.config.data.category}
-            try:
-                row |= self._measured(environment) | {"error": None}
-            except UserError as error:
-                row["error"] = str(error)
-            write_whole(self.folder / "row.json", json.dumps(row, indent=2))
-        return row
-
-    def _measured(self, environment: dict[str, str] | None) -> Row:
-        where = {"cwd": self.folder, "environment": environment}
+        if row is not None and row["error"] is None:
+            return row
         self.folder.mkdir(parents=True, exist_ok=True)
         write_config(self.config, self.folder / "settings.yaml")
+        error = notice = None
         if self.run is None or not (self.run / FINISHED).exists():
             flags = ["--resume", self.run] if self.run else ["--config", "settings.yaml"]
-            script("train", *flags, **where)
-        flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
-        file, notice = self.folder / "eval/metrics.json", None
-        file.unlink(missing_ok=True)
-        try:
-            script("eval", *flags, **where)
-        except UserError as error:  # also where it measured all but what it could not read
-            if not file.exists():
-                raise
-            notice = str(error)
-        fit = json.loads((self.run / "fit.json").read_text())
-        metrics = json.loads(file.read_text())
-        return metrics | {
-            "notice": notice,
-            "fit_seconds": fit["seconds"],
-            "fit_peak_mib": fit["peak_mib"],
-            "eval_peak_mib": metrics.pop("peak_mib"),
-            "checkpoint_mib": (self.run / "last.pt").stat().st_size / 2**20,
-        }
+            error = script("train", *flags, cwd=self.folder, env=environment)
+        if error is None:
+            metrics = self.folder / "eval/metrics.json"
+            metrics.unlink(missing_ok=True)  # of an earlier start
+            flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
+            notice = script("eval", *flags, cwd=self.folder, env=environment)
+            # eval.py fails also if it left damaged images out, but then it has measured the others.
+            error = None if metrics.exists() else notice or "eval.py wrote no metrics"
+        row = {"model": self.config.model, "category": self.config.data.category, "error": error}
+        if error is None:
+            row |= json.loads(metrics.read_text("utf-8")) | {"notice": notice}
+            fit = json.loads((self.run / "fit.json").read_text("utf-8"))
+            row |= {"fit_seconds": fit["seconds"], "fit_peak_mib": fit["peak_mib"]}
+            row["eval_peak_mib"] = row.pop("peak_mib")
+            row["checkpoint_mib"] = (self.run / "last.pt").stat().st_size / 2**20
+        write_whole(self.folder / "row.json", json.dumps(row, indent=2))
+        return row
 
 
-def script(name: str, *flags: object, cwd: Path, environment: dict[str, str] | None = None) -> None:
-    """Run the script <name>.py in a folder; what it prints is added to <name>.log there.
+def script(name: str, *flags: object, cwd: Path, env: dict[str, str] | None = None) -> str | None:
+    """Run the script <name>.py in a folder, and add what it prints to <name>.log there.
+
+    Returns:
+        None, or if it fails the last line that it printed.
 
     Raises:
-        UserError: if it fails, with the last line that it printed.
         KeyboardInterrupt: on Ctrl-C, once the script has saved and stopped.
     """
     log = cwd / f"{name}.log"
-    with (
-        log.open("a") as stream,
-        subprocess.Popen(
-            [sys.executable, str(REPO / f"{name}.py"), *map(str, flags)],
-            cwd=cwd,
-            env=environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C reaches the caller alone, which then stops it
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        ) as process,
-    ):
+    command = [sys.executable, str(REPO / f"{name}.py"), *map(str, flags)]
+    # In a session of its own a Ctrl-C does not reach it: the caller stops it.
+    options = {"cwd": cwd, "env": env, "stderr": subprocess.STDOUT, "start_new_session": True}
+    if sys.platform == "linux":
+        options["preexec_fn"] = _die_with_parent
+    with log.open("a") as stream, subprocess.Popen(command, stdout=stream, **options) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE)
+                process.wait(STOP_SECONDS)
             raise
         finally:
-            process.kill()
+            process.kill()  # does nothing to one that has ended
     if status < 0:
-        raise UserError(f"{name}.py was killed by {signal.Signals(-status).name}")
-    if status:
-        lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()]
-        raise UserError(lines[-1].removeprefix("error: ") if lines else "it printed nothing")
+        return f"{name}.py was killed by {signal.Signals(-status).name}"
+    lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()]
+    last = lines[-1].removeprefix("error: ") if lines else "it printed nothing"
+    return last if status else None
 
 
 def _die_with_parent() -> None:
-    """Have Linux kill this process as soon as the one that started it is gone.
-
-    Otherwise it would live on and write into folders that the next start of the same command uses.
-    """
+    """Have Linux kill this process as soon as the one that started it has ended."""
+    # Otherwise it would write on into folders that the next start of the same command uses.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

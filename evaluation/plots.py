@@ -1,7 +1,6 @@
 """Plots of evaluations."""
 
 import io
-from typing import BinaryIO
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -43,32 +42,6 @@ def histogram(good: np.ndarray, defect: np.ndarray, threshold: float) -> bytes:
     axes.set(xlabel="score", ylabel="images")
     axes.legend()
     return _png(figure)
-
-
-def save_auroc_bars(bars: dict[str, dict[str, tuple[float, float, float]]], file: BinaryIO) -> None:
-    """Bars of image AUROC for each category, a colour for each detector.
-
-    Args:
-        bars: detector -> category -> (AUROC, low and high end of its interval).
-        file: where the PNG goes.
-    """
-    categories = sorted({category for row in bars.values() for category in row})
-    count = max(1, len(bars))
-    width = 0.8 / count
-    figure = Figure(figsize=(3 + 0.4 * len(categories) * count, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for number, (detector, row) in enumerate(bars.items()):
-        shift = (number - (count - 1) / 2) * width
-        places = [categories.index(category) + shift for category in row]
-        values, low, high = np.array(list(row.values()), float).reshape(-1, 3).T
-        reach = np.maximum([values - low, high - values], 0)
-        axes.bar(places, values, width, yerr=reach, label=detector, ecolor="0.2", capsize=2)
-    axes.axhline(0.5, color="0.5", linewidth=1, linestyle="--")  # as good as a coin
-    axes.set(ylabel="image AUROC, 95% interval", ylim=(0, 1.02))
-    axes.set_xticks(range(len(categories)), categories, rotation=30, ha="right")
-    if bars:
-        figure.legend(loc="outside right upper", frameon=False)
-    figure.savefig(file, format="png")
 
 
 def _png(figure: Figure) -> bytes:

@@ -37,6 +37,7 @@ MEANS = {
     "aupro_0.3": ("AUPRO 0.3", ".4f"),
     "false_alarms": ("false alarms", ".1%"),
     "recall": ("defects found", ".1%"),
+    "f1": ("F1", ".4f"),
     "ms_per_image": ("ms an image", ".0f"),
     "peak_mib": ("peak MiB", ".0f"),
 }

@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import shutil
 import signal
@@ -14,20 +15,21 @@ from conftest import REPO, TINY
 from PIL import Image
 
 import benchmark
-from benchmarks.experiment import script
-from benchmarks.table import mean_row, table, write_results
+from benchmarks.experiment import Experiment, script
+from benchmarks.table import COLUMNS, mean_row, table, write_results
 from training.distributed import child_environment
 from utils.config import load_config
 from utils.errors import UserError
 
 LIGHT = [*TINY, "--set", "unet.encoder=scratch"]
+CATEGORIES = ["slate", "tile"]
 LONG = 40  # epochs that leave time to interrupt them
 
 
 @pytest.fixture
 def two(tmp_path, dataset):
     """A root folder with two categories."""
-    for name in ("slate", "tile"):
+    for name in CATEGORIES:
         shutil.copytree(dataset / "tile", tmp_path / "two" / name)
     return tmp_path / "two"
 
@@ -170,7 +172,7 @@ def test_settings_of_one_detector_are_its_own(two, tmp_path, monkeypatch):
     monkeypatch.chdir(two)  # paths must hold in the folders of the cells
     own = ["--for", "draem", "train.epochs=3", "--set", "backbone.weights=vit.pt"]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--data-root", ".", "--epochs", "2", *own])
-    cells = benchmark.parse_args().cells
+    cells = benchmark.chosen_cells(benchmark.parse_args())
     epochs = {cell.config.model: cell.config.train.epochs for cell in cells}
     unread = load_config().train.epochs  # by those that learn in one pass
     assert epochs == {"unet": 2, "draem": 3, "dinomaly": 2, "fastflow": 2} | dict.fromkeys(
@@ -184,15 +186,21 @@ def test_settings_of_one_detector_are_its_own(two, tmp_path, monkeypatch):
 
 def test_a_recipe_is_for_the_detector_that_it_names(two, tmp_path, monkeypatch):
     common, recipe = tmp_path / "common.yaml", tmp_path / "recipe.yaml"
-    common.write_text("data: {size: 96}\ntrain: {epochs: 4, batch: 3}\n")
+    common.write_text("data: {size: 96}\ntrain: {epochs: 4, batch: 3, lr: 1}\n")
     recipe.write_text("model: fastflow\ndata: {size: 160}\ntrain: {epochs: 5}\n")
+    default = load_config().train.lr
     flags = ["--config", str(common), str(recipe), "--models", "unet", "fastflow", "--epochs", "6"]
+    flags += ["--lr", str(default)]  # a flag holds even where it says what config.yaml does
     monkeypatch.setattr(
         sys, "argv", ["benchmark.py", "--data-root", str(two), "--categories", "tile", *flags]
     )
-    unet, fastflow = (cell.config for cell in benchmark.parse_args().cells)
+    unet, fastflow = (cell.config for cell in benchmark.chosen_cells(benchmark.parse_args()))
     assert (unet.data.size, unet.train.epochs, unet.train.batch) == ((96, 96), 6, 3)
     assert (fastflow.data.size, fastflow.train.epochs, fastflow.train.batch) == ((160, 160), 6, 3)
+    assert unet.train.lr == fastflow.train.lr == default
+    recipe.write_text("model: fastflow\nunet: {width: 16}\n")
+    with pytest.raises(UserError, match="unet.width"):
+        benchmark.chosen_cells(benchmark.parse_args())
 
 
 def test_mean_row():
@@ -215,6 +223,42 @@ def test_mean_row():
     assert lines[6].startswith("| padim | tile | 0.100")
     assert len(lines) == 7  # no mean of a single category
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+def test_one_model_for_several_categories_has_a_row_of_means(start, tmp_path):
+    assert start("--epochs", 1, "--categories", "slate,tile") == 0
+    (row,) = read_csv(tmp_path / "outputs/benchmark")
+    assert row["category"] == "slate,tile" and row["image_auroc_low"] == ""
+    assert all(float(row[name]) >= 0 for name in COLUMNS)
+    evaluated = tmp_path / "outputs/benchmark/unet/slate,tile/eval"
+    parts = [json.loads((evaluated / name / "metrics.json").read_text()) for name in CATEGORIES]
+    for name in ("image_auroc", "f1"):
+        assert float(row[name]) == pytest.approx(sum(part[name] for part in parts) / 2)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "3", "{", '{"error": 1}'])
+def test_a_row_that_no_benchmark_wrote_is_computed_again(content, tmp_path):
+    (tmp_path / "row.json").write_text(content)
+    assert Experiment(load_config(), tmp_path).row() is None
+
+
+def test_a_second_benchmark_with_the_same_output_is_refused(start, tmp_path):
+    output = tmp_path / "outputs/benchmark"
+    output.mkdir(parents=True)
+    code = "import sys, filelock as f; lock = f.FileLock(sys.argv[1]); lock.acquire(); print(1); "
+    code += "sys.stdout.flush(); input()"
+    command = [sys.executable, "-c", code, output / "benchmark.lock"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="another benchmark is writing to .* by --output"):
+            start("--epochs", 1)
+        assert not (output / "unet").exists()
+        other.kill()  # which frees the folder
+    shutil.rmtree(tmp_path / "two/tile/train")
+    assert start("--epochs", 1, "--categories", "tile") == 1  # it ran, with nothing to learn from
+    (row,) = read_csv(output)
+    assert row["error"].startswith("no images in")
 
 
 def test_results_without_a_single_number(tmp_path):
@@ -242,12 +286,12 @@ def test_scripts_know_nothing_of_torchrun(monkeypatch):
 def test_failure_of_a_script_is_its_last_line(tmp_path):
     file = tmp_path / "fail.py"
     for text, reason in {
-        "print('a'); raise SystemExit('error: disk full\\n')": "^disk full$",
-        "import os; print('a'); os.kill(os.getpid(), 9)": "killed by SIGKILL",
+        "print('a'); raise SystemExit('error: disk full\\n')": "disk full",
+        "import os; print('a'); os.kill(os.getpid(), 9)": f"{file} was killed by SIGKILL",
+        "print('a')": None,
     }.items():
         file.write_text(text)
-        with pytest.raises(UserError, match=reason):
-            script(file.with_suffix(""), cwd=tmp_path)
+        assert script(file.with_suffix(""), cwd=tmp_path) == reason
     assert "disk full" in (tmp_path / "fail.log").read_text()  # the log of earlier attempts stays
 
 
