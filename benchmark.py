@@ -13,7 +13,6 @@ tries again what failed. Times are comparable only where nothing else runs.
 
 import argparse
 import os
-import signal
 import sys
 from collections import defaultdict
 from datetime import timedelta
@@ -115,7 +114,6 @@ def compute(cells: list[Experiment], output: Path) -> int:
     from training import distributed
 
     environment = distributed.child_environment()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun stops its processes so
     distributed.start(torch.device("cpu"), MAX_WAIT)
     writer = distributed.is_writer()
     mine = cells[distributed.rank() :: distributed.world_size()]

@@ -44,9 +44,7 @@ def start(tmp_path, two, monkeypatch):
         return benchmark.main()
 
     monkeypatch.chdir(tmp_path)
-    previous = signal.getsignal(signal.SIGTERM)
-    yield main
-    signal.signal(signal.SIGTERM, previous)
+    return main
 
 
 def read_csv(folder):
