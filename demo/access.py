@@ -1,4 +1,4 @@
-"""Who may use the page: by which host it is called, from which page, with which password."""
+"""Access control of the page: the hosts and pages that are answered, and the password."""
 
 import ipaddress
 import socket
@@ -19,16 +19,16 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 
 class OwnHosts:
-    """An ASGI application that answers only to hosts of its own, and to no other web page.
+    """An ASGI application that answers only to its own hosts, and to no other web page.
 
     A foreign page reads from a server in its visitor's network once the name of its host is made
     to point there (DNS rebinding): the browser then still sends that name, which is refused. What
     a foreign page sends to the server's true name carries the page's origin, which is refused too.
 
     Args:
-        app: what to protect.
-        host: that it is served at. With 0.0.0.0 and :: those are its own: the name of this machine
-            and every address, since an address cannot be made to point elsewhere.
+        app: the application to protect.
+        host: that it is served at; with 0.0.0.0 and ::, the name of this machine and any address,
+            since an address cannot be made to point elsewhere.
         public: address that a proxy shows it at, such as https://parts.example/demo, or "".
     """
 
@@ -36,7 +36,7 @@ class OwnHosts:
         self.app = app
         self.everywhere = host in EVERYWHERE
         self.public = urlsplit(public).netloc.lower()
-        self.names = {*LOOPBACK, host.lower(), _name(self.public)} - {""}
+        self.names = {*LOOPBACK, host.lower(), _host(self.public)} - {""}
         if self.everywhere:
             machine = socket.gethostname().lower()
             self.names |= {machine, f"{machine}.local"}
@@ -51,36 +51,35 @@ class OwnHosts:
                 await self.app(scope, receive, send)
 
     def admits(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request with these headers is for this server and from no foreign page."""
-        host, origin = headers.get("host", "").lower(), headers.get("origin")
-        name = _name(host)
-        own = name in self.names or (self.everywhere and _is_address(name))
-        # Its own pages name the host that they were asked from, or a proxy's before it.
-        return own and (
-            origin is None or urlsplit(origin).netloc.lower() in {host, self.public} - {""}
-        )
+        """Return if a request with these headers is for this server and from no foreign page."""
+        called, origin = headers.get("host", "").lower(), headers.get("origin")
+        host = _host(called)
+        if host not in self.names and not (self.everywhere and _is_address(host)):
+            return False
+        # Its own pages name the host that they were loaded from, or a proxy's before it.
+        return origin is None or urlsplit(origin).netloc.lower() in {called, self.public} - {""}
 
 
 def is_local(headers: Mapping[str, str], client: str) -> bool:
-    """Whether a request comes from this machine itself: no other machine's, through no proxy.
+    """Return if a request comes from this machine itself, through no proxy.
 
     Args:
         headers: of the request.
         client: address that it comes from.
     """
     proxied = any(name == "forwarded" or name.startswith("x-forwarded") for name in headers)
-    return client in LOOPBACK and _name(headers.get("host", "")) in LOOPBACK and not proxied
+    return client in LOOPBACK and _host(headers.get("host", "")) in LOOPBACK and not proxied
 
 
 def read_account(text: str) -> tuple[str, str]:
-    """User and password of --auth USER:FILE; the password is the file's first line.
+    """Return user and password of --auth USER:FILE; the password is the file's first line.
 
     Raises:
         UserError: if it is not of this form, or the file holds no password.
     """
     user, colon, file = text.partition(":")
     if not (user and colon and file):
-        raise UserError(f"--auth {text}: write it as USER:FILE, with the password in the file")
+        raise UserError(f"--auth {text!r}: write it as USER:FILE, with the password in the file")
     try:
         password = Path(file).read_text(encoding="utf-8").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -91,17 +90,17 @@ def read_account(text: str) -> tuple[str, str]:
     return user, password
 
 
-def _name(netloc: str) -> str:
-    """The host of host:port, without the brackets of an IPv6 address; "" if it is none."""
+def _host(netloc: str) -> str:
+    """Return the host of host:port, without the brackets of an IPv6 address; "" if it is none."""
     try:
         return urlsplit(f"//{netloc}").hostname or ""
     except ValueError:
         return ""
 
 
-def _is_address(name: str) -> bool:
+def _is_address(host: str) -> bool:
     try:
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(host)
     except ValueError:
         return False
     return True

@@ -1,10 +1,8 @@
-"""What the page offers: runs, their detectors, and images to try them on."""
+"""What the page offers: runs, their detectors, and examples of the test split."""
 
 import threading
-from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from data.images import ImageError, read_ahead, read_image
@@ -22,20 +20,20 @@ EXAMPLES = 16
 
 
 def list_runs(named: Path | None = None) -> list[tuple[str, str]]:
-    """Runs and exports to choose from, (name, path) each: `named`, then the newest first.
+    """Return (name, path) of runs and exports: `named`, then the newest first, unfinished last.
 
-    Runs that are not finished come last. Passed over: links to what is gone, and folders without
-    the settings of a run.
+    Left out are links to missing files, and folders without the settings of a run.
     """
     files = [file for file in runs.ROOT.glob("*/last.pt") if file.is_file() and _has_config(file)]
     files += [file for file in runs.ROOT.glob("*/[!.]*.onnx") if file.is_file()]
-    files.sort(key=lambda file: (_is_finished(file), file.stat().st_mtime), reverse=True)
-    paths = {file.resolve(): file for file in [*([named] if named else []), *files]}  # each once
-    return [(runs.run_name(file), str(file)) for file in paths.values()]
 
+    def rank(file: Path) -> tuple[bool, float]:
+        finished = file.suffix == ".onnx" or file.with_name(runs.FINISHED).exists()
+        return finished, file.stat().st_mtime
 
-def _is_finished(file: Path) -> bool:
-    return file.suffix == ".onnx" or (file.parent / runs.FINISHED).exists()
+    files = [*([named] if named else []), *sorted(files, key=rank, reverse=True)]
+    unique = {file.resolve(): file for file in files}.values()
+    return [(runs.run_name(file), str(file)) for file in unique]
 
 
 def _has_config(file: Path) -> bool:
@@ -47,20 +45,19 @@ def _has_config(file: Path) -> bool:
 
 
 def pick_examples(images: list[TestImage], count: int = EXAMPLES) -> list[TestImage]:
-    """About as many images of each kind, the first ones, in their order; at most `count`."""
+    """Return the first images of each kind, as many of each; at most `count`."""
     kinds: dict[str, list[TestImage]] = {}
     for image in images:
         kinds.setdefault(image.defect, []).append(image)
-    turns = zip_longest(*kinds.values())  # one of each kind, then the next of each kind
-    picked = [image for turn in turns for image in turn if image is not None][:count]
-    return [image for image in images if image in picked]
+    each = max(1, count // max(1, len(kinds)))
+    return [image for kind in kinds.values() for image in kind[:each]][:count]
 
 
-def thumbnails(data: DataConfig, part: str) -> list[tuple[TestImage, Image.Image]]:
-    """Test images of a part that a run was trained on, if they are there, each made small."""
+def thumbnails(data: DataConfig, category: str) -> list[tuple[TestImage, Image.Image]]:
+    """Return examples of a category that a run was trained on, if its data are there."""
     try:
-        examples = pick_examples(Category(data.root, part, data).test_images())
-    except UserError:  # the data need not be there
+        examples = pick_examples(Category(data.root, category, data).test_images())
+    except UserError:  # a run may have come without its data
         return []
     small = []
     for example, image in read_ahead(examples, lambda example: read_image(example.path, data)):
@@ -71,18 +68,8 @@ def thumbnails(data: DataConfig, part: str) -> list[tuple[TestImage, Image.Image
     return small
 
 
-def read_upload(path: Path, data: DataConfig) -> np.ndarray:
-    """Read an image as `read_with_region` does; its error does not tell where uploads are kept."""
-    try:
-        return read_with_region(path, data)
-    except ImageError as error:
-        raise ImageError(str(error).replace(str(path), path.name)) from None
-
-
 class Detectors:
-    """Opens detectors, keeps the last one, and reads and inspects one image at a time.
-
-    An image of the size that is still read takes gigabytes while it is resized: two do not fit.
+    """Opens detectors, keeps the last one, and inspects one image at a time.
 
     Args:
         device: auto, cuda, mps or cpu.
@@ -90,11 +77,12 @@ class Detectors:
 
     def __init__(self, device: str) -> None:
         self.device = device
+        # An image of the largest size takes gigabytes while it is resized: two may not fit.
         self.lock = threading.Lock()
         self.kept: tuple[object, Inspector] | None = None
 
     def open(self, run: str) -> Inspector:
-        """The detector in a file; raises `UserError` if it cannot be opened."""
+        """Return the detector in a file; raises `UserError` if it cannot be opened."""
         with self.lock:
             return self._open(run)
 
@@ -102,13 +90,17 @@ class Detectors:
         """Inspect an image file; raises `UserError` if it or the run cannot be read."""
         with self.lock:
             inspector = self._open(run)
-            return inspector.inspect(read_upload(path, inspector.config.data))
+            try:
+                image = read_with_region(path, inspector.config.data)
+            except ImageError as error:  # visitors need not know where uploads are stored
+                raise ImageError(str(error).replace(str(path), path.name)) from None
+            return inspector.inspect(image)
 
     def _open(self, run: str) -> Inspector:
         file = runs.find_run(Path(run))
-        # A run that was trained on, or calibrated anew, is opened anew: its folder tells.
+        # Training and calibrate.py replace files of the run, which changes its folder's time.
         key = (file, file.stat().st_mtime_ns, file.parent.stat().st_mtime_ns)
         if self.kept is None or self.kept[0] != key:
-            self.kept = None  # not two at once in memory
+            self.kept = None  # frees the memory of the former one first
             self.kept = (key, open_inspector(file, self.device))
         return self.kept[1]
