@@ -8,53 +8,43 @@
     python calibrate.py RUN --defects known/ --accept      the threshold that finds them all
     python calibrate.py RUN --set score.reduce=max         how maps become scores
     python calibrate.py RUN --set data.max_megapixels=400  read larger images
-    python calibrate.py RUN --part tile --threshold 1.2    one part of a run of several categories
+    python calibrate.py RUN --category tile --threshold 1.2   one of several categories in a run
 
 RUN is a run folder or an .onnx file of export.py. What a run was calibrated to before stays in it.
 Each further good image counts as one of those that the run was calibrated on; a threshold that was
 set by hand stays, but where scores are made in another way: a line says that it goes.
 """
 
-if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
-    from utils.interrupt import quiet_start
-
-    quiet_start()
-
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from data.images import ImageError, read_ahead
 from data.listing import expand
 from inspection.inspector import Inspector
 from inspection.open_run import (
-    add_part_flag,
+    add_category_flag,
     finite_threshold,
-    keep_part,
     named_run,
     open_inspector,
     parse_checked,
+    select_categories,
 )
-from inspection.recalibrate import set_calibrations
+from inspection.recalibrate import rescore, set_calibrations
 from inspection.threshold import Calibration, dropped, promises
 from training.folders import named_checkpoint
-from utils.config import Config, differences, rescored_config
+from utils.config import differences, rescored_config
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 """Shares of false alarms that known defects are looked for at."""
 
-Found = dict[str, tuple[list[float], list[float]]]
-"""Scores of images, and highest pixels of their maps, by part."""
-
 
 def parse_args() -> argparse.Namespace:
-    """Flags of the command line; raises `UserError` if they clash."""
+    """Parse the command line; raises `UserError` if flags clash."""
     parser = script_parser(__doc__)
     add, images = parser.add_argument, {"nargs": "+", "default": [], "metavar": "IMAGE"}
     run = {"nargs": "?", "type": named_checkpoint, "metavar": "RUN"}
@@ -62,11 +52,11 @@ def parse_args() -> argparse.Namespace:
     add("--false-alarms", type=float, metavar="SHARE", help="such as 0.005")
     text = "call what scores above X defective from now on"
     add("--threshold", type=finite_threshold, metavar="X", help=text)
-    add_part_flag(parser)
     add("--good", **images, help="further good images, or folders")
     add("--defects", **images, help="a few known defects")
     add("--accept", action="store_true", help="set what finds all of --defects")
-    add_setting_flags(parser, ["--model", "--category", "--data-root", "--device", "--set"])
+    add_category_flag(parser)
+    add_setting_flags(parser, ["--model", "--data-root", "--device", "--set"])
     args = parse_checked(parser)
     if args.accept and not args.defects:
         raise UserError("--accept goes with --defects")
@@ -77,85 +67,52 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def inspect(inspector: Inspector, names: list[str], what: str) -> Found:
-    """Scores and highest pixels of the images named, by part; one that is damaged is an error."""
+def inspect(
+    inspector: Inspector, names: list[str], what: str
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Inspect the images named; a damaged one is a `UserError`.
+
+    Returns:
+        For each category that they show, their scores and the highest pixels of their maps.
+    """
     paths = expand(names)
-    by_category: Found = {inspector.category_of(path): ([], []) for path in paths}
-    found = inspector.inspect_all(read_ahead(paths, inspector.read))
-    for path, inspection in tqdm(found, what, len(paths), unit="image", disable=None):
+    found = {inspector.category_of(path): ([], []) for path in paths}
+    inspections = inspector.inspect_all(read_ahead(paths, inspector.read))
+    for path, inspection in tqdm(inspections, what, len(paths), unit="image", disable=None):
         if isinstance(inspection, ImageError):
             raise UserError(str(inspection))
-        scores, peaks = by_category[inspector.category_of(path)]
+        scores, peaks = found[inspector.category_of(path)]
         scores.append(inspection.score)
         peaks.append(float(inspection.anomaly_map.max()))
-    return by_category
+    return found
 
 
 def refuse_known(inspector: Inspector, names: list[str], root: str) -> None:
-    """Raise `UserError` if an image counts already: seen twice, and learned, it would promise more.
+    """Raise `UserError` if an image counts already: counted twice, it would promise more.
 
-    An export does not say which images it was calibrated on.
+    An export does not tell which images it was calibrated on.
     """
-    learned = getattr(inspector, "good", None)
-    known = {Path(root, name).resolve() for name in learned.names} if learned else set()
+    good = getattr(inspector, "good", None)
+    known = {Path(root, name).resolve() for name in good.names} if good else set()
     for path in expand(names):
         if path.resolve() in known:
             raise UserError(f"{path} counts already: the run was calibrated on it; name others")
 
 
-def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibration]:
-    """The calibrations of a run whose maps become scores in another way; all images are needed."""
-    from data.cache import decode_all
-    from inspection.calibration import calibrate_detector
-
-    images, _ = decode_all(inspector.good.paths(root), config.data)
-    inspector.detector.config = config
-    return calibrate_detector(inspector.detector, images, inspector.good, inspector.device)
-
-
-def tell_found(part: str, calibration: Calibration, scores: list[float]) -> None:
-    """Print how many known defects of a part are found at which rate of false alarms."""
+def print_found(category: str, calibration: Calibration, scores: list[float]) -> None:
+    """Print how many known defects of a category are found at which rate of false alarms."""
     for share in sorted({*RATES, calibration.false_alarms} - {0.0}):
         at = calibration.with_false_alarms(share)
         found = sum(map(at.is_defect, scores))
         print(
             f"{100 * share:5.3g}% false alarms: threshold {at.threshold:.4g}, "
-            f"{found} of {len(scores)} known defects of {part} found"
+            f"{found} of {len(scores)} known defects of {category} found"
         )
 
 
-def finding_all(calibration: Calibration, scores: list[float]) -> Calibration:
-    """A threshold below the lowest of these scores, half-way to the highest good one below it."""
-    lowest = min(scores)
-    below = [score for score in calibration.scores if score < lowest]
-    return calibration.with_threshold(
-        (lowest + max(below)) / 2 if below else float(np.nextafter(lowest, -1e9))
-    )
-
-
-def tell(when: str, calibrations: dict[str, Calibration]) -> None:
-    """Print what is promised of each part."""
+def print_promises(when: str, calibrations: dict[str, Calibration]) -> None:
+    """Print what is promised of each category, behind "before: " or "after: "."""
     print(when + promises(calibrations).replace("\n", "\n" + " " * len(when)))
-
-
-def adjusted(
-    calibration: Calibration, args: argparse.Namespace, scores: list[float], peaks: list[float]
-) -> Calibration:
-    """A calibration with further good images, and with the threshold that the flags ask for."""
-    if scores:
-        calibration = replace(
-            calibration,
-            scores=calibration.scores + scores,
-            peaks=calibration.peaks + peaks,
-            independent=calibration.independent + len(scores),
-        )
-        if calibration.by_hand:
-            calibration = calibration.with_threshold(calibration.threshold)
-        else:
-            calibration = calibration.with_false_alarms(calibration.false_alarms)
-    if args.false_alarms is not None:
-        calibration = calibration.with_false_alarms(args.false_alarms)
-    return calibration if args.threshold is None else calibration.with_threshold(args.threshold)
 
 
 def main() -> int:
@@ -165,10 +122,10 @@ def main() -> int:
     inspector = open_inspector(file, args.device or "auto")
     root = vars(args)["data.root"] or inspector.config.data.root
     of_all = inspector.calibrations
-    keep_part(inspector, args.part)
+    select_categories(inspector, args)
     before = inspector.calibrations
     print(file)
-    tell("before: ", before)
+    print_promises("before: ", before)
 
     config = rescored_config(inspector.config, dict(args.set))
     changed = differences(inspector.config, config)
@@ -176,21 +133,28 @@ def main() -> int:
         raise UserError("an export has its settings fixed; set those of its run and export it anew")
     after = dict(before)
     if {"score.smooth", "score.reduce"} & set(changed):
-        after = rescore(inspector, config, root)  # of all parts
-        if line := dropped(of_all, "it says nothing of scores that are made in another way"):
+        after = rescore(inspector, config, root)  # of all categories, for one setting serves all
+        if line := dropped(of_all, "it is not comparable with scores made in another way"):
             print(line, file=sys.stderr)
     refuse_known(inspector, args.good, root)
     good = inspect(inspector, args.good, "good images") if args.good else {}
-    known = inspect(inspector, args.defects, "known defects") if args.defects else {}
-    for part in before:
-        after[part] = adjusted(after[part], args, *good.get(part, ([], [])))
-        if part in known:
-            scores, _ = known[part]
-            tell_found(part, after[part], scores)
-            after[part] = finding_all(after[part], scores) if args.accept else after[part]
+    defects = inspect(inspector, args.defects, "known defects") if args.defects else {}
+    for category in before:
+        one = after[category]
+        if category in good:
+            one = one.with_scores(*good[category])
+        if args.false_alarms is not None:
+            one = one.with_false_alarms(args.false_alarms)
+        if args.threshold is not None:
+            one = one.with_threshold(args.threshold)
+        if category in defects:
+            scores, _ = defects[category]
+            print_found(category, one, scores)
+            one = one.finding_all(scores) if args.accept else one
+        after[category] = one
     if changed or after != before:
         set_calibrations(file, after, config)
-        tell("after:  ", after)
+        print_promises("after:  ", after)
     return 0
 
 

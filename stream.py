@@ -25,7 +25,6 @@ from typing import Any
 from data.images import ImageError
 from inspection.inspector import Inspector
 from inspection.open_run import (
-    add_part_flag,
     add_run_flags,
     finite_threshold,
     open_run,
@@ -45,6 +44,7 @@ from streams.videos import Videos
 from streams.watch import Watch
 from training.folders import run_name
 from utils.addresses import masked
+from utils.config import category_names
 from utils.errors import UserError, run_script
 from utils.flags import script_parser
 from utils.interrupt import StopRequest
@@ -61,7 +61,9 @@ def parse_args() -> argparse.Namespace:
     add("--watch", **several, type=Watch, metavar="DIR", help="images there, and all to come")
     add("--again", action="store_true", help="inspect images of an earlier start of --watch anew")
     add_run_flags(parser)
-    add_part_flag(parser, dest="parts", **many)
+    word = "the category shown, of a run of several: one for all, or one for each source in order"
+    kind = {"type": category_names, "metavar": "NAME"}
+    add("--category", dest="categories", **many, **kind, help=word)
     word = "call what scores above X defective: one for all, or one for each source in order"
     number = {"type": finite_threshold, "metavar": "X"}
     add("--threshold", dest="thresholds", **many, **number, help=word)
@@ -74,6 +76,7 @@ def parse_args() -> argparse.Namespace:
     add("--webhook", **many, metavar="URL", help="post the line of each defect there")
     add("--mqtt", **many, metavar="ADDRESS", help="publish it: mqtt://host:port/topic")
     args = parse_checked(parser)
+    vars(args)["data.category"] = ",".join(sorted({*args.categories})) or None
     for name in args.videos:
         if "://" in name:
             raise UserError(f"{masked(name)} is no file; name streams by --camera")
@@ -85,7 +88,7 @@ def parse_args() -> argparse.Namespace:
     names = [source.name for source in args.sources]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"{twice.pop()} is named more than once")
-    for flag, given in (("--threshold", args.thresholds), ("--part", args.parts)):
+    for flag, given in (("--threshold", args.thresholds), ("--category", args.categories)):
         if len(given) not in (0, 1, len(names)):
             raise UserError(f"give {flag} once for all, or {len(names)} times, once a source")
     if args.video and len(names) > 1:
@@ -98,23 +101,25 @@ def parse_args() -> argparse.Namespace:
 def calibrations(
     args: argparse.Namespace, inspector: Inspector
 ) -> dict[Source, tuple[str, Calibration]]:
-    """The part that each source shows, and its calibration, with what a person has set, if any.
+    """Return the category that each source shows, and its calibration, or the threshold of flags.
 
     Raises:
-        UserError: if it is not known which part that is, or a source shows several.
+        UserError: if it is not known which category that is, or a source shows several.
     """
     calibrated = {}
     for number, source in enumerate(args.sources):
         told, threshold = (
-            some[number % len(some)] if some else None for some in (args.parts, args.thresholds)
+            some[number % len(some)] if some else None
+            for some in (args.categories, args.thresholds)
         )
-        places = source.places or [Path("/", source.name)]  # a camera lies in no folder
-        parts = {inspector.category_of(place, told) for place in places}
-        if len(parts) > 1:
-            raise UserError(f"{source.name} show several parts: {', '.join(parts)}; start one each")
-        (part,) = parts
-        own = inspector.calibrations[part]
-        calibrated[source] = part, own if threshold is None else own.with_threshold(threshold)
+        paths = source.places or [Path("/", source.name)]  # a camera lies in no folder
+        shown = {told} if told else {inspector.category_of(path) for path in paths}
+        if len(shown) > 1:
+            several = ", ".join(sorted(shown))
+            raise UserError(f"{source.name} show several categories: {several}; start one each")
+        (category,) = shown
+        own = inspector.calibrations[category]
+        calibrated[source] = category, own if threshold is None else own.with_threshold(threshold)
     return calibrated
 
 
@@ -174,11 +179,11 @@ def main() -> int:
                 print(f"{frame.name} was gone for {frame.image.seconds} s", file=sys.stderr)
                 log.write(frame.about | {"gap": frame.image._asdict()})
                 continue
-            part, calibration = calibrated[source]
+            category, calibration = calibrated[source]
             inspection = inspector.inspect(frame.image)
             defect = say(inspection, calibration, frame.name) == "defect"
             heart.count(source.name, defect)
-            line = frame.about | entry(inspection, part, calibration)
+            line = frame.about | entry(inspection, category, calibration)
             line["milliseconds"] = round(inspection.milliseconds, 2)
             title = Path(frame.name).name
             if defect and args.panels:

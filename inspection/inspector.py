@@ -17,7 +17,7 @@ from data.resize import WHOLE, Window, resize
 from data.tiles import Grid
 from inspection.threshold import Calibration
 from utils.batches import batches
-from utils.config import Config, nearest
+from utils.config import Config
 from utils.errors import UserError
 
 SHOWN = 1024  # longer side, in pixels at most, of the picture of an image that is seen in tiles
@@ -91,7 +91,7 @@ class Inspector(ABC):
 
     Attributes:
         config: settings that it was trained with.
-        calibrations: of each part that it knows, its thresholds and its range of colours.
+        calibrations: of each category that it knows, its thresholds and its range of colours.
         batch: images, or tiles of one, that go through it at once.
     """
 
@@ -112,23 +112,20 @@ class Inspector(ABC):
             [B, h, w, 3], or None for detectors that do not reconstruct.
         """
 
-    def category_of(self, path: str | Path, told: str | None = None) -> str:
-        """The part that a file shows: what a person told, or else its nearest folder of that name.
+    def category_of(self, path: str | Path) -> str:
+        """Return the category of a file: that of its nearest folder with such a name.
 
-        A detector that knows a single part takes every file for it.
+        A detector that knows a single category takes every file for it.
 
         Raises:
-            UserError: if that is none of the parts that it knows.
+            UserError: if there is no such folder.
         """
-        parts = list(self.calibrations)
-        if told is not None and told not in parts:
-            there = f"the detector knows: {', '.join(parts)}{nearest(told, parts)}"
-            raise UserError(f"--part is {told}, but {there}")
-        found = told or category_in_path(path, parts)
+        known = list(self.calibrations)
+        found = category_in_path(path, known)
         if found is None:
             raise UserError(
-                f"{path} lies in no folder named as one of the parts {', '.join(parts)}; "
-                "name the one that is shown by --part"
+                f"{path} lies in no folder named as one of the categories {', '.join(known)}; "
+                "name its category by --category"
             )
         return found
 

@@ -3,13 +3,12 @@
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 from data.mvtec import Category
 from inspection.inspector import Inspector
 from models import check_model
 from training.folders import add_checkpoint_flag, find_run
-from utils.config import ALL, load_config
+from utils.config import ALL, category_names, load_config, nearest
 from utils.errors import UserError
 from utils.flags import add_setting_flags, overrides_from
 
@@ -17,17 +16,19 @@ from utils.flags import add_setting_flags, overrides_from
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which run is meant, and what it works on."""
     add_checkpoint_flag(parser)
-    add_setting_flags(parser, ["--model", "--category", "--data-root", "--device"])
+    add_setting_flags(parser, ["--model", "--data-root", "--device"])
 
 
-def add_part_flag(parser: argparse.ArgumentParser, **others: Any) -> None:
-    """Add `--part`, for scripts that give verdicts on a run of several categories."""
-    text = "the part that is shown, of a run that knows several; default: as folders are named"
-    parser.add_argument("--part", metavar="NAME", help=text, **others)
+def add_category_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--category`, which picks the run and, of a run of several categories, those meant."""
+    text = "the newest run that knows this category, and of several it alone; or some, by commas"
+    parser.add_argument(
+        "--category", dest="data.category", type=category_names, metavar="NAME", help=text
+    )
 
 
 def finite_threshold(text: str) -> float:
-    """A threshold as a flag gives it; raises `UserError` if it is no finite number."""
+    """Return the threshold that a flag gives; raises `UserError` if it is no finite number."""
     try:
         value = float(text)
     except ValueError:
@@ -38,7 +39,7 @@ def finite_threshold(text: str) -> float:
 
 
 def parse_checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of a script; raises `UserError` for a setting among them that is not right."""
+    """Parse the command line; raises `UserError` for a flag whose setting is not right."""
     args = parser.parse_args()
     config = load_config(overrides=overrides_from(args))
     check_model(config.model)
@@ -46,42 +47,70 @@ def parse_checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def named_run(args: argparse.Namespace) -> Path:
-    """What the flags name, or the newest run that fits them; raises `UserError` without any."""
+    """Return what the flags name, or the newest run that fits them.
+
+    Raises:
+        UserError: if there is none.
+    """
     return find_run(args.checkpoint, vars(args)["data.category"], args.model)
 
 
 def open_run(args: argparse.Namespace) -> tuple[Path, Inspector]:
-    """The file that the flags name, and the detector in it; raises `UserError` if there is none."""
+    """Open the detector that the flags name; returns its file, too.
+
+    Raises:
+        UserError: if there is none, or it does not fit `--model` or `--category`.
+    """
     file = named_run(args)
     inspector = open_inspector(file, args.device or "auto", getattr(args, "batch", "auto"))
-    keep_part(inspector, getattr(args, "part", None))
+    select_categories(inspector, args)
     threshold = getattr(args, "threshold", None)
     if threshold is not None:
-        moved = {
-            part: one.with_threshold(threshold) for part, one in inspector.calibrations.items()
+        inspector.calibrations = {
+            category: calibration.with_threshold(threshold)
+            for category, calibration in inspector.calibrations.items()
         }
-        inspector.calibrations = moved
     return file, inspector
 
 
-def keep_part(inspector: Inspector, told: str | None) -> None:
-    """Let a detector know but the part that `--part` names, if it does."""
-    if told is not None:
-        part = inspector.category_of("", told)
-        inspector.calibrations = {part: inspector.calibrations[part]}
+def select_categories(inspector: Inspector, args: argparse.Namespace) -> None:
+    """Leave an inspector the categories that `--category` names; all of them where it is not given.
+
+    Raises:
+        UserError: if it knows one of them not, or is not of the detector that `--model` names.
+    """
+    if args.model not in (None, inspector.config.model):
+        raise UserError(
+            f"--model is {args.model}, but this run is of {inspector.config.model}; leave out one "
+            "of --model and --checkpoint"
+        )
+    known, chosen = list(inspector.calibrations), vars(args)["data.category"]
+    if chosen in (None, ALL):
+        return
+    for category in chosen.split(","):
+        if category not in known:
+            raise UserError(
+                f"--category is {category}, but the run knows: {', '.join(known)}"
+                f"{nearest(category, known)}"
+            )
+    inspector.calibrations = {
+        category: inspector.calibrations[category] for category in chosen.split(",")
+    }
 
 
-def chosen_categories(args: argparse.Namespace, inspector: Inspector) -> list[Category]:
-    """The categories that a detector knows, but for what `--category` and `--data-root` say."""
-    settings, data = vars(args), inspector.config.data
-    names = settings["data.category"]
-    if names in (None, ALL, data.category):
-        names = ",".join(inspector.calibrations)
-    return Category.chosen(data, settings["data.root"], names)
+def open_categories(args: argparse.Namespace, inspector: Inspector) -> list[Category]:
+    """Open the data sets of the categories that an inspector knows, below `--data-root` if given.
+
+    Raises:
+        UserError: if a folder is missing.
+    """
+    data = inspector.config.data
+    root = vars(args)["data.root"] or data.root
+    return [Category(root, category, data) for category in inspector.calibrations]
 
 
 def open_inspector(file: Path, device: str, batch: int | str = "auto") -> Inspector:
-    """The detector in a file: a checkpoint, run by torch, or an export, run by onnxruntime.
+    """Open the detector in a file: a checkpoint, run by torch, or an export, run by onnxruntime.
 
     Args:
         file: last.pt of a run, or an .onnx file written by export.py.

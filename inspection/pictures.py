@@ -1,7 +1,9 @@
 """The files that `infer.py --save` writes of an inspected image."""
 
-from collections.abc import Callable, Collection
-from pathlib import Path
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
@@ -10,11 +12,52 @@ from inspection.inspector import Inspection
 from inspection.panel import COMPRESSION, panel, whole_overlay
 from inspection.regions import region_labels
 from inspection.threshold import Calibration
-from utils.files import new_file
+from utils.config import nearest
+from utils.errors import UserError
+from utils.files import new_file, printable
 
 KINDS = ("panel", "map", "mask", "overlay")
 FILES = ("panel", "map", "map_npy", "mask", "overlay")
 """What results call them: a map is written twice."""
+
+MAX_NAME_BYTES = 230
+"""Bytes in the name of a panel or of its folder: disks take 255; `_overlay` or a number follow."""
+
+
+def named_kinds(text: str) -> tuple[str, ...]:
+    """Return the kinds of pictures that `--save` names; raises `UserError` for an unknown one."""
+    kinds = () if text == "none" else tuple(text.split(","))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(
+                f"--save is {text!r} but should be none, or some of {','.join(KINDS)}"
+                + nearest(kind, list(KINDS))
+            )
+    return kinds
+
+
+def panel_names(paths: Sequence[PurePath]) -> list[Path]:
+    """Return names for panels of images, in folders that lie to one another as the images' do.
+
+    Two may be the same, as those of part.jpg and part.png are.
+
+    Args:
+        paths: absolute, and free of `..`.
+
+    Returns:
+        Relative paths of .png files, of characters and lengths that a disk takes.
+    """
+
+    def name(part: str) -> str:
+        plain = re.sub(r"[\\/:]", "", printable(part))  # of a drive, too: D:\ becomes D
+        return plain.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+
+    folders = [path.parent.parts for path in paths]
+    common = len(os.path.commonprefix(folders))
+    return [
+        Path(*map(name, folder[common:]), name(path.stem) + ".png")
+        for folder, path in zip(folders, paths, strict=True)
+    ]
 
 
 def mask(inspection: Inspection, calibration: Calibration) -> np.ndarray:

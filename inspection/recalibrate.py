@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from inspection.inspector import Inspector
 from inspection.onnx_inspector import described, write_model
 from inspection.threshold import Calibration
 from utils.config import Config
@@ -16,14 +17,30 @@ FORMER = "former-calibration.yaml"
 """File of a run that calibrations go to when others take their place; then -2 and so on."""
 
 
+def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibration]:
+    """Calibrate a run anew, all categories of it, whose maps become scores in another way.
+
+    Args:
+        inspector: a checkpoint, which gets the settings.
+        config: its settings, with others below `score`.
+        root: folder that holds the categories; all good images that the run knows are needed.
+    """
+    from data.cache import decode_all
+    from inspection.calibration import calibrate_detector
+
+    images, _ = decode_all(inspector.good.paths(root), config.data)
+    inspector.detector.config = config
+    return calibrate_detector(inspector.detector, images, inspector.good, inspector.device)
+
+
 def set_calibrations(
     file: Path, changed: dict[str, Calibration], config: Config | None = None
 ) -> None:
-    """Give parts of a run, or of an export, another calibration; the former ones are kept in it.
+    """Give a run, or an export, other calibrations; the former ones are kept in it.
 
     Args:
         file: last.pt of a finished run, or an .onnx file of export.py.
-        changed: the new ones; parts that are not among them keep theirs.
+        changed: the new ones; categories that are not among them keep theirs.
         config: settings that go with it, of a run; None leaves them as they are.
     """
     if file.suffix == ".onnx":
@@ -32,7 +49,7 @@ def set_calibrations(
     from training.checkpoint import load_checkpoint, save_checkpoint  # torch
 
     checkpoint = load_checkpoint(file)
-    former = {part: asdict(one) for part, one in checkpoint.calibrations.items()}
+    former = {category: asdict(one) for category, one in checkpoint.calibrations.items()}
     write_whole(new_file(file.parent / FORMER), yaml.safe_dump(former, sort_keys=False))
     after = replace(checkpoint, calibrations=checkpoint.calibrations | changed)
     save_checkpoint(file.parent, after if config is None else replace(after, config=config))
@@ -43,5 +60,5 @@ def _set_in_export(file: Path, changed: dict[str, Calibration]) -> None:
     about = {entry.key: entry.value for entry in model.metadata_props}
     former = json.loads(about["calibrations"])
     formers = [*json.loads(about.get("former_calibrations", "[]")), former]
-    about |= described({part: Calibration(**one) for part, one in former.items()} | changed)
+    about |= described({category: Calibration(**one) for category, one in former.items()} | changed)
     write_model(model, about | {"former_calibrations": json.dumps(formers)}, file)

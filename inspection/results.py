@@ -12,7 +12,7 @@ from inspection.pictures import FILES
 from inspection.regions import regions
 from inspection.threshold import Calibration
 
-COLUMNS = ["path", "part", "verdict", "score", "severity", "threshold", "regions"]
+COLUMNS = ["path", "category", "verdict", "score", "severity", "threshold", "regions"]
 COLUMNS += ["x", "y", "width", "height", "area", "peak", *FILES]  # x to peak: strongest region
 
 
@@ -25,10 +25,10 @@ def say(inspection: Inspection, calibration: Calibration, name: object) -> str:
     return verdict
 
 
-def entry(inspection: Inspection, part: str, calibration: Calibration) -> dict[str, Any]:
-    """What results say of the inspection of a part, by name, for JSON."""
+def entry(inspection: Inspection, category: str, calibration: Calibration) -> dict[str, Any]:
+    """Return what results say of an inspected image, by name, for JSON."""
     return {
-        "part": part,
+        "category": category,
         "verdict": calibration.verdict(inspection.score),
         "score": inspection.score,
         "severity": calibration.severity(inspection.score),

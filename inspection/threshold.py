@@ -130,8 +130,8 @@ class Calibration:
         """
         return 1 + (score - self.threshold) / max(abs(self.threshold - self.median), 1e-12)
 
-    def promise(self, part: str) -> str:
-        """The threshold of a part and the share of good ones it will call defective, in words.
+    def promise(self, category: str) -> str:
+        """The threshold of a category and the share of good parts it will call defective, in words.
 
         The interval is that of the share which lies above a score of a known rank among n, a beta
         distribution whatever the scores are like (Wilks, "Determination of sample sizes for setting
@@ -146,8 +146,9 @@ class Calibration:
         images = f"{len(self.scores)} good image{'s' if len(self.scores) > 1 else ''}"
         if n < len(self.scores):
             images += f", {n} of them independent"
+        by_hand = ", set by hand" if self.by_hand else ""
         text = (
-            f"threshold of {part} {self.threshold:.4g}{', set by hand' if self.by_hand else ''}: "
+            f"threshold of {category} {self.threshold:.4g}{by_hand}: "
             f"about {_percent(share)}% of good parts will be called defective ({_percent(low)} to "
             f"{_percent(max(high, share))}%, from {images})"
         )
@@ -175,6 +176,29 @@ class Calibration:
     def with_false_alarms(self, false_alarms: float) -> Calibration:
         """The same scores with thresholds that call another share of good parts defective."""
         return calibrate(self.scores, self.peaks, self.low, false_alarms, self.independent)
+
+    def with_scores(self, scores: list[float], peaks: list[float]) -> Calibration:
+        """The same with those of further good images; a threshold set by hand stays."""
+        more = replace(
+            self,
+            scores=self.scores + scores,
+            peaks=self.peaks + peaks,
+            independent=self.independent + len(scores),
+        )
+        if self.by_hand:
+            return more.with_threshold(self.threshold)
+        return more.with_false_alarms(self.false_alarms)
+
+    def finding_all(self, defects: list[float]) -> Calibration:
+        """The same with a threshold below the lowest score of known defects.
+
+        It lies half-way to the highest score of a good image below that, if there is any.
+        """
+        lowest = min(defects)
+        below = [score for score in self.scores if score < lowest]
+        return self.with_threshold(
+            (lowest + max(below)) / 2 if below else float(np.nextafter(lowest, -np.inf))
+        )
 
     def with_threshold(self, threshold: float) -> Calibration:
         """The same with a threshold set by hand, and the share of false alarms that it implies."""
@@ -220,14 +244,17 @@ def calibrate(
 
 
 def promises(calibrations: dict[str, Calibration]) -> str:
-    """What is promised of each part, a line each."""
-    return "\n".join(one.promise(part) for part, one in calibrations.items())
+    """Return what is promised of each category, a line each."""
+    return "\n".join(one.promise(category) for category, one in calibrations.items())
 
 
 def dropped(calibrations: dict[str, Calibration], why: str) -> str | None:
     """A line on the thresholds set by a person that are about to go; None if there are none."""
-    parts = calibrations.items()
-    by_hand = [f"of {part} {one.threshold:.4g}" for part, one in parts if one.by_hand]
+    by_hand = [
+        f"of {category} {one.threshold:.4g}"
+        for category, one in calibrations.items()
+        if one.by_hand
+    ]
     return f"threshold {', '.join(by_hand)}, set by hand, is dropped: {why}" if by_hand else None
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from utils.config import Config, config_from
+from utils.config import ALL, Config, config_from
 from utils.errors import UserError
 from utils.files import new_folder
 from utils.yaml_files import read_yaml
@@ -97,16 +97,18 @@ def find_run(
     category: str | None = None,
     model: str | None = None,
     finished: bool = True,
+    exact: bool = False,
 ) -> Path:
-    """The checkpoint that `named` gives, or else the newest one under checkpoints/.
+    """Return the checkpoint that `named` gives, or else the newest one under checkpoints/.
 
     Says on stderr which newer ones it passes over.
 
     Args:
         named: a run folder or a file; None for the newest run.
-        category: only runs of this category count.
+        category: only runs that know this category count, or all of several joined by commas.
         model: only runs of this detector count.
         finished: prefer a run that is finished to those that broke off.
+        exact: only runs of this category alone count, not those of several with it among them.
 
     Raises:
         UserError: if there is none.
@@ -123,7 +125,11 @@ def find_run(
         except UserError as error:
             print(f"passed over {file.parent}: {error}", file=sys.stderr)
             continue
-        if category not in (None, config.data.category) or model not in (None, config.model):
+        if model not in (None, config.model):
+            continue
+        if category not in (None, config.data.category) and (
+            exact or not set(category.split(",")) <= _categories(file, config)
+        ):
             continue
         if not finished or (file.parent / FINISHED).exists():
             for newer in unfinished:
@@ -137,6 +143,14 @@ def find_run(
         f"no {wanted + ' ' if wanted else ''}run in {ROOT.resolve()}; "
         "train one with python train.py, or name one with --checkpoint"
     )
+
+
+def _categories(file: Path, config: Config) -> set[str]:
+    """Names of the categories that a run knows; of an unfinished one of all, none."""
+    if config.data.category != ALL:
+        return set(config.data.category.split(","))
+    calibrations = file.parent / FINISHED
+    return set(read_yaml(calibrations)) if calibrations.is_file() else set()
 
 
 def checked(kind: type[Kind], content: Any, file: Path, name: str) -> Kind:

@@ -78,7 +78,7 @@ class Run:
         overrides = overrides_from(args)
         named = None if args.resume == Path() else args.resume
         category, model = overrides.get("data.category"), overrides.get("model")
-        file = find_run(named, category, model, finished=bool(args.add))
+        file = find_run(named, category, model, finished=bool(args.add), exact=True)
         checkpoint = load_checkpoint(file)
         refuse_unread(checkpoint.config.model, overrides)
         learns, done = checkpoint.optimizer is not None, checkpoint.progress.epoch

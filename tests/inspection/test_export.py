@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -175,7 +176,7 @@ def test_an_export_is_run_without_torch(exported, dataset):
 @pytest.mark.parametrize("kind", ["half", "int8"])
 def test_smaller_files_say_what_they_cost(exported, kind, monkeypatch):
     folder, run, whole, _ = exported
-    monkeypatch.setattr(export, "write_onnx", lambda _, file: shutil.copy(whole, file))
+    monkeypatch.setattr(onnx_export, "write_onnx", lambda _, file: shutil.copy(whole, file))
     result = run_script("export.py", "--checkpoint", run, f"--{kind}", cwd=folder)
     assert result.returncode == 0, result.stderr
     file = run / f"{run.name}-{kind}.onnx"
@@ -200,24 +201,27 @@ def test_an_export_that_differs_is_not_kept(exported, tmp_path, monkeypatch):
         head.CopyFrom(onnx.numpy_helper.from_array(changed, head.name))
         onnx.save(graph, str(file))
 
-    monkeypatch.setattr(export, "write_onnx", write_another)
+    monkeypatch.setattr(onnx_export, "write_onnx", write_another)
     monkeypatch.setattr(
         sys, "argv", ["export.py", "--checkpoint", str(run), "--output", str(tmp_path / "x.onnx")]
     )
-    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(UserError, match="not kept"):
         export.main()
     assert list(tmp_path.iterdir()) == []
 
-    def terminated(detector, file):
-        file.touch()
-        signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(export, "write_onnx", terminated)
-    with pytest.raises(KeyboardInterrupt):
-        export.main()
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_file(exported, tmp_path, monkeypatch, number):
+    def ended(detector, file):
+        file.touch()
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(onnx_export, "write_onnx", ended)
+    flags = ["--checkpoint", exported[1], "--output", tmp_path / "x.onnx"]
+    result = run_script("export.py", *flags, cwd=exported[0])
+    assert_one_line(result, "interrupted", status=128 + number)
     assert list(tmp_path.iterdir()) == []
-    signal.signal(signal.SIGTERM, handler)
 
 
 def test_an_export_replaces_exports_alone(exported, tmp_path):

@@ -109,7 +109,7 @@ def test_results_say_how_severe_a_defect_is_and_where():
         json.dumps(entry(inspection(anomaly_map, size=(40, 60)), "tile", CALIBRATION))
     )
     assert said == {
-        "part": "tile",
+        "category": "tile",
         "verdict": "defect",
         "score": 0.9,
         "severity": pytest.approx(3.0),  # (0.9 - 0.3) / (0.5 - 0.3)

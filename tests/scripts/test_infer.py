@@ -17,6 +17,7 @@ from PIL import Image
 import infer
 import stream
 from inspection import open_run
+from inspection.pictures import panel_names
 from utils.errors import UserError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="of POSIX")
@@ -147,7 +148,7 @@ def test_panels_lie_as_the_images_and_never_share_a_name(run, tmp_path):
 
 def test_images_on_two_drives_have_panels_inside_the_folder():
     paths = [PureWindowsPath(path) for path in (r"C:\parts\a.jpg", r"D:\b.png", r"\\pc\disk\c.png")]
-    assert [name.as_posix() for name in infer.panel_names(paths)] == [
+    assert [name.as_posix() for name in panel_names(paths)] == [
         "C/parts/a.png", "D/b.png", "pcdisk/c.png"
     ]  # fmt: skip
 
