@@ -1,8 +1,8 @@
-"""The decision threshold, and how many good parts it will call defective.
+"""Decision threshold, and the share of good parts that it will call defective.
 
-A threshold at the highest score seen on good parts hangs on the luck of one image. Here the tail
-above the bulk of the scores is modelled, and the threshold is the score that a chosen share of
-future good parts will exceed. docs/verdict.md says how well that holds.
+The highest score seen on good images is no threshold: it depends on the luck of one image. Here the
+upper tail of the scores is modelled, and the threshold is the score that a chosen share of future
+good images will exceed. docs/verdict.md shows how well that holds.
 """
 
 from __future__ import annotations
@@ -14,93 +14,93 @@ from typing import NamedTuple
 
 import numpy as np
 
-POWER = 2 / 3
-"""Of n scores the n ** POWER highest are the tail: 3 of 5, 12 of 40, 34 of 200, 100 of 1000."""
+TAIL_POWER = 2 / 3
+"""Of n scores the n ** (2/3) highest are the tail: 3 of 5, 12 of 40, 34 of 200, 100 of 1000."""
 
-CAP = 3.0
-"""Means of an exponential tail, above its start, beyond which a score counts no further: e**-3, a
-twentieth of the tail, may lie there, or an outlier anywhere."""
+MAX_EXCESS = 3.0
+"""Excesses are capped at this many means of an exponential tail, so that an outlier weighs no more
+than any high score. Beyond it lies a share exp(-3), a twentieth, of such a tail."""
 
-PRIOR = 4.0
-"""Scores' worth of trust in the scale of the tail before any is seen. Without it the doubt about
-the scale would carry the threshold far off when there are but three or six scores in the tail."""
+PRIOR_SCORES = 4.0
+"""Weight of the prior on the scale of the tail, in scores. Without it the threshold of a tail of
+three to six scores would lie far too high, for so few determine a scale badly."""
 
 CONFIDENCE = 0.9
 """Probability that the true share of false alarms lies in the interval that is printed."""
 
 
 class _Tail(NamedTuple):
-    """The upper tail of scores: beyond `start` the excess falls off like an exponential's.
+    """Model of the upper tail: P(score > start + x) = share * (1 + x / (scale * shape)) ** -shape.
 
-    Whatever scores follow, their excess over a high start is nearly generalised Pareto (Pickands,
-    "Statistical inference using extreme order statistics", Annals of Statistics, 1975). The shape
-    is taken for zero, an exponential: to estimate it takes far more scores than there are. Excesses
-    are capped before they are averaged, so that an outlier weighs no more than any high score. That
-    few scores tell little of the scale is part of the model: with a gamma posterior for the rate,
-    a future excess follows a Pareto (Lomax) distribution, of shape `certainty`.
+    Beyond a high start the excess of any distribution is nearly generalised Pareto (Pickands,
+    Annals of Statistics, 1975). Its own shape is set to that of an exponential, since estimating it
+    takes far more scores than there are. The uncertainty of the scale is part of the model: a gamma
+    posterior of the exponential's rate makes a future excess Pareto (Lomax) distributed.
 
     Attributes:
         scores: all scores, ascending.
         start: where the tail starts.
         share: of the scores that lie above it.
         scale: mean excess above the start.
-        certainty: number of independent scores that the scale rests upon.
+        shape: number of independent scores behind the scale; infinite would be an exponential.
     """
 
     scores: np.ndarray
     start: float
     share: float
     scale: float
-    certainty: float
+    shape: float
 
     @classmethod
     def fit(cls, scores: list[float], independent: int) -> _Tail:
+        """Fit the tail to scores, of which so many are independent of one another."""
         ordered = np.sort(np.asarray(scores, dtype=float))
         n = len(ordered)
-        count = min(round(n**POWER), n - 1)
+        count = min(round(n**TAIL_POWER), n - 1)
         start = ordered[n - 1 - count]
         excess = ordered[n - count :] - start
         scale = 0.0
         if count:
-            mean = np.median(excess) / math.log(2)  # of an exponential that has this median
-            capped = np.minimum(excess, CAP * mean or np.inf)  # 0: most scores are equal
-            scale = capped.mean() / (1 - math.exp(-CAP))  # what an exponential loses to the cap
-        certainty = count * independent / n + PRIOR
-        return cls(ordered, float(start), count / n, float(scale), certainty)
+            # Mean of the exponential that has this median: an outlier does not move it.
+            mean = np.median(excess) / math.log(2)
+            capped = np.minimum(excess, MAX_EXCESS * mean or np.inf)  # 0: most scores are equal
+            # E[min(x, c m)] = m (1 - exp(-c)) for an exponential of mean m.
+            scale = capped.mean() / (1 - math.exp(-MAX_EXCESS))
+        shape = count * independent / n + PRIOR_SCORES
+        return cls(ordered, float(start), count / n, float(scale), shape)
 
     def threshold(self, share: float) -> float:
-        """The score that this share of future good parts exceeds."""
-        if share >= self.share:
+        """Return the score that this share of future good images exceeds."""
+        if share >= self.share:  # below the tail: the scores themselves
             return float(np.quantile(self.scores, 1 - share))
-        reach = (self.share / share) ** (1 / self.certainty) - 1
-        return self.start + self.scale * self.certainty * reach
+        return self.start + self.scale * self.shape * ((self.share / share) ** (1 / self.shape) - 1)
 
     def above(self, threshold: float) -> float:
-        """The share of future good parts that exceeds a score; the inverse of `threshold`."""
+        """Return the share of future good images above a score; the inverse of `threshold`."""
         if threshold < self.start:
             return float((self.scores > threshold).mean())
         if not self.scale:
             return 0.0 if threshold > self.start else self.share
-        reach = (threshold - self.start) / (self.scale * self.certainty)
-        return float(self.share * (1 + reach) ** -self.certainty)
+        reach = (threshold - self.start) / (self.scale * self.shape)
+        return float(self.share * (1 + reach) ** -self.shape)
 
 
 @dataclass
 class Calibration:
-    """What good parts, none of which it had learned from, say of a trained detector.
+    """Thresholds and range of colours of one category, from out-of-fold scores of good images.
 
     Attributes:
         threshold: an image whose score is higher is called defective.
-        median: median score of good parts.
+        median: median score of good images.
         pixel_threshold: the highest pixel of the anomaly map exceeds it in a share of
-            `false_alarms` of good parts; a pixel that is higher is marked as defective.
+            `false_alarms` of good images; a pixel that is higher is marked as defective.
         low: value of the anomaly map at the cold end of the heatmap's colours: its level on good
-            parts.
-        high: value at the hot end; `pixel_threshold` lies in the middle.
-        false_alarms: share of good parts that the threshold is expected to call defective.
-        scores: score of every good image, as if it had not been learned from.
+            images.
+        high: value at the hot end; `pixel_threshold` lies half-way.
+        false_alarms: share of good images that the threshold is expected to call defective.
+        scores: out-of-fold score of every good image.
         peaks: highest pixel of each of their maps, in the same order.
-        independent: how many of them are independent; several images of one part count once.
+        independent: number of independent scores; several images of one part count once.
         by_hand: whether a person has set the threshold.
     """
 
@@ -116,40 +116,40 @@ class Calibration:
     by_hand: bool = False
 
     def is_defect(self, score: float) -> bool:
-        """Whether an image of this score is called defective."""
+        """Return whether an image of this score is called defective."""
         return score > self.threshold
 
     def verdict(self, score: float) -> str:
-        """The verdict on an image of this score, as results say it: good or defect."""
+        """Return the verdict on an image of this score: good or defect."""
         return "defect" if self.is_defect(score) else "good"
 
     def severity(self, score: float) -> float:
-        """The score on a scale of its own: 0 is the median of good parts, 1 the threshold.
+        """Return 1 + (score - threshold) / |threshold - median|: 0 is the median, 1 the threshold.
 
         It rises with the score even if a person has set the threshold below the median.
         """
         return 1 + (score - self.threshold) / max(abs(self.threshold - self.median), 1e-12)
 
     def promise(self, category: str) -> str:
-        """The threshold of a category and the share of good parts it will call defective, in words.
+        """Return a line with the threshold and the share of good parts it will call defective.
 
-        The interval is that of the share which lies above a score of a known rank among n, a beta
-        distribution whatever the scores are like (Wilks, "Determination of sample sizes for setting
-        tolerance limits", 1941). Its upper end is at least what no false alarm among n allows for.
+        The interval is that of the share above a score of a known rank among n, which is beta
+        distributed whatever the scores are (Wilks, "Determination of sample sizes for setting
+        tolerance limits", 1941). Its upper end is at least that of no false alarm among n.
         """
-        from scipy.special import betaincinv  # late: a verdict need not wait for it
+        from scipy.special import betaincinv  # late: verdicts do not need it
 
         n, share = self.independent, self.false_alarms
-        rank, one = n * share, max(1.0, n * share)
+        rank, least = n * share, max(1.0, n * share)
         low = betaincinv(max(rank, 1e-9), n - rank + 1, (1 - CONFIDENCE) / 2)
-        high = betaincinv(one, n - one + 1, (1 + CONFIDENCE) / 2)
+        high = betaincinv(least, n - least + 1, (1 + CONFIDENCE) / 2)
         images = f"{len(self.scores)} good image{'s' if len(self.scores) > 1 else ''}"
         if n < len(self.scores):
             images += f", {n} of them independent"
         by_hand = ", set by hand" if self.by_hand else ""
         text = (
-            f"threshold of {category} {self.threshold:.4g}{by_hand}: "
-            f"about {_percent(share)}% of good parts will be called defective ({_percent(low)} to "
+            f"threshold of {category} {self.threshold:.4g}{by_hand}: about {_percent(share)}% of "
+            f"good parts will be called defective ({_percent(low)} to "
             f"{_percent(max(high, share))}%, from {images})"
         )
         if rank >= 1:
@@ -161,7 +161,7 @@ class Calibration:
     def mapped(
         self, score: Callable[[float], float], pixel: Callable[[float], float]
     ) -> Calibration:
-        """The same for scores and for maps that are increasing functions of these."""
+        """Return the calibration for scores and maps that are increasing functions of these."""
         return replace(
             self,
             threshold=float(score(self.threshold)),
@@ -173,12 +173,17 @@ class Calibration:
             peaks=[float(pixel(value)) for value in self.peaks],
         )
 
-    def with_false_alarms(self, false_alarms: float) -> Calibration:
-        """The same scores with thresholds that call another share of good parts defective."""
-        return calibrate(self.scores, self.peaks, self.low, false_alarms, self.independent)
+    def with_false_alarms(self, share: float) -> Calibration:
+        """Return the thresholds that call another share of good parts defective."""
+        return calibrate(self.scores, self.peaks, self.low, share, self.independent)
+
+    def with_threshold(self, threshold: float) -> Calibration:
+        """Return a threshold set by hand, with the share of false alarms that it implies."""
+        share = _Tail.fit(self.scores, self.independent).above(threshold)
+        return replace(self, threshold=threshold, false_alarms=share, by_hand=True)
 
     def with_scores(self, scores: list[float], peaks: list[float]) -> Calibration:
-        """The same with those of further good images; a threshold set by hand stays."""
+        """Return the calibration with further good images; a threshold set by hand stays."""
         more = replace(
             self,
             scores=self.scores + scores,
@@ -190,20 +195,14 @@ class Calibration:
         return more.with_false_alarms(self.false_alarms)
 
     def finding_all(self, defects: list[float]) -> Calibration:
-        """The same with a threshold below the lowest score of known defects.
+        """Return a threshold below the lowest score of known defects.
 
         It lies half-way to the highest score of a good image below that, if there is any.
         """
         lowest = min(defects)
         below = [score for score in self.scores if score < lowest]
-        return self.with_threshold(
-            (lowest + max(below)) / 2 if below else float(np.nextafter(lowest, -np.inf))
-        )
-
-    def with_threshold(self, threshold: float) -> Calibration:
-        """The same with a threshold set by hand, and the share of false alarms that it implies."""
-        share = _Tail.fit(self.scores, self.independent).above(threshold)
-        return replace(self, threshold=threshold, false_alarms=share, by_hand=True)
+        threshold = (lowest + max(below)) / 2 if below else float(np.nextafter(lowest, -np.inf))
+        return self.with_threshold(threshold)
 
 
 def calibrate(
@@ -213,18 +212,17 @@ def calibrate(
     false_alarms: float,
     independent: int | None = None,
 ) -> Calibration:
-    """Set the thresholds so that a share of `false_alarms` of future good parts exceeds them.
+    """Set the thresholds so that a share of `false_alarms` of future good images exceeds them.
 
-    A few hundred good images can promise 2%, the default of the settings; one in n is the least
-    that n of them can. The pixel threshold takes each image by its highest pixel, so the same share
-    of good images has any marked pixel at all.
+    The least share that n images can promise is 1 / n. The pixel threshold takes each image by its
+    highest pixel, so that the same share of good images has any marked pixel at all.
 
     Args:
         scores: of good images, of any sign and scale; one at least, better some dozens.
         peaks: highest pixels of their maps.
-        level: of the anomaly map on good parts: the cold end of the heatmap's colours.
+        level: of the anomaly map on good images: the cold end of the heatmap's colours.
         false_alarms: share in (0, 0.5).
-        independent: how many of the images are independent; None: all of them.
+        independent: number of independent images; None: all of them.
     """
     independent = len(scores) if independent is None else independent
     threshold, pixel_threshold = (
@@ -244,21 +242,17 @@ def calibrate(
 
 
 def promises(calibrations: dict[str, Calibration]) -> str:
-    """Return what is promised of each category, a line each."""
+    """Return a line for each category: its threshold and what to expect of it."""
     return "\n".join(one.promise(category) for category, one in calibrations.items())
 
 
 def dropped(calibrations: dict[str, Calibration], why: str) -> str | None:
-    """A line on the thresholds set by a person that are about to go; None if there are none."""
-    by_hand = [
-        f"of {category} {one.threshold:.4g}"
-        for category, one in calibrations.items()
-        if one.by_hand
-    ]
+    """Return a line that names the thresholds set by hand that are replaced; None without any."""
+    by_hand = [f"of {name} {one.threshold:.4g}" for name, one in calibrations.items() if one.by_hand]
     return f"threshold {', '.join(by_hand)}, set by hand, is dropped: {why}" if by_hand else None
 
 
 def _percent(share: float) -> str:
-    """A share as a number of per cent: 0.02 -> 2, 0.005 -> 0.5, 0.0004 -> 0.04, 0.183 -> 18."""
+    """Format a share in per cent: 0.02 -> 2, 0.005 -> 0.5, 0.0004 -> 0.04, 0.183 -> 18."""
     value = 100 * share
     return f"{round(value, 0 if value >= 10 else 1 if value >= 0.1 else 2):g}"

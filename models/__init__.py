@@ -44,10 +44,10 @@ DETECTORS = {
         ("unet", "corruption", "loss", "backbone.weights", "train"),
     ),
     "draem": Entry("models.draem:Draem", ("unet.width", "corruption", "draem", "train")),
-    "dinomaly": Entry("models.dinomaly:Dinomaly", ("dinomaly", "backbone", "train")),
+    "dinomaly": Entry("models.dinomaly:Dinomaly", ("backbone", "train")),
     "patchcore": Entry("models.patchcore:PatchCore", ("backbone", "patchcore")),
     "padim": Entry("models.padim:Padim", ("backbone", "padim")),
-    "fastflow": Entry("models.fastflow:FastFlow", ("backbone", "fastflow", "train")),
+    "fastflow": Entry("models.fastflow:FastFlow", ("backbone", "train")),
     "patch_memory": Entry("models.patch_memory:PatchMemory", ("backbone", "patch_memory")),
 }
 

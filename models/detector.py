@@ -1,23 +1,25 @@
-"""The contract that every detector meets, so that the scripts need not know which one they run."""
+"""The contract between scripts and detectors: the scripts do not know which detector they run."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from data.good_images import Fold
 from data.tensors import valid_mask
 from utils.config import Config
 
 
 class Prediction(NamedTuple):
-    """What a detector says of a batch of B images.
+    """Result of a detector for a batch of B images.
 
     Attributes:
-        anomaly_map: [B, 1, H, W] float, at the size of the input; higher is stranger. Raw: no
+        anomaly_map: [B, 1, H, W] float, at the size of the input; higher is more anomalous. Raw: no
             clamping and no per-image normalisation, so that values compare from image to image.
-        score: [B] float, one number an image; higher is stranger. Of padded images (`data.fit`),
-            and with `data.region`, it says nothing: the score is that of what counts of the map.
+        score: [B] float, one number an image; higher is more anomalous. It covers the whole frame:
+            for padded images and with `data.region` the score is taken again, from valid pixels.
         reconstruction: [B, 3, H, W] float in [0, 1], or None for detectors that do not reconstruct.
     """
 
@@ -26,10 +28,10 @@ class Prediction(NamedTuple):
     reconstruction: Tensor | None
 
 
-class StoredAtAnyLength:
-    """A module whose buffers are taken at whatever length they were stored.
+class VariableLengthBuffers:
+    """Mixin for modules whose buffers are loaded at whatever length they were stored.
 
-    What was collected so far, and memory banks, have no fixed number of entries.
+    PyTorch refuses a state whose shapes differ, but a memory bank has no fixed number of entries.
     """
 
     _buffers: dict[str, Tensor | None]
@@ -42,18 +44,12 @@ class StoredAtAnyLength:
         super()._load_from_state_dict(state, prefix, *rest)
 
 
-Folds = Sequence[Collection[Tensor]]
-"""The good images that a detector knows, dealt into folds: batches [B, 3, H, W] in [0, 1] of each.
-
-Every fold can be gone through more than once; it gives the same images in the same order.
-"""
-
-
-class Detector(StoredAtAnyLength, nn.Module):
+class Detector(VariableLengthBuffers, nn.Module):
     """Base class of all detectors: takes the whole `Config` and scores images.
 
-    All that it learns (weights, memory, covariances) is in parameters and buffers, so that
-    `state_dict()` holds it. Detectors derive from `TrainedDetector` or `FittedDetector`.
+    All that it learns (weights, memory banks, covariances, normalisation) is in parameters and
+    buffers, so that `state_dict()` holds it. Detectors derive from `TrainedDetector` or
+    `FittedDetector`; both are complete once `finish` has returned.
     """
 
     def __init__(self, config: Config) -> None:
@@ -63,67 +59,69 @@ class Detector(StoredAtAnyLength, nn.Module):
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B, 3, H, W], float RGB in [0, 1], each by itself; see `Prediction`.
 
-        Any normalisation that a backbone wants happens in here.
+        The normalisation that a backbone needs happens in here.
         """
         raise NotImplementedError
 
+    def finish(self, folds: Sequence[Fold]) -> None:
+        """Fit all that is not learned by gradients: memory banks, covariances, normalisation.
+
+        Called once, after the last epoch or the last `collect`.
+
+        Args:
+            folds: all good images, also those that training does not use.
+        """
+
+    @contextmanager
+    def without(self, fold: Fold) -> Iterator[None]:
+        """Within it, score as if the detector had not learned from the images of this fold.
+
+        Nothing is fitted, and leaving it restores everything. By default nothing changes, which is
+        right for a detector that hardly adapts to single images.
+        """
+        yield
+
+    @contextmanager
+    def caching(self) -> Iterator[None]:
+        """Within it, keep the features of images that are seen several times. Default: none."""
+        yield
+
     def valid_mask(self, images: Tensor) -> Tensor | None:
-        """What of images counts by `data.region`: bool [B, 1, H, W]; None: all of it."""
+        """Return where images lie inside of `data.region`, bool [B, 1, H, W]; None: everywhere."""
         return None if self.config.data.region is None else valid_mask(images)
 
     def load_pretrained(self) -> None:
-        """Load the weights that the detector builds upon, if any; called once, when a run starts.
+        """Load the pretrained weights that the detector builds upon, if any, when a run starts.
 
-        Never by the constructor: a checkpoint holds them, and is opened where they may be missing.
+        Not in the constructor: a checkpoint holds these weights, and is opened on machines that
+        do not have them.
         """
-
-    def leaving_out(self, folds: Folds) -> Iterator[int]:
-        """Be in turn what the detector would be without each of the folds; at last whole again.
-
-        `for number in detector.leaving_out(folds): ...` scores the images of that fold as if they
-        had not been learned from. By default a detector stays as it is: right for images that it
-        really has not learned from.
-        """
-        yield from range(len(folds))
 
 
 class TrainedDetector(Detector):
     """Base class of detectors that learn by gradients, in epochs."""
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What one optimiser step learns from, made of good images [B, 3, H, W] in [0, 1].
+        """Make what one optimiser step learns from, of good images [B, 3, H, W] in [0, 1].
 
-        Called once for the images of a step, before they are split into what fits the memory; every
-        tensor returned has B entries. Detectors that corrupt their input do it here.
+        Called once for the images of a step, before they are split into micro batches; every tensor
+        returned has B entries. Detectors that corrupt their input do it here.
         """
         return (images,)
 
     def loss(self, *sample: Tensor) -> Tensor:
-        """Loss of what `prepare` returned, or of a piece of it: 0-dim, the mean over the batch."""
+        """Return the mean loss (0-dim) of what `prepare` returned, or of a micro batch of it."""
         raise NotImplementedError
 
-    def finish(self, folds: Folds) -> None:
-        """Take in what is not learned by gradients; called once, after the last epoch.
-
-        Args:
-            folds: all good images, those that training did not see among them.
-        """
-
     def optimizer(self) -> torch.optim.Optimizer:
-        """Adam over the trainable parameters."""
+        """Return Adam over the trainable parameters."""
         trainable = [p for p in self.parameters() if p.requires_grad]
         return torch.optim.Adam(trainable, lr=self.config.train.lr)
 
 
 class FittedDetector(Detector):
-    """Base class of detectors that see each good image once and then fit to what they collected.
-
-    Further images can be collected later, and fitted to, without those that were there before.
-    """
+    """Base class of detectors that collect features of each good image once and then fit them."""
 
     def collect(self, images: Tensor, fold: int) -> None:
-        """Take in good images [B, 3, H, W] in [0, 1], all of one fold."""
+        """Collect features of good images [B, 3, H, W] in [0, 1], all of the fold of this number."""
         raise NotImplementedError
-
-    def finish(self) -> None:
-        """Fit to what was collected; called after the last batch."""

@@ -1,4 +1,4 @@
-"""Dinomaly: a decoder restores the tokens of a frozen vision transformer, but only those it knows.
+"""Dinomaly: a decoder reconstructs the tokens of a frozen vision transformer, of good parts alone.
 
 Guo et al., "Dinomaly: The less is more philosophy in multi-class unsupervised anomaly detection",
 CVPR 2025.
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from data.tensors import near
 from models.backbones import VisionTransformer
-from models.detector import Folds, Prediction, TrainedDetector
+from models.detector import Prediction, TrainedDetector
 from models.feature_detector import FeatureDetector
 from utils.config import Config
 from utils.errors import UserError
@@ -18,26 +18,34 @@ from utils.errors import UserError
 DEFAULT = "vit_small_patch14_dinov2"
 """The transformer that `backbone.name: auto` means."""
 
-EASY = 0.1
-"""Share of its gradient that a well restored token keeps (the paper's)."""
+BLOCKS = 8
+"""Transformer blocks of the decoder (the paper's)."""
 
-HEAD = 64
-"""Channels of an attention head, as in every transformer of the DINO family."""
+DROPOUT = 0.2
+"""Share of the bottleneck's values dropped in training (the paper's)."""
+
+HARD_SHARE = 0.1
+"""Share of the tokens, the worst reconstructed, that keep their whole gradient (the paper's)."""
+
+EASY_GRADIENT = 0.1
+"""Factor of the gradient of all other tokens (the paper's)."""
+
+HEAD_CHANNELS = 64
+"""Channels of an attention head, as in all transformers of the DINO family."""
 
 
 class Dinomaly(FeatureDetector, TrainedDetector):
-    """Restores the tokens of good parts through a bottleneck with dropout; what it cannot is odd.
+    """Reconstructs the tokens of good parts through a bottleneck with dropout.
 
-    The tapped layers are compared as the means of two groups, the early and the late ones, so that
-    the decoder is free in how it gets there. Its attention is linear, which spreads wide and so
-    cannot merely pass each token on.
+    The tapped layers are compared as the means of two groups, the early and the late ones (loose
+    constraint). Linear attention spreads over the whole image and so cannot merely copy each token.
 
-    It differs from the paper in that class and register tokens do not reach the decoder, that the
-    bottleneck normalises its input (from small tokens, as those of small transformers, it would
-    long learn no more than a constant), that the share of tokens that teach fully is the same from
-    the first step on, and that plain Adam at `train.lr` stands for StableAdamW at 2e-3. The paper's
-    figures are those of a DINOv2 ViT-B with registers (`vit_base_patch14_reg4_dinov2`), layers 2 to
-    9, at 392 pixels.
+    It differs from the paper in that class and register tokens do not reach the decoder; that the
+    bottleneck normalises its input, for from the small tokens of small transformers it would for
+    long learn no more than a constant; that the share of hard tokens is the same from the first
+    step on; and that plain Adam at `train.lr` replaces StableAdamW at 2e-3. The paper's figures are
+    those of a DINOv2 ViT-B with registers (`vit_base_patch14_reg4_dinov2`), layers 2 to 9, at 392
+    pixels.
 
     Raises:
         UserError: if the backbone is no vision transformer, or has fewer than two layers tapped.
@@ -47,93 +55,86 @@ class Dinomaly(FeatureDetector, TrainedDetector):
         super().__init__(config, DEFAULT)
         if not isinstance(self.backbone, VisionTransformer):
             raise UserError(
-                f"dinomaly restores the tokens of a vision transformer, and {self.backbone.name} "
-                f"is none; take --set backbone.name={DEFAULT}"
+                f"dinomaly reconstructs the tokens of a vision transformer, and "
+                f"{self.backbone.name} is none; take --set backbone.name={DEFAULT}"
             )
-        if len(self.backbone.layers) < 2:
-            raise UserError("dinomaly compares two groups of layers; name more in backbone.layers")
         layers = len(self.backbone.layers)
-        self.early = (layers + 1) // 2 / layers  # share of the layers that are of the early group
-        channels, settings = self.backbone.channels[0], config.dinomaly
-        self.bottleneck = Bottleneck(channels, settings.dropout)
-        self.decoder = nn.ModuleList(Block(channels) for _ in range(settings.blocks))
+        if layers < 2:
+            raise UserError("dinomaly compares two groups of layers; name more in backbone.layers")
+        self.early_share = (layers + 1) // 2 / layers  # of the layers that are in the early group
+        channels = self.backbone.channels[0]
+        self.bottleneck = Bottleneck(channels)
+        self.decoder = nn.ModuleList(Block(channels) for _ in range(BLOCKS))
         for layer in [*self.bottleneck.modules(), *self.decoder.modules()]:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What counts of good images, and the maps of the two groups of layers, [B, C, h, w]."""
-        return self.sample(images)
+        """Return the valid mask of images and the maps of the two groups of layers, [B, C, h, w]."""
+        return self.training_sample(images)
 
-    def look(self, images: Tensor) -> list[Tensor]:
-        """Means [B, C, h, w] of the early and of the late layers that are tapped."""
+    def compute_features(self, images: Tensor) -> list[Tensor]:
+        """Return the means [B, C, h, w] of the early and of the late layers."""
         return _two_groups(self.backbone(images))
 
-    def restore(self, early: Tensor, late: Tensor) -> list[Tensor]:
-        """What the decoder makes of the means of the two groups: the same two, restored."""
-        tokens = torch.lerp(late, early, self.early).flatten(2).transpose(1, 2)
-        tokens, restored = self.bottleneck(tokens), []
+    def reconstruct(self, early: Tensor, late: Tensor) -> list[Tensor]:
+        """Return the means of the two groups as the decoder reconstructs them, [B, C, h, w]."""
+        # The mean over all layers, from the means of the two groups.
+        tokens = torch.lerp(late, early, self.early_share).flatten(2).transpose(1, 2)
+        tokens, maps = self.bottleneck(tokens), []
         for block in self.decoder:
             tokens = block(tokens)
-            restored.append(tokens.transpose(1, 2).unflatten(2, early.shape[-2:]))
-        restored.reverse()  # the decoder undoes the encoder: what comes late there comes first here
-        return _two_groups(restored)
+            maps.append(tokens.transpose(1, 2).unflatten(2, early.shape[-2:]))
+        maps.reverse()  # the decoder undoes the encoder: its first block stands for the last layer
+        return _two_groups(maps)
 
     def loss(self, valid: Tensor, early: Tensor, late: Tensor) -> Tensor:
-        """Mean over the groups of 1 - the cosine of all tokens of an image, taken as one vector.
+        """Return the mean over the groups of 1 - cosine of all tokens of an image as one vector.
 
-        Of those at and near what counts.
+        Of the tokens at and near the valid mask.
         """
-        groups, restored = (early, late), self.restore(early, late)
+        groups, reconstructed = (early, late), self.reconstruct(early, late)
         with torch.autocast(early.device.type, enabled=False):
             losses, weight = [], near(valid, early.shape[-2:])
-            for wanted, found in zip(groups, restored, strict=True):
-                found = mine_hard(wanted.float(), found.float(), self.config.dinomaly.hard)
-                pair = ((maps * weight).flatten(1) for maps in (wanted.float(), found))
+            for target, found in zip(groups, reconstructed, strict=True):
+                found = mine_hard(target.float(), found.float())
+                pair = ((maps * weight).flatten(1) for maps in (target.float(), found))
                 losses.append(1 - F.cosine_similarity(*pair))
             return torch.stack(losses).mean()
 
-    def finish(self, folds: Folds) -> None:
-        """Let go of the features of what was learned from; see `TrainedDetector.finish`."""
-        self.kept = None
-
     def forward(self, images: Tensor) -> Prediction:
-        """Score images by 1 - the cosine of their tokens and what was restored of them.
-
-        See `Detector.forward`.
-        """
-        groups = self.maps(images)
-        restored = self.restore(*groups)
-        maps = _mean([cosine_distance(*pair) for pair in zip(groups, restored, strict=True)])
+        """Score images by 1 - cosine of tokens and reconstructed tokens; see `Detector.forward`."""
+        groups = self.features(images)
+        reconstructed = self.reconstruct(*groups)
+        maps = _mean([cosine_distance(*pair) for pair in zip(groups, reconstructed, strict=True)])
         return self.predict(maps, images.shape[-2:])
 
 
 class Bottleneck(nn.Sequential):
-    """An MLP on each of the tokens [B, N, C]; its dropout is the noise that training needs.
+    """MLP on each of the tokens [B, N, C], with dropout as the noise (noisy bottleneck).
 
     Args:
         channels: C.
-        dropout: share of the values that are dropped before, within and after it.
     """
 
-    def __init__(self, channels: int, dropout: float) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__(
-            nn.LayerNorm(channels),  # of one scale, whatever that of the transformer's tokens
-            nn.Dropout(dropout),
+            nn.LayerNorm(channels),  # transformers differ in the scale of their tokens
+            nn.Dropout(DROPOUT),
             nn.Linear(channels, 4 * channels),
             nn.GELU(),
-            nn.Dropout(dropout),
+            nn.Dropout(DROPOUT),
             nn.Linear(4 * channels, channels),
-            nn.Dropout(dropout),
+            nn.Dropout(DROPOUT),
         )
 
 
 class Block(nn.Module):
-    """A transformer block on tokens [B, N, C] with linear attention.
+    """Transformer block on tokens [B, N, C] with linear attention.
 
     Args:
-        channels: C, a multiple of `HEAD`.
+        channels: C, a multiple of `HEAD_CHANNELS`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -146,15 +147,15 @@ class Block(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, N, C] after attention to one another and an MLP, both added to them."""
-        heads = self.qkv(self.norm1(tokens)).unflatten(2, (3, -1, HEAD))  # [B, N, 3, heads, HEAD]
+        """Return tokens [B, N, C] after attention and MLP, both with a residual connection."""
+        heads = self.qkv(self.norm1(tokens)).unflatten(2, (3, -1, HEAD_CHANNELS))  # [B, N, 3, heads, HEAD_CHANNELS]
         mixed = linear_attention(*heads.permute(2, 0, 3, 1, 4).unbind())
         tokens = tokens + self.project(mixed.transpose(1, 2).flatten(2))
         return tokens + self.mlp(self.norm2(tokens))
 
 
 def linear_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention with the kernel elu(q) + 1 in place of the softmax, three [..., N, D] -> the same.
+    """Apply attention with the kernel elu(q) + 1 in place of the softmax: three [..., N, D] to one.
 
     Its cost grows with N, not with its square: Katharopoulos et al., "Transformers are RNNs",
     ICML 2020.
@@ -165,23 +166,24 @@ def linear_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 - the cosine of the tokens of two maps: twice [B, C, h, w] -> [B, 1, h, w] in [0, 2]."""
+    """Return 1 - cosine of the tokens of two maps [B, C, h, w]: [B, 1, h, w] in [0, 2]."""
     return 1 - F.cosine_similarity(a, b, dim=1).unsqueeze(1)
 
 
-def mine_hard(wanted: Tensor, restored: Tensor, share: float) -> Tensor:
-    """The same restored maps [B, C, h, w], but all except the worst tokens pass little gradient.
+def mine_hard(target: Tensor, reconstructed: Tensor) -> Tensor:
+    """Return the reconstructed maps, with the gradient of all but the worst tokens scaled down.
+
+    Hard mining (the paper's): the worst `HARD_SHARE` of the tokens of the batch keep their gradient.
 
     Args:
-        wanted: the maps that should have been restored, [B, C, h, w].
-        restored: what was.
-        share: share of the tokens, the worst of the whole batch, that pass all of their gradient;
-            the others pass `EASY` of it.
+        target: [B, C, h, w].
+        reconstructed: the same.
     """
-    distance = cosine_distance(wanted, restored.detach())
-    worst = distance.flatten().topk(max(1, round(share * distance.numel()))).values
-    gradient = torch.where(distance < worst[-1], EASY, 1.0)
-    return gradient * restored + (1 - gradient) * restored.detach()
+    distance = cosine_distance(target, reconstructed.detach())
+    worst = distance.flatten().topk(max(1, round(HARD_SHARE * distance.numel()))).values
+    gradient = torch.where(distance < worst[-1], EASY_GRADIENT, 1.0)
+    # The same values; d/dx of g x + (1 - g) stop(x) is g.
+    return gradient * reconstructed + (1 - gradient) * reconstructed.detach()
 
 
 def _two_groups(maps: list[Tensor]) -> list[Tensor]:

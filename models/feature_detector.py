@@ -1,6 +1,7 @@
-"""What the detectors that compare features of a frozen backbone have in common."""
+"""Base class of the detectors that compare features of a frozen backbone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -9,12 +10,40 @@ from torch.nn import functional as F
 from models.anomaly_maps import image_score, smooth
 from models.backbones import build_backbone
 from models.detector import Detector, Prediction
-from models.kept_features import KeptFeatures
 from utils.config import Config
+
+CACHE_BYTES = 2 * 2**30
+"""Features that are cached at most; those of further images are computed in every pass."""
+
+
+class FeatureCache:
+    """Computes features of each image once.
+
+    Args:
+        compute: images [B, 3, H, W] to features, each [B, ...]; always the same for an image.
+    """
+
+    def __init__(self, compute: Callable[[Tensor], Sequence[Tensor]]) -> None:
+        self.compute = compute
+        self.cached: dict[int, Sequence[Tensor]] = {}
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the features of images [B, 3, H, W], each [B, ...]."""
+        found = [self._of_one(image) for image in images.split(1)]
+        return tuple(torch.cat(layer) for layer in zip(*found, strict=True))
+
+    def _of_one(self, image: Tensor) -> Sequence[Tensor]:
+        # One by one, since other images in the batch change the last bits: a resumed run, which
+        # starts with an empty cache, has to go on with the same features.
+        key = hash(image.cpu().numpy().tobytes())
+        features = self.cached.get(key) or self.compute(image)
+        if (len(self.cached) + 1) * sum(layer.nbytes for layer in features) <= CACHE_BYTES:
+            self.cached[key] = features
+        return features
 
 
 class FeatureDetector(Detector):
-    """Base class of detectors that learn from a backbone's features.
+    """Base class of the detectors that learn from features of a backbone.
 
     Args:
         config: all settings.
@@ -24,38 +53,42 @@ class FeatureDetector(Detector):
     def __init__(self, config: Config, default: str) -> None:
         super().__init__(config)
         self.backbone = build_backbone(config.backbone, default)
-        self.kept: KeptFeatures | None = None
+        self._cache: FeatureCache | None = None
 
-    def keep(self) -> None:
-        """Keep what `look` sees in images from now on, until `kept` is None again."""
-        self.kept = self.kept or KeptFeatures(self.look)
+    @contextmanager
+    def caching(self) -> Iterator[None]:
+        """See `Detector.caching`. Random crops are not cached, since none is seen twice."""
+        if not self.config.train.crop:
+            self._cache = FeatureCache(self.compute_features)
+        try:
+            yield
+        finally:
+            self._cache = None
 
-    def look(self, images: Tensor) -> Sequence[Tensor]:
-        """Feature maps [B, C_i, h_i, w_i] of images [B, 3, H, W] that the detector goes by."""
+    def compute_features(self, images: Tensor) -> Sequence[Tensor]:
+        """Return the feature maps [B, C_i, h_i, w_i] that the detector compares."""
         return self.backbone(images)
 
-    def maps(self, images: Tensor) -> Sequence[Tensor]:
-        """What `look` sees in images, made anew or kept."""
-        return self.look(images) if self.kept is None else self.kept.of(images)
+    def features(self, images: Tensor) -> Sequence[Tensor]:
+        """Return `compute_features` of images, from the cache if there is one."""
+        return self.compute_features(images) if self._cache is None else self._cache.features(images)
 
-    def sample(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What counts of images to learn from, bool [B, 1, H, W], and `maps`, kept from now on."""
-        if not self.config.train.crop:  # random crops, none of which comes twice
-            self.keep()
+    def training_sample(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the valid mask of images, bool [B, 1, H, W], and their `features`."""
         valid = self.valid_mask(images)
         if valid is None:
             valid = torch.ones_like(images[:, :1], dtype=torch.bool)
-        return valid, *self.maps(images)
+        return valid, *self.features(images)
 
     def load_pretrained(self) -> None:
         """See `Detector.load_pretrained`."""
         self.backbone.load(self.config.backbone.weights)
 
     def predict(self, distances: Tensor, size: tuple[int, int]) -> Prediction:
-        """The prediction from distances [B, 1, h, w] at the resolution of the features.
+        """Return the prediction for an anomaly map at the resolution of the features.
 
         Args:
-            distances: from what is good.
+            distances: [B, 1, h, w], higher is more anomalous.
             size: (height, width) of the images.
         """
         score = self.config.score

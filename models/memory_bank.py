@@ -1,249 +1,309 @@
-"""A memory of good patches, and how far others lie from it."""
+"""Memory bank of good patches: nearest neighbours, and distances to them.
 
-from collections.abc import Collection, Iterator
-from typing import NamedTuple
+Roth et al., "Towards total recall in industrial anomaly detection" (PatchCore), CVPR 2022.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from data.good_images import Fold
 from data.tensors import near
 from models.backbones import concatenated
-from models.coreset import PROJECTION, greedy_coreset, random_projection
-from models.detector import StoredAtAnyLength
-from models.neighbours import nearest, nearest_few
-from models.reservoir import keep_random
+from models.coreset import RandomSample, greedy_coreset, random_projection
+from models.detector import VariableLengthBuffers
 
-DENSITY_SAMPLE = 10_000
-"""Patches among which the density of good patches is measured. A sample, since most of the nearest
-of all patches overlap the patch itself in its own image."""
+PROJECTED = 128
+"""Dimensions in which a coreset is chosen."""
+
+NEIGHBOURS = 50
+"""Good patches around an entry whose mean distance is its local spacing."""
+
+DENSITY_PATCHES = 10_000
+"""Patches among which these neighbours are searched. A sample, since most of the nearest ones of
+all patches overlap the patch itself in its own image."""
+
+RIDGE = 0.01
+"""Share of the mean variance added to the variance of each direction before whitening, since
+directions without any variance are noise."""
 
 
-def patch_features(maps: list[Tensor]) -> Tensor:
-    """Feature maps [B, C_i, h_i, w_i], each averaged over 3x3 neighbours: [B, C, h, w], joined."""
-    # Not counting what lies outside leaves no margin of weak features.
+def locally_aware_patches(maps: list[Tensor]) -> Tensor:
+    """Average feature maps [B, C_i, h_i, w_i] over 3x3 neighbours and join them: [B, C, h, w].
+
+    The paper's locally aware patch features (section 3.1).
+    """
+    # Without the zeros beyond the border, which would leave a margin of weak features.
     return concatenated([F.avg_pool2d(m, 3, 1, 1, count_include_pad=False) for m in maps])
 
 
-def rows(features: Tensor) -> Tensor:
-    """Feature maps [B, C, h, w] as one row a patch, [B * h * w, C]."""
+def patch_rows(features: Tensor) -> Tensor:
+    """Flatten feature maps [B, C, h, w] to one row a patch, [B * h * w, C]."""
     return features.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-class _Others(NamedTuple):
-    """What a bank is without a fold: its entries, their places, and how they are whitened anew."""
+class MemoryBank(VariableLengthBuffers, nn.Module):
+    """Coreset of features of good patches, and distances of other patches to it.
 
-    bank: Tensor
-    places: Tensor
-    anew: Tensor | None
-
-
-class MemoryBank(StoredAtAnyLength, nn.Module):
-    """Features of good patches, thinned out by a greedy coreset (PatchCore: Roth et al., 2022).
-
-    Distances are measured by how densely good patches lie around the nearest entry, so that patches
-    of a varied texture are not called strange for lying far apart. It differs from the paper in
-    that, and in that the coreset is chosen from a random sample of the patches, which bounds the
-    memory of a fit.
-
-    Whitened, all directions of the features count alike that good patches vary in: a rare
-    combination of common features, such as a bent piece of an ordinary edge, then lies far out,
-    where in plain distances what varies most decides.
+    It differs from the paper in three points. The coreset is chosen from a random sample of the
+    patches, which bounds memory. Distances may be divided by the local spacing of good patches (a
+    local density, as in local outlier factors: Breunig et al., SIGMOD 2000), for patches of a varied
+    texture lie far apart although all are good. And features may be whitened: then all directions
+    in which good patches vary weigh alike, and a rare combination of common features, such as a
+    bent piece of an ordinary edge, lies far out.
 
     Args:
         channels: C of the features.
-        whiten: compare whitened features.
+        whiten: whether distances are those of whitened features (Mahalanobis distances).
+        candidates: patches from which the coreset is chosen; None for all.
     """
 
-    def __init__(self, channels: int, whiten: bool = False) -> None:
+    def __init__(self, channels: int, whiten: bool = False, candidates: int | None = None) -> None:
         super().__init__()
         self.whiten = whiten
-        self._others: _Others | None = None
+        self.sample = RandomSample(candidates)
+        self.register_buffer("bank", torch.zeros(0, channels))  # whitened, if at all
+        self.register_buffer("folds", torch.zeros(0, dtype=torch.int16))  # of the entries
+        self.register_buffer("spacing", torch.zeros(0))  # of the entries; empty: all 1
         self.register_buffer("whitening", torch.eye(channels) if whiten else torch.zeros(0, 0))
-        # Without each fold in turn: what a few images have in common hangs on every one of them.
+        # One more for each fold, fitted without it: with few images every one shapes the matrix.
         self.register_buffer("whitenings", torch.zeros(0, channels, channels))
-        # Until it is thinned out, the bank is a sample of all patches, with its keys.
-        self.register_buffer("bank", torch.zeros(0, channels))
-        self.register_buffer("folds", torch.zeros(0, dtype=torch.int16))
-        self.register_buffer("keys", torch.zeros(0))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-        self.register_buffer("spacing", torch.zeros(0))
-        # What the density of further patches is measured among; half precision is plenty for that.
-        self.register_buffer("sample", torch.zeros(0, channels, dtype=torch.float16))
-        self.register_buffer("sample_keys", torch.zeros(0))
-
-    def clear(self) -> None:
-        """Forget all patches."""
-        for name in ("bank", "folds", "keys", "spacing", "sample", "sample_keys"):
-            setattr(self, name, getattr(self, name)[:0])
-        self.seen.zero_()
+        self._excluded: tuple[Tensor, Tensor, Tensor | None] | None = None  # set by `without`
 
     @torch.no_grad()
-    def collect(
-        self, features: Tensor, capacity: int, fold: int, valid: Tensor | None = None
-    ) -> None:
-        """Let the patches of features [B, C, h, w], all of one fold, compete for a place.
+    def collect(self, features: Tensor, fold: int, valid: Tensor | None = None) -> None:
+        """Sample patches of good images.
 
         Args:
-            features: of good images.
-            capacity: places that there are.
-            fold: number of their fold.
-            valid: what counts of these images, bool [B, 1, H, W]; None: all. Patches far from
-                that take no part.
+            features: [B, C, h, w], all of one fold.
+            fold: its number.
+            valid: bool [B, 1, H, W], the region of interest; patches far from it take no part.
         """
-        arriving = rows(features)
+        patches = patch_rows(features)
         if valid is not None:
-            arriving = arriving[rows(near(valid, features.shape[-2:]))[:, 0] > 0]
-        folds = self.folds.new_full((len(arriving),), fold)
-        self.seen += len(arriving)
-        kept = (self.bank, self.folds)
-        (self.bank, self.folds), self.keys = keep_random(
-            kept, self.keys, (arriving, folds), capacity
-        )
+            patches = patches[patch_rows(near(valid, features.shape[-2:]))[:, 0] > 0]
+        self.sample.add(patches, fold)
 
     @torch.no_grad()
-    def thin_out(self, share: float, density: int, capacity: int, by_fold: bool = True) -> None:
-        """Keep a share of the patches, and measure how densely the others lie around them.
-
-        If each fold chooses a coreset of its own, what remains without a fold is what would have
-        been chosen without it, and patches of further images can be collected and thinned out
-        later: folds do not ask what others have chosen, and of a coreset the first entries are a
-        smaller coreset. A small memory is better chosen from all patches together, for folds
-        choose much alike; without one of them there is then a little less than there would be.
+    def fit(self, share: float, by_fold: bool = True, spacing: bool = True) -> None:
+        """Choose the coreset of the sampled patches, and measure the spacing around its entries.
 
         Args:
-            share: of the patches that stays, at least one of each fold.
-            density: neighbours that tell how densely patches lie; 0 leaves distances as they are.
-            capacity: as of `collect`.
-            by_fold: whether each fold chooses its own.
+            share: of the patches that the coreset keeps, at least one of each fold.
+            by_fold: choose a coreset of each fold, so that the bank without a fold is exactly what
+                it would be if that fold had not been there. A small bank is better chosen from all
+                patches together, for folds choose much alike.
+            spacing: divide distances by the local spacing; False: plain distances.
         """
-        # Entries that were chosen earlier have negative keys, by which no other takes their place:
-        # -1 and more, by the share of their fold's patches that were chosen before them.
-        rate, earlier = min(1.0, capacity / int(self.seen)), self.keys < 0
-        if self.whiten and earlier.any():  # whitened like the entries that are there
-            further = int(self.folds.max()) + 1 - len(self.whitenings)
-            self.whitenings = torch.cat([self.whitenings, self.whitening.expand(further, -1, -1)])
-        elif self.whiten:
-            self.whitening = whitening(self.bank)
-            others = (self.bank[self.folds != fold] for fold in range(int(self.folds.max()) + 1))
-            self.whitenings = torch.stack(
-                [whitening(patches if len(patches) > 1 else self.bank) for patches in others]
-            )
-        stays = earlier & (self.keys + 1 < share * rate)
-        # Further patches are sampled as sparsely as all are now.
-        new = ~earlier & (self.keys < rate) if earlier.any() else ~earlier
-        candidates, folds, drawn = self._compared(self.bank[new]), self.folds[new], self.keys[new]
-        projected = random_projection(candidates, PROJECTION)
-        chosen, keys = [], [self.keys[stays]]
-        every = torch.arange(len(candidates), device=candidates.device)
-        parts = [every[folds == fold] for fold in folds.unique()] if by_fold else [every]
-        for own in tqdm(parts, "coreset", disable=None):
-            wanted = min(max(1, round(share * len(own))), len(own))
-            chosen.append(own[greedy_coreset(projected[own], wanted, quiet=True)])
-            order = torch.arange(wanted).to(self.keys) + 0.5
-            order[0] = 0  # one stays in any case
-            keys.append(order / len(own) * rate - 1)
-        places = torch.cat([every[:0], *chosen])
-        self.bank = torch.cat([self.bank[stays], candidates[places]])
-        self.folds = torch.cat([self.folds[stays], folds[places]])
-        self.keys = torch.cat(keys)
-        if density:
-            drawn = torch.cat([self.sample_keys, drawn])
-            lowest = drawn.topk(min(DENSITY_SAMPLE, capacity, len(drawn)), largest=False).indices
-            sample = torch.cat([self.sample.to(candidates), candidates])[lowest]
-            if by_fold:  # further ones may come
-                self.sample, self.sample_keys = sample.half(), drawn[lowest]
-            around = min(density, len(sample))
-            distances, _ = nearest_few(self.bank, sample, around)
-            spacing = distances.mean(dim=1)
-            # Not below the median: flat areas, all alike, would turn their noise into defects.
-            self.spacing = spacing.clamp_min(spacing.median()).clamp_min(1e-6)
-
-    @torch.no_grad()
-    def leave_out(self, fold: int | None) -> None:
-        """Compare with the patches of all folds but this one from now on; None: with all.
-
-        A fold that is alone in the bank stays in.
-        """
-        self._others = None
-        if fold is None or not (self.folds != fold).any():
-            return
-        places = (self.folds != fold).nonzero()[:, 0]
-        bank, anew = self.bank[places], None
+        patches, folds, keys = self.sample.rows, self.sample.folds, self.sample.keys
+        self.sample = RandomSample(self.sample.capacity)  # its memory is free again
         if self.whiten:
-            anew = torch.linalg.solve(self.whitening, self.whitenings[fold])
-            bank = bank @ anew
-        self._others = _Others(bank, places, anew)
+            self.whitening = whitening(patches)
+            others = (patches[folds != fold] for fold in range(int(folds.max()) + 1))
+            self.whitenings = torch.stack(
+                [whitening(other if len(other) > 1 else patches) for other in others]
+            )
+            patches = patches @ self.whitening
+        projected = random_projection(patches, PROJECTED)
+        every = torch.arange(len(patches), device=patches.device)
+        groups = [every[folds == fold] for fold in folds.unique()] if by_fold else [every]
+        chosen = []
+        for group in tqdm(groups, "coreset", disable=None):
+            count = min(max(1, round(share * len(group))), len(group))
+            chosen.append(group[greedy_coreset(projected[group], count, quiet=True)])
+        entries = torch.cat(chosen)
+        self.bank, self.folds = patches[entries], folds[entries]
+        if spacing:
+            count = min(DENSITY_PATCHES, len(patches))
+            among = patches[keys.topk(count, largest=False).indices]  # low keys: a random sample
+            distances, _ = nearest_few(self.bank, among, min(NEIGHBOURS, count))
+            mean = distances.mean(dim=1)
+            # Not below the median: in flat areas, all alike, noise would become anomalous.
+            self.spacing = mean.clamp_min(mean.median()).clamp_min(1e-6)
+
+    def store(self) -> None:
+        """Keep all sampled patches as the bank, without a coreset."""
+        self.bank, self.folds = self.sample.rows, self.sample.folds
+        self.sample = RandomSample(self.sample.capacity)
+
+    @contextmanager
+    def without(self, fold: Fold) -> Iterator[None]:
+        """Within it, measure distances to the patches of all other folds.
+
+        The patches of a fold that is alone in the bank stay.
+        """
+        entries = (self.folds != fold.number).nonzero()[:, 0]
+        if not len(entries):
+            yield
+            return
+        bank, change = self.bank[entries], None
+        if self.whiten:
+            # From whitened by all folds to whitened without this one: x W^-1 W_k.
+            change = torch.linalg.solve(self.whitening, self.whitenings[fold.number])
+            bank = bank @ change
+        self._excluded = bank, entries, change
+        try:
+            yield
+        finally:
+            self._excluded = None
 
     def distances(self, features: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """How far the patches of features [B, C, h, w] lie from the bank.
+        """Return the distances of patches to their nearest entries.
 
         Args:
-            features: of images.
-            valid: what counts of these, as of `collect`. Far from that distances are 0.
+            features: [B, C, h, w].
+            valid: bool [B, 1, H, W], the region of interest; far from it distances are 0.
 
         Returns:
-            Distances [B, 1, h, w], and the places [B * h * w] of the nearest entries among those
-            that are not left out.
+            Distances [B, 1, h, w] >= 0, and indices [B * h * w] of the nearest entries.
         """
-        patches, others = self._compared(rows(features)), self._others
-        if others is None:
-            distances, places = nearest(patches, self.bank)
+        patches = patch_rows(features)
+        if self.whiten:
+            patches = patches @ self.whitening
+        if self._excluded is None:
+            distances, nearest_entries = nearest(patches, self.bank)
         else:
-            patches = patches if others.anew is None else patches @ others.anew
-            distances, places = nearest(patches, others.bank)
-            places = others.places[places]
+            bank, entries, change = self._excluded
+            distances, indices = nearest(patches if change is None else patches @ change, bank)
+            nearest_entries = entries[indices]
         if len(self.spacing):
-            distances = distances / self.spacing[places]
+            distances = distances / self.spacing[nearest_entries]
         distances = distances.view(features.shape[0], 1, *features.shape[-2:])
         if valid is not None:
             distances = distances * near(valid, features.shape[-2:])
-        return distances, places
-
-    def _compared(self, patches: Tensor) -> Tensor:
-        """Patches [N, C] as their distances are measured."""
-        return patches @ self.whitening if self.whiten else patches
+        return distances, nearest_entries
 
 
 def distances_to(
-    memories: Collection[MemoryBank], patches: list[Tensor], valid: Tensor | None
+    banks: Sequence[MemoryBank], patches: list[Tensor], valid: Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
-    """How far patches lie from several memories.
+    """Return the distances of patches to several memory banks.
 
     Args:
-        memories: M of them.
-        patches: features [B, C, h, w] for each memory.
-        valid: as of `MemoryBank.collect`.
+        banks: M of them.
+        patches: features [B, C, h, w] for each bank.
+        valid: bool [B, 1, H, W], the region of interest; None: everywhere.
 
     Returns:
-        Distances [B, M, h, w], as fine as the first features, and the places [B * h * w] of the
-        nearest entries in each.
+        Distances [B, M, h, w], at the resolution of the first features, and for each bank the
+        indices [B * h * w] of the nearest entries.
     """
-    pairs = zip(memories, patches, strict=True)
-    found = [memory.distances(features, valid) for memory, features in pairs]
-    return concatenated([distances for distances, _ in found]), [places for _, places in found]
+    pairs = zip(banks, patches, strict=True)
+    found = [bank.distances(features, valid) for bank, features in pairs]
+    return concatenated([distances for distances, _ in found]), [entries for _, entries in found]
 
 
-def leaving_out(memories: Collection[MemoryBank], count: int) -> Iterator[int]:
-    """Have memories be in turn without each of `count` folds; see `Detector.leaving_out`."""
-    try:
-        for number in range(count):
-            for memory in memories:
-                memory.leave_out(number)
-            yield number
-    finally:
-        for memory in memories:
-            memory.leave_out(None)
-
-
-RIDGE = 0.01
-"""Share of the mean variance that is added to all: directions without any are noise."""
+@contextmanager
+def without(banks: Sequence[MemoryBank], fold: Fold) -> Iterator[None]:
+    """Within it, several memory banks are without a fold; see `MemoryBank.without`."""
+    with ExitStack() as stack:
+        for bank in banks:
+            stack.enter_context(bank.without(fold))
+        yield
 
 
 def whitening(patches: Tensor) -> Tensor:
-    """The matrix [C, C] that makes patches [N, C] vary alike in all directions."""
-    # In float64, which MPS has not.
+    """Return the matrix [C, C] that gives patches [N, C] equal variance in all directions."""
+    # On the CPU, since MPS has no float64, which the smallest variances need.
     variances, directions = torch.linalg.eigh(torch.cov(patches.cpu().double().T))
     ridge = (RIDGE * variances.mean()).clamp_min(1e-12)
     return (directions / (variances.clamp_min(0) + ridge).sqrt()).to(patches)
+
+
+BLOCK_MIB = 8.0
+"""Size of the block of distances that is held at a time, in MiB."""
+
+BLOCK_ENTRIES = 512
+"""Entries of a bank in a block: few enough that the block's minimum is taken in the cache."""
+
+GRAPH_ENTRIES = 2048
+"""The same in an exported graph, where each block adds some nodes."""
+
+
+def nearest(
+    queries: Tensor, bank: Tensor, block_mib: float = BLOCK_MIB
+) -> tuple[Tensor, Tensor]:
+    """Find the nearest entry of a bank for each query, exactly.
+
+    Squared distances are |q|^2 - 2 q.b + |b|^2, in which |q|^2 changes no ranking. Each block of the
+    matrix is reduced to its row minima at once, which is faster than an argmin; the index is looked
+    up afterwards, in the one block of each query that holds its minimum.
+
+    Args:
+        queries: [N, D] float.
+        bank: [M, D] float on the same device, M at least 1.
+        block_mib: size of a block of distances, in MiB.
+
+    Returns:
+        Euclidean distances [N] and indices into the bank [N].
+    """
+    if torch.compiler.is_exporting():
+        return _nearest_in_graph(queries, bank)
+    rows = max(1, int(block_mib * 2**20 / (queries.element_size() * BLOCK_ENTRIES)))
+    blocks, squares = bank.split(BLOCK_ENTRIES), bank.square().sum(dim=1).split(BLOCK_ENTRIES)
+    indices = torch.empty(len(queries), dtype=torch.long, device=queries.device)
+    for part, found in zip(queries.split(rows), indices.split(rows), strict=True):
+        lowest = part.new_full((len(part),), torch.inf)
+        holder = torch.zeros_like(found)
+        for number, (block, square) in enumerate(zip(blocks, squares, strict=True)):
+            minimum = torch.addmm(square, part, block.T, alpha=-2).amin(dim=1)
+            holder[minimum < lowest] = number
+            lowest = torch.minimum(lowest, minimum)
+        for number in holder.unique().tolist():
+            held = (holder == number).nonzero()[:, 0]
+            product = torch.addmm(squares[number], part[held], blocks[number].T, alpha=-2)
+            found[held] = number * BLOCK_ENTRIES + product.argmin(dim=1)
+    return _distances(queries, bank, indices), indices
+
+
+def nearest_few(
+    queries: Tensor, bank: Tensor, count: int, block_mib: float = BLOCK_MIB
+) -> tuple[Tensor, Tensor]:
+    """Find the `count` nearest entries of a bank for each query, nearest first.
+
+    Args:
+        queries: [N, D] float.
+        bank: [M, D] float on the same device, M at least `count`.
+        count: neighbours of each query.
+        block_mib: size of a block of distances, in MiB; never less than one query's.
+
+    Returns:
+        Euclidean distances [N, count] and indices into the bank [N, count].
+    """
+    rows = max(1, int(block_mib * 2**20 / (queries.element_size() * len(bank))))
+    # A graph cannot hold a loop over queries, whose number it does not know.
+    parts = [queries] if torch.compiler.is_exporting() else queries.split(rows)
+    square = bank.square().sum(dim=1)
+    indices = torch.cat(
+        [
+            torch.addmm(square, part, bank.T, alpha=-2).topk(count, largest=False).indices
+            for part in parts
+        ]
+    )
+    # One rank at a time: all neighbours at once would take `count` times the queries' memory.
+    distances = [_distances(queries, bank, indices[:, rank]) for rank in range(count)]
+    return torch.stack(distances, dim=1), indices
+
+
+def _nearest_in_graph(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    """`nearest` without steps that depend on values, which an exported graph cannot hold."""
+    lowest, indices = None, None
+    for start in range(0, len(bank), GRAPH_ENTRIES):
+        block = bank[start : start + GRAPH_ENTRIES]
+        product = torch.addmm(block.square().sum(dim=1), queries, block.T, alpha=-2)
+        minimum, index = product.min(dim=1)
+        if lowest is None:
+            lowest, indices = minimum, index
+        else:
+            indices = torch.where(minimum < lowest, index + start, indices)
+            lowest = torch.minimum(minimum, lowest)
+    return _distances(queries, bank, indices), indices
+
+
+def _distances(queries: Tensor, bank: Tensor, indices: Tensor) -> Tensor:
+    """Distances from the differences: the product rounds coarsely where q and b almost agree."""
+    return (queries - bank[indices]).square().sum(dim=1).sqrt()

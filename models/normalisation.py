@@ -1,163 +1,208 @@
-"""Putting maps of different kinds on one scale, as held-out good images set it."""
+"""Normalisation: from raw distances to a verdict, in five steps; docs/scaling.md shows figures.
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+1. Distance of a patch x to its nearest bank entry b, divided by the local spacing of good patches:
+   d = |x - b| / spacing(b), where spacing(b) is the mean distance of b to its 50 nearest good
+   patches (`memory_bank.py`). So a varied texture is not anomalous for being varied.
+2. z-score of each term of the anomaly map by position:
+   z = (d - mean[cell]) / std[cell], over good images (here). So an edge, or the border of the image,
+   whose values are always high, is not anomalous.
+3. Division by the noise of good images:
+   z / noise, noise = std of the peaks of z + 0.1 * their mean (here). So terms of different units
+   can be added, and a term whose peaks vary on good images weighs less. The image score is the mean
+   of the highest 1% of the resulting map.
+4. Threshold: the score that a share `calibration.false_alarms` of good images to come exceeds, from
+   out-of-fold scores of all good images; scores of images that a network was trained on are first
+   moved to where held-out ones lie (`inspection/calibration.py`, `inspection/threshold.py`).
+5. severity = 1 + (score - threshold) / (threshold - median): 0 is the median good image, 1 the
+   threshold (`inspection/threshold.py`). For people to read; it changes no ranking.
+
+Steps 1 to 3 belong to the detector, are in its `state_dict()` and in an exported graph; steps 4 and
+5 only read scores.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.good_images import Fold
 from models.anomaly_maps import image_score
-from models.detector import Folds
+from models.detector import VariableLengthBuffers
 from utils.config import ALL, DataConfig
 
-CELL = 8
-"""Statistics by place are kept for cells of this many pixels of the images a side."""
+CELL_PIXELS = 8
+"""Side of the cells, in pixels of the images, that share a mean and a std."""
 
-PRIOR = 30
-"""Images' worth of what is common that is mixed into the statistics of each place."""
+PRIOR_IMAGES = 30
+"""Weight, in images, of the statistics of all cells at the same distance from the border."""
 
-RINGS = 5
-"""Cells from the border inwards that count as border: beyond them, one place is like another."""
+BORDER_CELLS = 5
+"""Cells from the border inwards that have statistics of their own; all further in are alike."""
 
-FLOOR = 0.5
-"""Least spread of a place, as a share of that of all: where good parts never vary, dust may."""
+MIN_STD_SHARE = 0.5
+"""Least std of a cell, as a share of that of all cells: where good images never vary, dust may."""
 
-ROUNDING = 1e-5
-"""Least spread of all places together: below that, differences are none."""
+MIN_STD = 1e-5
+"""Least std of all cells together; below that, differences are rounding."""
 
-LEAST = 0.1
-"""Share of the mean peak that is added to the noise, for a few images may happen to be alike; and
-least noise, in spreads."""
+MIN_NOISE = 0.1
+"""Share of the mean peak added to the noise, for a few images may happen to be alike; and its least
+value, in standard deviations."""
 
-SCALED = 200
-"""Good images, about, that a scale is set on: what they show is held in memory."""
+MAX_IMAGES = 200
+"""Good images, about, whose maps set the normalisation: they are held in memory."""
 
 
-class Normalisation(nn.Module):
-    """Measures maps by what good images show in the same place, and by how much their peaks vary.
+class Normalisation(VariableLengthBuffers, nn.Module):
+    """z-scores of T terms of an anomaly map: z = (map - mean[cell]) / (std[cell] * noise).
 
-    The mean of the place is subtracted, and the rest divided by how much it varies there: what an
-    aligned part shows at its edge, or a network where it sees but half of the surroundings, is not
-    strange there. Both are those of the place, as far as there are images enough to know it, and
-    otherwise of all places as far from the border. Several parts, and tiles of one, have no places
-    in common, and a part that lies anywhere has none, which shows in that unseen good images peak
-    higher by place: there one mean and one spread serve all.
+    Mean and std are those of the cell as far as there are images enough to know them, and otherwise
+    those of all cells at the same distance from the border. One mean and one std serve all cells
+    where cells of different images do not show the same: for several categories, tiles of a large
+    image, and parts that lie anywhere. The last is found by cross-validation; see `_cells_help`.
 
-    Then a map is divided by the spread, from image to image, of the mean of its strangest
-    hundredth: that is the noise in which a defect has to be seen. So maps of different units can be
-    added, and one that is restless on good parts weighs less.
+    Row 0 of the buffers is fitted to all folds, row 1 + k without fold k.
 
     Args:
-        terms: number of maps.
-        data: what is seen, and at what size.
+        terms: T.
+        data: settings; size, tile and category are read.
     """
 
     def __init__(self, terms: int, data: DataConfig) -> None:
         super().__init__()
-        # Another part, and another tile of a part, show something else in the same place.
-        self.has_places = not data.tile and data.category != ALL and "," not in data.category
-        grid = tuple(-(-side // CELL) for side in data.size)
-        self.register_buffer("mean", torch.zeros(terms, *grid))
-        self.register_buffer("spread", torch.ones(terms, *grid))
-        self.register_buffer("noise", torch.ones(terms))
+        several = data.category == ALL or "," in data.category
+        self.by_cell = not data.tile and not several
+        cells = tuple(-(-side // CELL_PIXELS) for side in data.size)
+        self.register_buffer("mean", torch.zeros(1, terms, *cells))
+        self.register_buffer("std", torch.ones(1, terms, *cells))
+        self.register_buffer("noise", torch.ones(1, terms))
+        self._row = 0
 
-    def fit(self, maps: Iterable[Tensor]) -> None:
-        """Set the statistics from the maps [B, T, H, W] of good images, one batch at a time."""
-        kept = [batch.detach().cpu() for batch in maps]
-        grid = self.mean.shape[-2:]
-        cells = torch.cat([F.adaptive_avg_pool2d(batch, grid) for batch in kept]).double()
-        mean, spread = _everywhere(cells)
-        if self.has_places:
-            own_mean, own_spread = _by_place(cells)
-            helps = _places_help(cells)[:, None, None]
-            mean, spread = (
-                torch.where(helps, own_mean, mean),
-                torch.where(helps, own_spread, spread),
-            )
-        self.mean.copy_(mean)
-        self.spread.copy_(spread)
-        self.noise.fill_(1)
-        peaks = torch.cat([_peaks(self(batch.to(self.mean))) for batch in kept])
-        noise = peaks.std(dim=0, correction=0) + LEAST * peaks.mean(dim=0)
-        self.noise.copy_(noise.clamp_min(LEAST))
+    def fit(self, maps: Sequence[Tensor]) -> None:
+        """Fit to raw maps of good images, those of each fold, [n, T, H, W], without that fold."""
+        every = torch.cat(list(maps))
+        fold_of = torch.repeat_interleave(torch.tensor([len(own) for own in maps]))
+        rows = [self._statistics(every)]
+        for number in range(len(maps)):
+            others = every[fold_of != number]
+            rows.append(self._statistics(others if len(others) else every))
+        self.mean, self.std, self.noise = (
+            torch.stack(values).to(self.mean) for values in zip(*rows, strict=True)
+        )
+
+    @contextmanager
+    def without(self, fold: Fold) -> Iterator[None]:
+        """Within it, use the statistics that were fitted without this fold."""
+        self._row = 1 + fold.number
+        try:
+            yield
+        finally:
+            self._row = 0
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The maps [B, T, H, W], standardised."""
-        both = torch.stack([self.mean, self.spread])
-        both = F.interpolate(both, maps.shape[-2:], mode="bilinear", align_corners=False)
-        return (maps - both[0]) / (both[1] * self.noise[:, None, None])
+        """Return the z-scores of maps [B, T, H, W]."""
+        return _z_scores(maps, self.mean[self._row], self.std[self._row], self.noise[self._row])
 
-    def leaving_out(
-        self, folds: Folds, look: Callable[[Tensor], Tensor], leave: Callable[[], Iterator[int]]
-    ) -> Iterator[int]:
-        """Be in turn what the scale would be without each fold, and at last that of them all.
+    def _statistics(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and std [T, h, w] and noise [T] of maps [N, T, H, W]."""
+        cells = F.adaptive_avg_pool2d(maps, self.mean.shape[-2:]).double()
+        mean, std = (values.expand(cells.shape[1:]) for values in _over_all_cells(cells))
+        if self.by_cell:
+            own_mean, own_std = _by_cell(cells)
+            helps = _cells_help(cells)[:, None, None]  # for each term by itself
+            mean, std = torch.where(helps, own_mean, mean), torch.where(helps, own_std, std)
+        mean, std = mean.float(), std.float()
+        peaks = torch.cat(
+            [_peaks(_z_scores(one[None], mean, std, mean.new_ones(len(mean)))) for one in maps]
+        )
+        noise = peaks.std(dim=0, correction=0) + MIN_NOISE * peaks.mean(dim=0)
+        return mean, std, noise.clamp_min(MIN_NOISE)
 
-        Args:
-            folds: good images to set it on; see `Detector.leaving_out`.
-            look: images [B, 3, H, W] to their maps [B, T, h, w].
-            leave: starts having the detector be without what else it knows from each fold.
-        """
-        found: list[list[Tensor]] = []
-        for _, fold in zip(leave(), folds, strict=True):
-            found.append([])
-            # Evenly from all of the fold: a few images may be as many tiles as are wanted.
-            every = max(1, len(fold) * len(folds) // SCALED)
+
+def out_of_fold_maps(
+    folds: Sequence[Fold],
+    raw_maps: Callable[[Tensor], Tensor],
+    without: Callable[[Fold], AbstractContextManager],
+) -> list[Tensor]:
+    """Return raw maps of about `MAX_IMAGES` good images, each made without its own fold.
+
+    Args:
+        folds: good images.
+        raw_maps: images [B, 3, H, W] to maps [B, T, h, w].
+        without: context in which the detector's memory banks are without a fold.
+
+    Returns:
+        Maps [n, T, h, w] of each fold, on the CPU; n may be 0.
+    """
+    of_folds: list[list[Tensor]] = []
+    for fold in folds:
+        maps: list[Tensor] = []
+        # Evenly from all of the fold: the tiles of a few images may be as many as are wanted.
+        every = max(1, len(fold) * len(folds) // MAX_IMAGES)
+        with without(fold):
             for batch in islice(fold, 0, None, every):
-                found[-1].append(look(batch).cpu())
-                if sum(map(len, found[-1])) >= SCALED / len(folds):
+                maps.append(raw_maps(batch).detach().cpu())
+                if sum(map(len, maps)) >= MAX_IMAGES / len(folds):
                     break
-        for number in leave():
-            others = [maps for other, maps in enumerate(found) if other != number]
-            self.fit(chain.from_iterable(others if any(others) else found))
-            yield number
-        if any(found):
-            self.fit(chain.from_iterable(found))
+        of_folds.append(maps)
+    empty = next(maps[0] for maps in of_folds if maps)[:0]
+    return [torch.cat(maps) if maps else empty for maps in of_folds]
 
 
-def _everywhere(cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread [T, 1, 1] of cells [N, T, h, w] of all places."""
-    spread, mean = torch.std_mean(cells, dim=(0, 2, 3), correction=0, keepdim=True)
-    return mean[0], spread[0].clamp_min(ROUNDING)
+def _z_scores(maps: Tensor, mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+    """(map - mean) / (std * noise): maps [B, T, H, W], statistics [T, h, w] and [T]."""
+    both = torch.stack([mean, std])
+    mean, std = F.interpolate(both, maps.shape[-2:], mode="bilinear", align_corners=False)
+    return (maps - mean) / (std * noise[:, None, None])
 
 
-def _by_place(cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread [T, h, w] of cells [N, T, h, w] of each place, drawn to those of its ring."""
+def _over_all_cells(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and std [T, 1, 1] of cells [N, T, h, w], over images and cells."""
+    std, mean = torch.std_mean(cells, dim=(0, 2, 3), correction=0, keepdim=True)
+    return mean[0], std[0].clamp_min(MIN_STD)
+
+
+def _by_cell(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and std [T, h, w] of each cell, shrunk towards those of its distance from the border."""
     moments = torch.stack([cells.mean(dim=0), cells.square().mean(dim=0)])
     down, across = (torch.minimum(n, n.flip(0)) for n in map(torch.arange, cells.shape[-2:]))
-    from_border = torch.minimum(down[:, None], across).clamp(max=RINGS - 1)
+    from_border = torch.minimum(down[:, None], across).clamp(max=BORDER_CELLS - 1)
     of_ring = moments.clone()
-    for distance in range(RINGS):
+    for distance in range(BORDER_CELLS):
         ring = from_border == distance
         of_ring[..., ring] = moments[..., ring].mean(dim=-1, keepdim=True)
-    share = len(cells) / (len(cells) + PRIOR)
+    # weight of the cell's own statistics = n / (n + prior)
+    weight = len(cells) / (len(cells) + PRIOR_IMAGES)
     (mean, variance), (ring_mean, ring_variance) = (
         (first, second - first.square()) for first, second in (moments, of_ring)
     )
-    spread = torch.lerp(ring_variance, variance, share).clamp_min(0).sqrt()
-    least = FLOOR * _everywhere(cells)[1]
-    return torch.lerp(ring_mean, mean, share), torch.maximum(spread, least)
+    std = torch.lerp(ring_variance, variance, weight).clamp_min(0).sqrt()
+    floor = MIN_STD_SHARE * _over_all_cells(cells)[1]
+    return torch.lerp(ring_mean, mean, weight), torch.maximum(std, floor)
 
 
-def _places_help(cells: Tensor) -> Tensor:
-    """Whether good images peak lower where each place has its own mean and spread: bool [T].
+def _cells_help(cells: Tensor) -> Tensor:
+    """Return for which terms unseen good images peak lower by cell than over all: bool [T].
 
-    Measured on one half of the images by the other: the height that one in twenty exceeds, in units
-    of the maps, by the mean spread of all places.
+    Two-fold cross-validation; compared is the 95% quantile of the peaks, in units of the maps. A
+    part that lies anywhere has no common cells, and peaks higher by cell.
     """
     halves, heights = cells.chunk(2), []
     if len(halves) < 2:
         return torch.zeros(cells.shape[1], dtype=torch.bool)
-    for measure in (_by_place, _everywhere):
+    for statistics in (_by_cell, _over_all_cells):
         peaks = []
         for known, unseen in (halves, halves[::-1]):
-            mean, spread = measure(known)
-            unit = spread.square().mean(dim=(1, 2), keepdim=True).sqrt()
-            peaks.append(_peaks((unseen - mean) / spread * unit))
+            mean, std = statistics(known)
+            unit = std.square().mean(dim=(1, 2), keepdim=True).sqrt()
+            peaks.append(_peaks((unseen - mean) / std * unit))
         heights.append(torch.cat(peaks).quantile(0.95, dim=0))
     return heights[0] < heights[1]
 
 
 def _peaks(maps: Tensor) -> Tensor:
-    """Mean of the strangest hundredth of each map: [B, T, H, W] -> [B, T]."""
+    """Mean of the highest 1% of each map: [B, T, H, W] -> [B, T]."""
     return image_score(maps.flatten(0, 1), "top1").unflatten(0, maps.shape[:2])

@@ -1,116 +1,131 @@
-"""PatchCore: a part is as strange as the patch that lies farthest from all good patches.
+"""PatchCore: the anomaly score of a patch is its distance to the nearest good patch.
 
 Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from data.good_images import Fold
 from models.backbones import LITE
-from models.detector import FittedDetector, Folds, Prediction
+from models.detector import FittedDetector, Prediction
 from models.feature_detector import FeatureDetector
 from models.memory_bank import (
     MemoryBank,
     distances_to,
-    leaving_out,
-    patch_features,
-    rows,
+    locally_aware_patches,
+    nearest_few,
+    patch_rows,
+    without,
 )
-from models.neighbours import nearest_few
-from models.normalisation import Normalisation
+from models.normalisation import Normalisation, out_of_fold_maps
 from utils.config import Config
 from utils.errors import UserError
 
+CANDIDATES = 200_000
+"""Patches from which each coreset is chosen: bounds the memory of a fit."""
+
+REWEIGHT_NEIGHBOURS = 9
+"""b of the paper's equation 7."""
+
 
 class PatchCore(FeatureDetector, FittedDetector):
-    """Two memories of good patches for each layer, and the mean distance of others to them all.
+    """Memory banks of good patches, and the distance of other patches to them.
 
-    One is plain, the other whitened. Layers are not joined, for a part that lies anywhere seldom
-    shows the same fine features beside the same coarse ones. It differs from the paper in these, in
-    the scale of its map, and in what `MemoryBank` says; `patchcore.joined=true`,
-    `patchcore.density=0`, `patchcore.reweight=9` and a number of `patchcore.candidates` that all
-    patches fit in give the paper's score.
+    With `patchcore.paper` it is the paper's method: the layers are joined, one memory bank holds a
+    coreset of all patches, the anomaly map is the distance to it, and the image score is the
+    re-weighted highest distance (equations 6 and 7).
+
+    By default it differs in three points, each measured in docs/experiments.md. Each layer has two
+    memory banks of its own, one with plain and one with whitened features, since a part that lies
+    anywhere seldom shows the same fine features beside the same coarse ones. The map is the mean of
+    the distances, each divided by the local spacing of good patches. And it is normalised by
+    position (`Normalisation`), the image score being that of `score.reduce`.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
-        if config.patchcore.joined:
-            memories = [MemoryBank(sum(self.backbone.channels))]
+        self.paper = config.patchcore.paper
+        if self.paper:
+            banks = [MemoryBank(sum(self.backbone.channels))]
+            if config.data.resize == "pad" or config.data.region:
+                raise UserError(
+                    "patchcore.paper scores the whole frame, padding and the outside of data.region "
+                    "too; set patchcore.paper=false, or neither data.region nor data.resize=pad"
+                )
         else:
-            memories = [MemoryBank(c, w) for c in self.backbone.channels for w in (False, True)]
-        self.memories = nn.ModuleList(memories)
-        self.scale = Normalisation(1, config.data)
-        if config.patchcore.reweight and (config.data.fit == "pad" or config.data.region):
-            raise UserError(
-                "patchcore.reweight scores the whole frame, padding and what is outside of "
-                "data.region too; set patchcore.reweight to 0, or neither data.region nor "
-                "data.fit=pad"
-            )
-        if config.patchcore.reweight and not config.patchcore.joined:
-            raise UserError(
-                "patchcore.reweight is the paper's, of layers that are joined; set "
-                "patchcore.joined to true, or patchcore.reweight to 0"
-            )
+            layers = self.backbone.channels
+            banks = [MemoryBank(c, w, CANDIDATES) for c in layers for w in (False, True)]
+        self.banks = nn.ModuleList(banks)
+        self.normalisation = None if self.paper else Normalisation(1, config.data)
 
     def patches(self, images: Tensor) -> list[Tensor]:
-        """Features [B, C, h, w] of images [B, 3, H, W], averaged over 3x3, for each memory."""
-        maps = self.maps(images)
-        if self.config.patchcore.joined:
-            return [patch_features(maps)]
-        return [features for layer in maps for features in [patch_features([layer])] * 2]
+        """Return locally aware patch features [B, C, h, w] of images, for each memory bank."""
+        layers = self.features(images)
+        if self.paper:
+            return [locally_aware_patches(list(layers))]
+        return [features for layer in layers for features in [locally_aware_patches([layer])] * 2]
 
     def collect(self, images: Tensor, fold: int) -> None:
-        """Let the patches of the images compete for a place in the memories."""
-        self.keep()
-        capacity, valid = self.config.patchcore.candidates, self.valid_mask(images)
-        for memory, features in zip(self.memories, self.patches(images), strict=True):
-            memory.collect(features, capacity, fold, valid)
+        """See `FittedDetector.collect`."""
+        valid = self.valid_mask(images)
+        for bank, features in zip(self.banks, self.patches(images), strict=True):
+            bank.collect(features, fold, valid)
 
-    def finish(self) -> None:
-        """Thin the memories out to their coresets."""
-        settings = self.config.patchcore
-        for memory in self.memories:
-            memory.thin_out(settings.coreset, settings.density, settings.candidates)
+    @torch.no_grad()
+    def finish(self, folds: Sequence[Fold]) -> None:
+        """Choose the coresets, then normalise; see `Detector.finish`."""
+        for bank in self.banks:
+            # The paper's greedy selection runs over all patches, not over those of a fold.
+            bank.fit(self.config.patchcore.coreset, by_fold=not self.paper, spacing=not self.paper)
+        if self.normalisation is not None:
+            maps = out_of_fold_maps(
+                folds, lambda images: self.distances(images)[0], lambda f: without(self.banks, f)
+            )
+            self.normalisation.fit(maps)
 
-    def leaving_out(self, folds: Folds) -> Iterator[int]:
-        """Be in turn without what each fold brought to memories and scale; see `Detector`."""
-        leave = partial(leaving_out, self.memories, len(folds))
-        if all(map(len, folds)):
-            yield from self.scale.leaving_out(folds, self.strangeness, leave)
-        else:  # images were added to others that are gone: the scale stays as those set it
-            yield from leave()
-        self.kept = None
+    @contextmanager
+    def without(self, fold: Fold) -> Iterator[None]:
+        """See `Detector.without`."""
+        with without(self.banks, fold):
+            if self.normalisation is None:
+                yield
+            else:
+                with self.normalisation.without(fold):
+                    yield
 
-    def strangeness(self, images: Tensor) -> Tensor:
-        """Mean distance of the patches of images [B, 3, H, W] to all memories: [B, 1, h, w]."""
-        distances, _ = distances_to(self.memories, self.patches(images), self.valid_mask(images))
-        return distances.mean(dim=1, keepdim=True)
+    def distances(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Return the mean distance of patches to the memory banks, [B, 1, h, w] (equation 6).
+
+        With it the patches, and the indices of their nearest entries, for each bank.
+        """
+        patches = self.patches(images)
+        distances, entries = distances_to(self.banks, patches, self.valid_mask(images))
+        return distances.mean(dim=1, keepdim=True), patches, entries
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images by the distances of their patches; see `Detector.forward`."""
-        patches = self.patches(images)
-        distances, places = distances_to(self.memories, patches, self.valid_mask(images))
-        maps = distances.mean(dim=1, keepdim=True)
-        prediction = self.predict(self.scale(maps), images.shape[-2:])
-        if not self.config.patchcore.reweight:
-            return prediction
-        (features,), (places,) = patches, places
-        highest, patch = maps.flatten(1).max(dim=1)
-        place = patch + torch.arange(images.shape[0], device=patch.device) * maps[0].numel()
-        weight = self.weight(rows(features)[place], places[place])
-        return prediction._replace(score=highest * weight)
+        """Score images; see `Detector.forward`."""
+        distances, patches, entries = self.distances(images)
+        if self.normalisation is not None:
+            return self.predict(self.normalisation(distances), images.shape[-2:])
+        prediction = self.predict(distances, images.shape[-2:])
+        highest, patch = distances.flatten(1).max(dim=1)
+        # Index of each image's highest patch among the rows of all images.
+        row = patch + torch.arange(images.shape[0], device=patch.device) * distances[0].numel()
+        weight = self.weight(patch_rows(patches[0])[row], entries[0][row])
+        return prediction._replace(score=weight * highest)
 
-    def weight(self, patches: Tensor, places: Tensor) -> Tensor:
-        """The paper's weight of the strangest patch of each image: [B, C], [B] -> [B] in [0, 1].
+    def weight(self, patches: Tensor, entries: Tensor) -> Tensor:
+        """Return the weight of equation 7 for patches [B, C] with nearest entries [B]: in [0, 1].
 
-        One minus the softmax of the distance to the nearest entry, among the distances to the
-        entries around that one: a patch whose nearest entry is itself a rare one counts more.
+        w = 1 - exp|x - m*| / sum over the b nearest entries m of m* of exp|x - m|: a patch whose
+        nearest entry is itself rare among good patches counts more.
         """
-        bank = self.memories[0].bank
-        count = min(self.config.patchcore.reweight, len(bank))
-        _, around = nearest_few(bank[places], bank, count)  # itself
-        apart = (bank[around] - patches[:, None]).square().sum(dim=2).sqrt()
-        return 1 - apart.softmax(dim=1)[:, 0]
+        bank = self.banks[0].bank
+        count = min(REWEIGHT_NEIGHBOURS, len(bank))
+        _, around = nearest_few(bank[entries], bank, count)  # m* itself comes first
+        distances = (bank[around] - patches[:, None]).square().sum(dim=2).sqrt()
+        return 1 - distances.softmax(dim=1)[:, 0]

@@ -81,7 +81,6 @@ class DataConfig(Section):
 class UNetConfig(Section):
     encoder: Name
     width: int = Field(ge=1, le=1024)
-    memory: int = Field(ge=3)
 
 
 class CorruptionConfig(Section):
@@ -94,18 +93,10 @@ class LossConfig(Section):
     perceptual: Weight
     vgg16: str | None
     focal: Weight
-    balance: float = Field(ge=0, le=100)
 
 
 class DraemConfig(Section):
-    focal: Weight
-    balance: float = Field(ge=0, le=100)
-
-
-class DinomalyConfig(Section):
-    dropout: float = Field(ge=0, lt=1)
-    blocks: int = Field(ge=2, le=64)
-    hard: float = Field(gt=0, le=1)
+    sharper: bool
 
 
 class BackboneConfig(Section):
@@ -115,24 +106,15 @@ class BackboneConfig(Section):
 
 
 class PatchCoreConfig(Section):
-    joined: bool
-    candidates: Count
+    paper: bool
     coreset: float = Field(gt=0, le=1)
-    density: int = Field(ge=0)
-    reweight: int = Field(ge=0)
 
 
 class PadimConfig(Section):
     channels: Count
 
 
-class FastFlowConfig(Section):
-    steps: Count
-    ratio: float = Field(gt=0, le=4)
-
-
 class PatchMemoryConfig(Section):
-    patches: Count
     rotations: int = Field(ge=1, le=36)
 
 
@@ -170,11 +152,9 @@ class Config(Section):
     corruption: CorruptionConfig
     loss: LossConfig
     draem: DraemConfig
-    dinomaly: DinomalyConfig
     backbone: BackboneConfig
     patchcore: PatchCoreConfig
     padim: PadimConfig
-    fastflow: FastFlowConfig
     patch_memory: PatchMemoryConfig
     train: TrainConfig
     score: ScoreConfig
@@ -191,6 +171,11 @@ class Config(Section):
             raise UserError(
                 f"data.fit={data.fit} says nothing to tiles, which keep the ratio by "
                 "themselves; set data.fit=squash, or data.tile=0"
+            )
+        if set(self.corruption.kinds) == {"clean"}:
+            raise UserError(
+                "corruption.kinds names nothing but clean, which leaves no defect to learn from; "
+                "add some of stain, perlin, crack, cut_paste, remove and displace"
             )
         if not (loss.l1 or loss.ssim or loss.perceptual or loss.focal):
             raise UserError(
