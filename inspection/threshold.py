@@ -248,7 +248,9 @@ def promises(calibrations: dict[str, Calibration]) -> str:
 
 def dropped(calibrations: dict[str, Calibration], why: str) -> str | None:
     """Return a line that names the thresholds set by hand that are replaced; None without any."""
-    by_hand = [f"of {name} {one.threshold:.4g}" for name, one in calibrations.items() if one.by_hand]
+    by_hand = [
+        f"of {name} {one.threshold:.4g}" for name, one in calibrations.items() if one.by_hand
+    ]
     return f"threshold {', '.join(by_hand)}, set by hand, is dropped: {why}" if by_hand else None
 
 

@@ -67,7 +67,7 @@ def random_projection(points: Tensor, dimensions: int) -> Tensor:
 
 
 def greedy_coreset(points: Tensor, count: int, quiet: bool = False) -> Tensor:
-    """Choose a greedy k-centre coreset: the first point, then always the farthest from those chosen.
+    """Choose a greedy k-centre coreset: the first point, then always the farthest from the chosen.
 
     No point is left more than twice as far from the centres as the best choice of as many would
     leave it (Gonzalez, Theoretical Computer Science 1985).

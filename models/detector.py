@@ -123,5 +123,5 @@ class FittedDetector(Detector):
     """Base class of detectors that collect features of each good image once and then fit them."""
 
     def collect(self, images: Tensor, fold: int) -> None:
-        """Collect features of good images [B, 3, H, W] in [0, 1], all of the fold of this number."""
+        """Collect features of good images [B, 3, H, W] in [0, 1], all of one fold."""
         raise NotImplementedError

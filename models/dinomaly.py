@@ -71,7 +71,7 @@ class Dinomaly(FeatureDetector, TrainedDetector):
                 nn.init.zeros_(layer.bias)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the valid mask of images and the maps of the two groups of layers, [B, C, h, w]."""
+        """Return the valid mask of images, and the means of the two groups, [B, C, h, w] each."""
         return self.training_sample(images)
 
     def compute_features(self, images: Tensor) -> list[Tensor]:
@@ -148,7 +148,9 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens [B, N, C] after attention and MLP, both with a residual connection."""
-        heads = self.qkv(self.norm1(tokens)).unflatten(2, (3, -1, HEAD_CHANNELS))  # [B, N, 3, heads, HEAD_CHANNELS]
+        heads = self.qkv(self.norm1(tokens)).unflatten(
+            2, (3, -1, HEAD_CHANNELS)
+        )  # [B, N, 3, heads, HEAD_CHANNELS]
         mixed = linear_attention(*heads.permute(2, 0, 3, 1, 4).unbind())
         tokens = tokens + self.project(mixed.transpose(1, 2).flatten(2))
         return tokens + self.mlp(self.norm2(tokens))
@@ -173,7 +175,7 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 def mine_hard(target: Tensor, reconstructed: Tensor) -> Tensor:
     """Return the reconstructed maps, with the gradient of all but the worst tokens scaled down.
 
-    Hard mining (the paper's): the worst `HARD_SHARE` of the tokens of the batch keep their gradient.
+    Hard mining (the paper's): the worst `HARD_SHARE` of the batch's tokens keep their gradient.
 
     Args:
         target: [B, C, h, w].

@@ -71,7 +71,9 @@ class FeatureDetector(Detector):
 
     def features(self, images: Tensor) -> Sequence[Tensor]:
         """Return `compute_features` of images, from the cache if there is one."""
-        return self.compute_features(images) if self._cache is None else self._cache.features(images)
+        return (
+            self.compute_features(images) if self._cache is None else self._cache.features(images)
+        )
 
     def training_sample(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the valid mask of images, bool [B, 1, H, W], and their `features`."""

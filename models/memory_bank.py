@@ -51,8 +51,8 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
 
     It differs from the paper in three points. The coreset is chosen from a random sample of the
     patches, which bounds memory. Distances may be divided by the local spacing of good patches (a
-    local density, as in local outlier factors: Breunig et al., SIGMOD 2000), for patches of a varied
-    texture lie far apart although all are good. And features may be whitened: then all directions
+    local density, as in local outlier factors: Breunig et al., SIGMOD 2000), for patches of a
+    varied texture lie far apart although all are good. And features may be whitened: then all directions
     in which good patches vary weigh alike, and a rare combination of common features, such as a
     bent piece of an ordinary edge, lies far out.
 
@@ -224,14 +224,12 @@ GRAPH_ENTRIES = 2048
 """The same in an exported graph, where each block adds some nodes."""
 
 
-def nearest(
-    queries: Tensor, bank: Tensor, block_mib: float = BLOCK_MIB
-) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, bank: Tensor, block_mib: float = BLOCK_MIB) -> tuple[Tensor, Tensor]:
     """Find the nearest entry of a bank for each query, exactly.
 
-    Squared distances are |q|^2 - 2 q.b + |b|^2, in which |q|^2 changes no ranking. Each block of the
-    matrix is reduced to its row minima at once, which is faster than an argmin; the index is looked
-    up afterwards, in the one block of each query that holds its minimum.
+    Squared distances are |q|^2 - 2 q.b + |b|^2, in which |q|^2 changes no ranking. Each block of
+    the matrix is reduced to its row minima at once, which is faster than an argmin; the index is
+    found afterwards, in the one block of each query that holds its minimum.
 
     Args:
         queries: [N, D] float.

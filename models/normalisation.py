@@ -4,8 +4,8 @@
    d = |x - b| / spacing(b), where spacing(b) is the mean distance of b to its 50 nearest good
    patches (`memory_bank.py`). So a varied texture is not anomalous for being varied.
 2. z-score of each term of the anomaly map by position:
-   z = (d - mean[cell]) / std[cell], over good images (here). So an edge, or the border of the image,
-   whose values are always high, is not anomalous.
+   z = (d - mean[cell]) / std[cell], over good images (here). So an edge, or the border of the
+   image, whose values are always high, is not anomalous.
 3. Division by the noise of good images:
    z / noise, noise = std of the peaks of z + 0.1 * their mean (here). So terms of different units
    can be added, and a term whose peaks vary on good images weighs less. The image score is the mean

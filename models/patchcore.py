@@ -53,8 +53,8 @@ class PatchCore(FeatureDetector, FittedDetector):
             banks = [MemoryBank(sum(self.backbone.channels))]
             if config.data.resize == "pad" or config.data.region:
                 raise UserError(
-                    "patchcore.paper scores the whole frame, padding and the outside of data.region "
-                    "too; set patchcore.paper=false, or neither data.region nor data.resize=pad"
+                    "patchcore.paper scores the whole frame, padding and the outside of data.region"
+                    " too; set patchcore.paper=false, or neither data.region nor data.resize=pad"
                 )
         else:
             layers = self.backbone.channels

@@ -1,46 +1,65 @@
 """Feature detectors on a small backbone, fitted in a moment, and checkpoints of such."""
 
+from dataclasses import asdict
+
 import torch
 
 from data.good_images import GoodImages
 from inspection.threshold import calibrate
 from models import build_model
+from models.detector import TrainedDetector
 from models.patchcore import PatchCore
 from training.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
 
 
+class TensorFold(list):
+    """A fold of batches [B, 3, H, W] that are given as they are."""
+
+    def __init__(self, number, batches):
+        super().__init__(batches)
+        self.number, self.held_out = number, self
+
+
+def in_folds(*batches):
+    """Folds of one batch each."""
+    return [TensorFold(number, [batch]) for number, batch in enumerate(batches)]
+
+
 def detector(name, **overrides):
     """A detector on a small backbone with random weights, 64x64."""
     settings = {"model": name, "data.size": 64, "backbone.name": "efficientnet_lite0"}
-    settings |= {"backbone.layers": [2, 4]} | overrides
+    settings |= {"backbone.layers": [1, 2]} | overrides
     torch.manual_seed(0)
     return build_model(load_config(overrides=settings)).eval()
 
 
-def fitted(name, images, pieces=(3, 5, 4), **overrides):
-    """The detector, fitted to images that come in folds of these lengths."""
-    model = detector(name, **overrides)
+def fit(model, folds):
+    """Have a detector learn from folds, with the same random choices each time."""
     torch.manual_seed(1)
-    folds = [[piece] for piece in images.split(pieces)]
-    for number, (piece,) in enumerate(folds):
-        model.collect(piece, number)
-    model.finish()
-    for _ in model.leaving_out(folds if len(folds) > 1 else []):  # as the verdict is set
-        pass
+    if not isinstance(model, TrainedDetector):
+        for fold in folds:
+            for batch in fold:
+                model.collect(batch, fold.number)
+    model.finish(folds)
     return model
 
 
-def unscaled_scores(model, images):
-    """Scores [B] of images [B, 3, H, W] by distances as they are, also of one that has a scale."""
+def fitted(name, images, pieces=(3, 5, 4), **overrides):
+    """The detector, fitted to images that come in folds of these lengths."""
+    return fit(detector(name, **overrides), in_folds(*images.split(pieces)))
+
+
+def raw_scores(model, images):
+    """Scores [B] of images [B, 3, H, W] without normalisation."""
     if isinstance(model, PatchCore):
-        return model.predict(model.strangeness(images), images.shape[-2:]).score
+        return model.predict(model.distances(images)[0], images.shape[-2:]).score
     return model(images).score
 
 
 def saved(model, folder):
     """The checkpoint of a finished run that holds the detector: its file, below a folder."""
-    calibrations = {"tile": calibrate([0.5], [0.5], 0.0, 0.02)}
+    calibrations = {"tile": asdict(calibrate([0.5], [0.5], 0.0, 0.02))}
     state = model.state_dict()
     save_checkpoint(
         folder, Checkpoint(model.config, GoodImages(), state, None, Progress(), [], calibrations)

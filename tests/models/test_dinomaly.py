@@ -4,14 +4,15 @@ from drawn_images import texture
 from torch.nn import functional as F
 
 from models import build_model
-from models.dinomaly import EASY, linear_attention, mine_hard
+from models import dinomaly
+from models.dinomaly import EASY_GRADIENT, linear_attention, mine_hard
 from utils.config import load_config
 from utils.errors import UserError
 
 
 def tiny(**overrides):
     """Dinomaly on two blocks of a small transformer with random weights, 128x128."""
-    settings = {"model": "dinomaly", "data.size": 128, "dinomaly.blocks": 2}
+    settings = {"model": "dinomaly", "data.size": 128}
     settings |= {"backbone.name": "vit_tiny_patch16_224", "backbone.layers": [0, 1]}
     torch.manual_seed(0)
     return build_model(load_config(overrides=settings | overrides))
@@ -50,13 +51,14 @@ def test_linear_attention_is_attention_with_another_kernel():
     assert torch.allclose(linear_attention(queries, keys, values), expected, atol=1e-5)
 
 
-def test_hard_mining_shrinks_the_gradient_of_what_is_well_restored():
+def test_hard_mining_shrinks_the_gradient_of_what_is_well_restored(monkeypatch):
     torch.manual_seed(0)
     wanted = torch.randn(2, 6, 4, 5)
     # The further to the right and the later in the batch, the worse.
     noise = torch.arange(1.0, 41).reshape(2, 1, 4, 5) / 40
     restored = (wanted + noise * wanted.roll(1, dims=1)).requires_grad_()
-    mined = mine_hard(wanted, restored, share=0.2)
+    monkeypatch.setattr(dinomaly, "HARD_SHARE", 0.2)
+    mined = mine_hard(wanted, restored)
     assert torch.allclose(mined, restored)
     mined.sum().backward()
     distance = 1 - F.cosine_similarity(wanted, restored.detach(), dim=1)
@@ -64,7 +66,7 @@ def test_hard_mining_shrinks_the_gradient_of_what_is_well_restored():
     assert worst.sum() == 8
     for channel in restored.grad.unbind(dim=1):
         assert torch.allclose(channel[worst], torch.tensor(1.0))
-        assert torch.allclose(channel[~worst], torch.tensor(EASY))
+        assert torch.allclose(channel[~worst], torch.tensor(EASY_GRADIENT))
 
 
 def test_the_decoder_learns_and_the_encoder_does_not():

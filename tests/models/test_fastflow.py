@@ -3,16 +3,18 @@ import torch
 from drawn_images import texture
 from fitted import detector
 
-from models.fastflow import Flow, energy, places
+from models import fastflow
+from models.fastflow import MAX_LOG_SCALE, Flow, energy, positional_encoding
 
 CHANNELS = 5  # halves that differ
 
 
 @pytest.fixture
-def flow():
+def flow(monkeypatch):
     """A flow of four steps that has moved away from where it starts, in double precision."""
+    monkeypatch.setattr(fastflow, "STEPS", 4)
     torch.manual_seed(0)
-    flow = Flow(CHANNELS, steps=4, ratio=1.0).eval()
+    flow = Flow(CHANNELS).eval()
     for weights in flow.parameters():
         torch.nn.init.normal_(weights, std=0.5)
     return flow.double()
@@ -31,22 +33,24 @@ def test_its_log_determinant_is_that_of_its_jacobian(flow):
 
 def test_its_steps_can_be_undone(flow):
     x = torch.randn(2, CHANNELS, 6, 6, dtype=torch.float64)
-    after, where = x, places(6, 6).double()
+    after, position = x, positional_encoding(6, 6).double()
     for step in flow.steps:
-        after, _ = step(after, where)
+        after, _ = step(after, position)
     for step in reversed(flow.steps):
         kept, changed = after.split(step.halves, dim=1)
-        log_scale, shift = step.scale_and_shift(kept, where)
+        inputs = torch.cat([kept, position.expand(2, -1, -1, -1)], dim=1)
+        log_scale, shift = step.subnet(inputs).chunk(2, dim=1)
+        log_scale = MAX_LOG_SCALE * torch.tanh(log_scale / MAX_LOG_SCALE)
         before = torch.cat([kept, (changed - shift) * (-log_scale).exp()], dim=1)
         after = before[:, step.order.argsort()]
     assert (after - x).abs().max() < 1e-9
 
 
-def test_what_is_common_in_one_place_is_rare_in_another():
+def test_what_is_common_at_one_position_is_rare_at_another():
     torch.manual_seed(0)
     good = torch.randn(64, CHANNELS, 8, 8)
     good[..., :4] += 3  # on the left, as good parts are
-    flow = Flow(CHANNELS, steps=4, ratio=4.0)
+    flow = Flow(CHANNELS)
     optimizer = torch.optim.Adam(flow.parameters(), 1e-2)
     for _ in range(200):
         noise, log_determinant = flow(good)
@@ -84,16 +88,19 @@ def test_it_finds_what_it_has_not_learned():
     assert 6 <= column < 28
 
 
-def test_a_backbone_sees_each_image_once(monkeypatch):
+def test_a_cache_computes_the_features_of_each_image_once(monkeypatch):
     images = texture(4, (64, 64))
     model = detector("fastflow")
     expected = [
         torch.cat(layer) for layer in zip(*map(model.backbone, images.split(1)), strict=True)
     ]
     seen = []
-    look = model.backbone.forward
-    monkeypatch.setattr(model.backbone, "forward", lambda x: seen.append(len(x)) or look(x))
-    for order in ([0, 1, 2], [3, 2, 1, 0]):
-        _, *found = model.prepare(images[order])
-        assert all(torch.equal(a, b[order]) for a, b in zip(found, expected, strict=True))
+    forward = model.backbone.forward
+    monkeypatch.setattr(model.backbone, "forward", lambda x: seen.append(len(x)) or forward(x))
+    with model.caching():
+        for order in ([0, 1, 2], [3, 2, 1, 0]):
+            _, *found = model.prepare(images[order])
+            assert all(torch.equal(a, b[order]) for a, b in zip(found, expected, strict=True))
     assert sum(seen) == 4
+    model.prepare(images)
+    assert sum(seen) == 8

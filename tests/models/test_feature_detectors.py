@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_one_line, run_script
-from fitted import detector, fitted, saved
+from fitted import detector, fit, fitted, in_folds, saved
 from PIL import Image
 from torch.nn import functional as F
 
 import train
 from data.good_images import GoodImages
 from data.tensors import to_pixels, turned
-from models import build_model, load_detector, padim
+from inspection.torch_inspector import load_detector
+from models import memory_bank, padim, patchcore
 from models.backbones import EfficientNetLite, concatenated
-from models.memory_bank import rows
+from models.memory_bank import patch_rows
 from training import distributed
 from training.checkpoint import Checkpoint, Progress, save_checkpoint
 from utils.config import load_config
@@ -22,8 +23,8 @@ from utils.device import place
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
-CHANNELS = 24 + 40  # of blocks 2 and 4
-PLAIN = {"patchcore.coreset": 1.0, "patchcore.density": 0, "score.smooth": 0}
+CHANNELS = 24 + 40  # of levels 1 and 2
+PLAIN = {"patchcore.coreset": 1.0, "score.smooth": 0}
 
 
 @pytest.fixture
@@ -68,47 +69,24 @@ def test_checkpoint_alone_gives_the_same_answer(name, good, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["patchcore", "padim", "patch_memory"])
-def test_sweep_goes_on_where_it_was_saved(name, good):
-    overrides = {"patchcore.candidates": 300, "patch_memory.patches": 300}
-    whole, first, second = (detector(name, **overrides) for _ in range(3))
-    for model, pieces in ((whole, good.split(4)), (first, good.split(4)[:2])):
-        torch.manual_seed(1)
-        for piece in pieces:
-            model.collect(piece, 0)
-    second.load_state_dict(first.state_dict())  # torch's generator is where `first` left it
-    torch.manual_seed(1)
-    sides = {"patchcore": (16, 16, 8, 8), "padim": (), "patch_memory": (16,)}[name]
-    for side in sides * 2:
-        torch.rand(4 * side * side)
-    if name == "padim":
-        torch.randperm(CHANNELS)
-    second.collect(good.split(4)[2], 0)
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, second.state_dict()[key]), key
-
-
-@pytest.mark.parametrize("name", ["patchcore", "padim", "patch_memory"])
 def test_a_single_good_image_is_enough(name, good, defective):
     model = fitted(name, good[:1], pieces=(1,), **{"patch_memory.rotations": 2})
     assert model(defective).score.item() > model(good[:1]).score.item()
 
 
-def test_patchcore_bank_is_bounded_and_a_share_of_the_candidates(good):
-    model = detector("patchcore", **{"patchcore.candidates": 500, "patchcore.coreset": 0.1})
-    for image in good.split(1):
-        model.collect(image, 0)
-        assert all(len(memory.bank) <= 500 for memory in model.memories)
-    assert [len(memory.bank) for memory in model.memories] == [500] * 4
-    model.finish()
-    for memory in model.memories:
-        assert (len(memory.bank), len(memory.spacing), len(memory.keys)) == (50, 50, 50)
+def test_patchcore_chooses_a_share_of_bounded_candidates(good, monkeypatch):
+    monkeypatch.setattr(patchcore, "CANDIDATES", 500)
+    model = detector("patchcore", **{"patchcore.coreset": 0.1})
+    fit(model, in_folds(good))
+    for bank in model.banks:
+        assert (len(bank.bank), len(bank.spacing)) == (50, 50)
 
 
-def test_patchcore_knows_what_it_has_seen(good):
+def test_patchcore_with_a_full_coreset_finds_no_distance_in_good_images(good):
     model = fitted("patchcore", good, **PLAIN)
     fine, coarse = 12 * 16 * 16, 12 * 8 * 8
-    assert [len(memory.bank) for memory in model.memories] == [fine, fine, coarse, coarse]
-    assert model(good).anomaly_map.max() < 1e-5
+    assert [len(bank.bank) for bank in model.banks] == [fine, fine, coarse, coarse]
+    assert model.distances(good)[0].max() < 1e-5
 
 
 def test_patches_are_averages_of_their_neighbours(good):
@@ -118,60 +96,60 @@ def test_patches_are_averages_of_their_neighbours(good):
     assert coarse.shape == (1, 40, 8, 8)
     assert torch.allclose(patches[0, :, 5, 6], features[0, :, 4:7, 5:8].mean((1, 2)), atol=1e-6)
     assert torch.allclose(patches[0, :, 0, 0], features[0, :, :2, :2].mean((1, 2)), atol=1e-6)
-    assert torch.equal(rows(patches)[5 * 16 + 6], patches[0, :, 5, 6])
+    assert torch.equal(patch_rows(patches)[5 * 16 + 6], patches[0, :, 5, 6])
 
 
 def test_patchcore_score_is_the_papers(good, defective):
-    paper = PLAIN | {"patchcore.joined": True, "patchcore.reweight": 4}
-    model = fitted("patchcore", good[1:], pieces=(11,), **paper)
-    patches = rows(model.patches(defective)[0]).double()
-    bank = model.memories[0].bank.double()
-    apart = torch.cdist(patches, bank)
-    strangest = apart.min(dim=1).values.argmax()
-    nearest = apart[strangest].argmin()
-    around = torch.cdist(bank[nearest][None], bank)[0].argsort()[:4]
-    exponentials = apart[strangest, around].exp()
-    weight = 1 - apart[strangest, nearest].exp() / exponentials.sum()
-    expected = weight * apart[strangest, nearest]
+    model = fitted("patchcore", good[1:], pieces=(11,), **PLAIN | {"patchcore.paper": True})
+    patches = patch_rows(model.patches(defective)[0]).double()
+    bank = model.banks[0].bank.double()
+    distances = torch.cdist(patches, bank)
+    highest = distances.min(dim=1).values.argmax()
+    nearest = distances[highest].argmin()
+    around = torch.cdist(bank[nearest][None], bank)[0].argsort()[: patchcore.REWEIGHT_NEIGHBOURS]
+    exponentials = distances[highest, around].exp()
+    weight = 1 - distances[highest, nearest].exp() / exponentials.sum()
+    expected = weight * distances[highest, nearest]
     score = model(torch.cat([good[:1], defective])).score[1]
     assert score.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_patchcore_takes_the_mean_of_what_its_memories_say(good, defective):
+def test_patchcore_map_is_the_mean_distance_to_its_banks(good, defective):
     model = fitted("patchcore", good, **PLAIN)
-    found = zip(model.memories, model.patches(defective), strict=True)
-    maps = [memory.distances(features)[0] for memory, features in found]
-    assert [memory.whiten for memory in model.memories] == [False, True] * 2
+    found = zip(model.banks, model.patches(defective), strict=True)
+    maps = [bank.distances(features)[0] for bank, features in found]
+    assert [bank.whiten for bank in model.banks] == [False, True] * 2
     mean = concatenated(maps).mean(dim=1, keepdim=True)
-    expected = F.interpolate(model.scale(mean), (64, 64), mode="bilinear")
+    expected = F.interpolate(model.normalisation(mean), (64, 64), mode="bilinear")
     assert torch.allclose(model(defective).anomaly_map, expected, rtol=1e-4)
-    assert (model.scale.spread != 1).all()
-    with pytest.raises(UserError, match="patchcore.joined"):
-        detector("patchcore", **{"patchcore.reweight": 3})
+    assert (model.normalisation.std != 1).all()
 
 
-def test_density_divides_distances_by_the_spacing_of_good_patches(good, defective):
-    one = PLAIN | {"patchcore.joined": True}
-    plain = fitted("patchcore", good, **one)
-    dense = fitted("patchcore", good, **one | {"patchcore.density": 5})
-    (memory,), (sparse,) = dense.memories, plain.memories
-    bank, found = memory.bank, memory.spacing
-    apart = torch.cdist(bank.double(), sparse.bank.double())
-    spacing = apart.topk(5, largest=False).values.mean(dim=1)
-    assert torch.allclose(found.double(), spacing.clamp_min(spacing.median()), rtol=1e-4)
-    places = torch.cdist(rows(dense.patches(defective)[0]), bank).argmin(dim=1)
-    ratio = plain.strangeness(defective).amax() / dense.strangeness(defective).amax()
-    assert found[places].min() * 0.99 < ratio < found[places].max() * 1.01
+@pytest.mark.parametrize("settings", [{"data.resize": "pad"}, {"data.region": "mask.png"}])
+def test_the_papers_patchcore_is_refused_where_it_scores_what_is_not_valid(settings):
+    with pytest.raises(UserError, match="patchcore.paper"):
+        detector("patchcore", **{"patchcore.paper": True} | settings)
+
+
+def test_spacing_is_that_of_good_patches_around_an_entry(good, monkeypatch):
+    monkeypatch.setattr(memory_bank, "NEIGHBOURS", 5)
+    model = fitted("patchcore", good, **PLAIN)
+    bank = model.banks[0]
+    patches = patch_rows(model.patches(good)[0])
+    nearest = torch.cdist(bank.bank.double(), patches.double()).topk(5, largest=False)
+    spacing = nearest.values.mean(dim=1)
+    expected = spacing.clamp_min(spacing.median())
+    assert torch.allclose(bank.spacing.double(), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pending", [1, 4, 100])
 def test_padim_in_one_pass_is_numpys_covariance(pending, good, monkeypatch):
-    monkeypatch.setattr(padim, "PENDING", pending)
+    monkeypatch.setattr(padim, "BATCH", pending)
     share = 0.2
     monkeypatch.setattr(padim, "SHRINKAGE", share)
     overrides = {"padim.channels": 7, "score.smooth": 0, "data.size": 64}
     model = fitted("padim", good, **overrides)
-    features = model.rows(model.features(good)).double().numpy()  # [12, 256, 7]
+    features = model.by_position(model.joined_features(good)).double().numpy()  # [12, 256, 7]
     within = np.mean([np.cov(features[:, p].T).diagonal() for p in range(256)], axis=0)
     overall = np.diag(within + features.mean(axis=0).var(axis=0))
     distances = np.zeros(256)
@@ -192,11 +170,9 @@ def test_padim_keeps_no_images(good):
     for _ in range(10):
         for piece in good.split(4):
             model.collect(piece, 0)
-            largest = max(largest, len(model.pending))
-    assert int(model.count) + len(model.pending) == 120
-    assert largest < padim.PENDING
-    model.finish()
-    assert len(model.pending) == len(model.scatter) == 0
+            largest = max(largest, len(model._pending))
+    assert int(model.count) + len(model._pending) == 120
+    assert largest < padim.BATCH
 
 
 def test_padim_keeps_no_more_channels_than_there_are(good):
@@ -210,7 +186,7 @@ def test_padim_says_what_it_needs_before_it_fits(good, monkeypatch, capsys):
         model.collect(good, 0)
     monkeypatch.undo()
     fewer = int(str(caught.value).rpartition("=")[2])
-    assert 0 < 4 * 256 * fewer * (fewer + padim.PENDING + 1) <= 1.5 * 2**20
+    assert 0 < 4 * 256 * fewer * (fewer + padim.BATCH + 1) <= 1.5 * 2**20
     model.collect(good, 0)
     assert "GiB" in capsys.readouterr().out
 
@@ -220,7 +196,7 @@ def test_rotations_are_quarter_turns_of_the_image(good):
         copies = turned(good, turns * math.pi / 2)
         assert torch.allclose(copies, torch.rot90(good, -turns, (2, 3)), atol=1e-4)
     model = fitted("patch_memory", good, **{"patch_memory.rotations": 4})
-    assert len(model.memory.bank) == 4 * 12 * 16 * 16
+    assert len(model.bank.bank) == 4 * 12 * 16 * 16
 
 
 def test_patch_memory_tokens_have_unit_length_in_each_layer(good):
@@ -262,14 +238,3 @@ def test_scripts_with_the_packaged_weights(name, good, defective, tmp_path):
     assert "DEFECT" in result.stdout
     panels = [Image.open(panel).size[0] for panel in (tmp_path / "out").rglob("*.png")]
     assert len(panels) == 4
-
-
-def test_interrupted_sweep_says_how_to_go_on(dataset, tmp_path):
-    config = load_config(overrides={"model": "patchcore", "data.size": 64})
-    run = tmp_path / "checkpoints/tile-patchcore"
-    run.mkdir(parents=True)
-    state = build_model(config).state_dict()
-    save_checkpoint(run, Checkpoint(config, GoodImages(), state, None, Progress(step=1)))
-    result = run_script("eval.py", "--data-root", dataset, cwd=tmp_path)
-    assert_one_line(result, "not finished", "--resume")
-    assert "--epochs" not in result.stderr

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from drawn_images import texture
+from fitted import in_folds
 
 from models import ALL_READ, DETECTORS, build_model, reads
 from models.detector import TrainedDetector
@@ -35,18 +36,17 @@ def test_a_detector_reads_what_the_registry_says(name, monkeypatch):
     model = build_model(Noting(config, asked))
     images = texture(4, (64, 64))
     model.load_pretrained()
-    folds = [[images[:2]], [images[2:]]]
+    folds = in_folds(images[:2], images[2:])
     if isinstance(model, TrainedDetector):
         model.loss(*model.prepare(images))
         model.optimizer()
         model.eval().finish(folds)
     else:
-        for number, fold in enumerate(folds):
-            model.collect(fold[0], number)
-        model.eval().finish()
-    with torch.no_grad():
-        for _ in model.leaving_out(folds):
-            model(images)
+        for fold in folds:
+            model.collect(fold[0], fold.number)
+        model.eval().finish(folds)
+    with torch.no_grad(), model.without(folds[0]):
+        model(images)
     assert all(reads(name, key) for key in asked), asked
     said = {
         f"{section}.{key}"

@@ -3,13 +3,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from fitted import saved
+from fitted import in_folds, saved
 
 from data.tensors import to_batch
-from models import build_model, load_detector
+from inspection.torch_inspector import load_detector
+from models import build_model
 from models.backbones import STRIDES, EfficientNetLite, build_encoder
 from models.drawn_defects.corruption import KINDS
-from train import train_step
+from training.loop import train_step
 from training.batch_size import pick_micro_batch
 from utils.config import load_config
 from utils.errors import UserError
@@ -41,7 +42,7 @@ def assert_equal_states(first, second):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_any_size_comes_back(encoder):
     detector = tiny(encoder).eval()
-    detector.finish([[torch.rand(1, 3, 64, 64)]])
+    detector.finish(in_folds(torch.rand(1, 3, 64, 64)))
     for size in ((64, 64), (37, 50), (64, 33), (33, 97)):
         prediction = detector(torch.rand(2, 3, *size))
         assert prediction.anomaly_map.shape == (2, 1, *size)
@@ -75,7 +76,7 @@ def test_an_encoder_from_scratch_learns():
 def test_a_run_opens_without_the_package_of_its_encoder(tmp_path, monkeypatch):
     detector = tiny("efficientnet_lite0").eval()
     detector.load_pretrained()
-    detector.finish([torch.rand(3, 3, 64, 64).split(1)])
+    detector.finish(in_folds(*torch.rand(3, 3, 64, 64).split(1)))
     state, file = detector.state_dict(), saved(detector, tmp_path)
 
     def missing(self):
@@ -103,7 +104,7 @@ def test_another_encoder_takes_its_weights_from_a_file(tmp_path):
     detector.load_pretrained()
     assert len(own) > 100
     assert all(torch.equal(value, state[key]) for key, value in own.items())
-    detector.finish([[torch.rand(1, 3, 64, 64)]])
+    detector.finish(in_folds(torch.rand(1, 3, 64, 64)))
     assert detector(torch.rand(1, 3, 50, 70)).anomaly_map.shape == (1, 1, 50, 70)
 
 
@@ -133,8 +134,8 @@ def test_networks_that_are_no_encoder_are_named(name, words):
 
 
 @pytest.mark.parametrize("model", ["unet", "draem"])
-def test_what_tells_corruption_is_refused_without_any(model):
-    with pytest.raises(UserError, match=r"corruption.kinds names nothing but clean; add some"):
+def test_training_without_any_defect_is_refused(model):
+    with pytest.raises(UserError, match=r"corruption.kinds names nothing but clean.* add some"):
         build_model(load_config(overrides={"model": model, "corruption.kinds": "clean"}))
 
 
@@ -151,19 +152,19 @@ def test_the_target_is_the_image_without_what_corrupted_it(model):
     assert torch.equal(clean, images) == (model == "draem")
 
 
-def test_the_memory_knows_what_it_has_seen():
+def test_good_images_are_at_no_distance_from_the_memory_bank():
     detector = tiny("efficientnet_lite0").eval()
     good = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    detector.finish([good.split(1)])
+    detector.finish(in_folds(*good.split(1)))
     other = good.clone()
     other[..., 24:40, 24:40] = 0.1
-    known, strange = (detector.witnesses(images)[0][:, 3:] for images in (good, other))
-    assert (known.amax(dim=(0, 2, 3)) < 1e-2 * strange.amax(dim=(0, 2, 3))).all()
+    known, anomalous = (detector.raw_terms(images)[0][:, 3:] for images in (good, other))
+    assert (known.amax(dim=(0, 2, 3)) < 1e-2 * anomalous.amax(dim=(0, 2, 3))).all()
 
 
-def test_a_run_that_is_finished_twice_remembers_the_good_images_once():
+def test_finishing_twice_fills_the_memory_bank_once():
     once, twice = tiny().eval(), tiny().eval()
-    images = [torch.rand(3, 3, 64, 64).split(1)]
+    images = in_folds(*torch.rand(3, 3, 64, 64).split(1))
     twice.finish(images)
     for detector in (once, twice):
         torch.manual_seed(0)
@@ -208,12 +209,12 @@ def test_what_passes_at_once_follows_from_size_and_kind_of_device_alone():
         assert pick_micro_batch(config, CPU) == min(number, 24)
 
 
-def test_where_it_doubts_the_network_restores_without_the_detail():
+def test_where_the_gate_closes_the_network_reconstructs_without_the_detail():
     network = tiny().network.eval()
     images = torch.rand(1, 3, 64, 64)
     for bias, hidden in {30.0: True, -30.0: False}.items():
-        torch.nn.init.zeros_(network.veil.weight)
-        torch.nn.init.constant_(network.veil.bias, bias)
+        torch.nn.init.zeros_(network.gate.weight)
+        torch.nn.init.constant_(network.gate.bias, bias)
         (restored, logits, _), weight = network(images), network.stem.weight.detach().clone()
         network.stem.weight.data.mul_(-1)  # another finest detail
         restored_anew, logits_anew, _ = network(images)
