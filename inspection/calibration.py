@@ -1,4 +1,4 @@
-"""Setting a detector's verdict on good images, each scored as if it had not been learned from."""
+"""Calibration of a detector: out-of-fold scores of all good images, and the threshold from them."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -8,83 +8,81 @@ import torch
 from tqdm import tqdm
 
 from data.cache import DecodedImages
-from data.good_images import GoodImages
-from data.training_set import Fold, in_folds
+from data.good_images import Fold, GoodImages, in_folds
 from inspection.inspector import shown_score
 from inspection.threshold import Calibration, calibrate
+from inspection.torch_inspector import pick_inference_batch
 from models.detector import Detector
-from training.batch_size import pick_inference_batch
 
-DOUBT = 10  # held-out images that must speak for another spread of the scores to be believed half
+PRIOR_HELD_OUT = 10
+"""Held-out images at which their spread and that of the training images weigh alike."""
 
 
 @torch.inference_mode()
 def calibrate_detector(
-    model: Detector,
-    images: DecodedImages,
-    good: GoodImages,
-    device: torch.device,
-    former: dict[str, Calibration] | None = None,
+    model: Detector, images: DecodedImages, good: GoodImages, device: torch.device
 ) -> dict[str, Calibration]:
-    """Thresholds and range of colours of each part, from all its good images that a run knows.
+    """Score every good image as if it had not been learned from, and set the thresholds.
 
     Args:
-        model: finished, on the device; its scale is set too, if it has one.
-        images: the good images.
-        good: what each of them is for.
+        model: finished, on the device.
+        images: the good images of all categories.
+        good: their names, folds and groups.
         device: that of the model.
-        former: gives the scores of images that are gone, those without tiles: as they were before
-            others were added, which is a little too high if anything.
+
+    Returns:
+        Thresholds and range of colours of each category.
     """
     model.eval()
     folds = in_folds(images, good, pick_inference_batch("auto", model, device), device)
-    config, of_fold = model.config, good.by_fold()
     scores, peaks, levels = np.empty((3, len(images)))
-    there = np.array([len(grid) > 0 for grid in images.grids])
-    for part, own in good.by_category().items():
-        for number in np.flatnonzero(~there[own]):
-            was, place = former[part], own[number]
-            scores[place], peaks[place] = was.scores[number], was.peaks[number]
-            levels[place] = was.low
     with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
-        for number in model.leaving_out(folds):
-            found = _tile_by_tile(model, folds[number])
-            for place in of_fold[number][there[of_fold[number]]]:
-                grid, tiles = images.grids[place], images.tiles[images.places([place])]
-                maps, of_tiles = zip(*islice(found, len(grid)), strict=True)
-                maps, valid = np.stack(maps), grid.valid_pixels(tiles)
-                scores[place] = shown_score(maps, of_tiles, valid, config.score.reduce)
-                values = grid.join(maps)[grid.join(valid)]
-                peaks[place], levels[place] = values.max(), np.median(values)
-                bar.update()
-    held_out = np.array(good.held_out)
-    groups = np.array(good.groups)
+        for fold, of_fold in zip(folds, good.by_fold(), strict=True):
+            with model.without(fold):
+                found = _tile_by_tile(model, fold)
+                for index in of_fold:
+                    grid, tiles = images.grids[index], images.tiles[images.places([index])]
+                    maps, of_tiles = zip(*islice(found, len(grid)), strict=True)
+                    maps, valid = np.stack(maps), grid.valid_pixels(tiles)
+                    reduce = model.config.score.reduce
+                    scores[index] = shown_score(maps, of_tiles, valid, reduce)
+                    values = grid.join(maps)[grid.join(valid)]
+                    peaks[index], levels[index] = values.max(), np.median(values)
+                    bar.update()
+    held_out, groups = np.array(good.held_out), np.array(good.groups)
     return {
-        part: calibrate(
-            as_unseen(scores[own], held_out[own]).tolist(),
-            as_unseen(peaks[own], held_out[own]).tolist(),
+        category: calibrate(
+            as_held_out(scores[own], held_out[own]).tolist(),
+            as_held_out(peaks[own], held_out[own]).tolist(),
             float(levels[own].mean()),
-            config.calibration.false_alarms,
+            model.config.calibration.false_alarms,
+            # Shots of one part are not independent: they count once.
             independent=len(np.unique(groups[own])),
         )
-        for part, own in good.by_category().items()
+        for category, own in good.by_category().items()
     }
 
 
 def _tile_by_tile(model: Detector, fold: Fold) -> Iterator[tuple[np.ndarray, float]]:
-    """Map [h, w] and score of each tile of a fold."""
+    """Yield the map [h, w] and the score of each tile of a fold."""
     for batch in fold:
         prediction = model(batch)
         maps = prediction.anomaly_map[:, 0].float().cpu().numpy()
         yield from zip(maps, prediction.score.tolist(), strict=True)
 
 
-def as_unseen(values: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Scores of good images, those that a network was trained on moved to where unseen ones lie.
+def as_held_out(values: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Move scores of images that a network was trained on to where those of held-out images lie.
 
-    A network finds what it was trained on a little less strange than other good parts. Their
-    distribution has the same shape, which many images tell better than the few held-out ones; where
-    it lies and how wide it is, those tell. What a network was trained on is never the stranger.
+    A network scores its training images a little lower than other good images. Both distributions
+    have about the same shape, which many images show better than the few held-out ones; the
+    held-out ones show median and spread:
+
+        moved = max(median, median_h) + (score - median) * max(1, spread_h / spread) ** w
+
+    with the mean absolute deviation from the median as the spread, and w = n_h / (n_h + 10) for n_h
+    held-out images. So training images never score higher than held-out ones. Fitted detectors hold
+    none out, and their scores stay: `Detector.without` made them out-of-fold.
 
     Args:
         values: [N] scores or peaks.
@@ -92,10 +90,10 @@ def as_unseen(values: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """
     if not held_out.any() or held_out.all():
         return values
-    seen, unseen = values[~held_out], values[held_out]
-    middle, unseen_middle = np.median(seen), np.median(unseen)
-    spread, unseen_spread = (np.abs(part - np.median(part)).mean() for part in (seen, unseen))
-    belief = len(unseen) / (len(unseen) + DOUBT)
-    stretch = max(1.0, unseen_spread / max(spread, 1e-12)) ** belief
-    moved = max(middle, unseen_middle) + (values - middle) * stretch
+    trained, unseen = values[~held_out], values[held_out]
+    median, unseen_median = np.median(trained), np.median(unseen)
+    spread, unseen_spread = (np.abs(own - np.median(own)).mean() for own in (trained, unseen))
+    weight = len(unseen) / (len(unseen) + PRIOR_HELD_OUT)
+    stretch = max(1.0, unseen_spread / max(spread, 1e-12)) ** weight
+    moved = max(median, unseen_median) + (values - median) * stretch
     return np.where(held_out, values, moved)

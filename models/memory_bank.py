@@ -52,7 +52,7 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
     It differs from the paper in three points. The coreset is chosen from a random sample of the
     patches, which bounds memory. Distances may be divided by the local spacing of good patches (a
     local density, as in local outlier factors: Breunig et al., SIGMOD 2000), for patches of a
-    varied texture lie far apart although all are good. And features may be whitened: then all directions
+    varied texture lie far apart although all are good. And features may be whitened: all directions
     in which good patches vary weigh alike, and a rare combination of common features, such as a
     bent piece of an ordinary edge, lies far out.
 

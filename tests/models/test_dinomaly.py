@@ -3,8 +3,7 @@ import torch
 from drawn_images import texture
 from torch.nn import functional as F
 
-from models import build_model
-from models import dinomaly
+from models import build_model, dinomaly
 from models.dinomaly import EASY_GRADIENT, linear_attention, mine_hard
 from utils.config import load_config
 from utils.errors import UserError

@@ -1,13 +1,13 @@
 import pytest
 import torch
+from training.loop import train_step
 
 from data.cache import decode_all
+from data.good_images import Fold
 from data.mvtec import Category
 from data.tensors import to_batch
-from data.good_images import Fold
 from models import build_model
 from models.anomaly_maps import image_score
-from training.loop import train_step
 from utils.config import load_config
 
 CPU = torch.device("cpu")

@@ -4,21 +4,18 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line, run_script
+from conftest import run_script
 from fitted import detector, fit, fitted, in_folds, saved
 from PIL import Image
 from torch.nn import functional as F
 
 import train
-from data.good_images import GoodImages
 from data.tensors import to_pixels, turned
 from inspection.torch_inspector import load_detector
 from models import memory_bank, padim, patchcore
 from models.backbones import EfficientNetLite, concatenated
 from models.memory_bank import patch_rows
 from training import distributed
-from training.checkpoint import Checkpoint, Progress, save_checkpoint
-from utils.config import load_config
 from utils.device import place
 from utils.errors import UserError
 
