@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import train
 from benchmarks.table import markdown
 from data.cache import DecodedImages, decode_all
-from data.good_images import GoodImages
+from data.good_images import GoodImages, in_folds
 from data.mvtec import Category
 from data.tensors import to_batch
 from inspection.calibration import calibrate_detector
 from inspection.threshold import Calibration
 from models import DETECTORS, build_model
 from models.detector import TrainedDetector
+from training.loop import fit, train
 from training.run import Run
 from training.seed import seed_step
 from utils.config import Config, changed, load_config
@@ -62,13 +62,14 @@ def called_defective(
     run.good = GoodImages.dealt(names, places, share, config.seed)
     decoded = DecodedImages.whole(images)
     with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
+        folds = in_folds(decoded, run.good, 1, run.device)
         if learns:
-            whole = train.train(run, model, model.optimizer(), decoded)
+            whole = train(run, model, model.optimizer(), decoded, folds)
         else:
-            whole = train.fit(run, model, decoded)
+            whole = fit(run, model, decoded, folds)
     if not whole:
         raise KeyboardInterrupt
-    (calibration,) = calibrate_detector(model, decoded, run.good, run.device).values()
+    (calibration,) = calibrate_detector(model, decoded, run.good, folds).values()
     with torch.inference_mode():
         scores = [model(to_batch(image[None], run.device)).score.item() for image in hidden]
     return sum(map(calibration.is_defect, scores)), calibration

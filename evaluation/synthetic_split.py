@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from data.cache import decode_all
+from data.good_images import in_folds
 from data.images import ImageError, read_ahead
-from data.training_set import in_folds
 from inspection.inspector import Inspector
 from inspection.torch_inspector import TorchInspector
 from models.drawn_defects.synthetic import PseudoImage, pseudo_split
@@ -46,9 +46,10 @@ def pseudo_readers(
     def readers() -> Iterator[Iterator[tuple[PseudoImage, Read | ImageError]]]:
         images, _ = decode_all(paths, data)
         folds = in_folds(images, good, inspector.batch, inspector.device)
-        for number in inspector.detector.leaving_out(folds):
-            own = [test for test in tests if fold_of[test.path] == number]
+        for fold in folds:
+            own = [test for test in tests if fold_of[test.path] == fold.number]
             if own:
-                yield read_ahead(own, PseudoImage.read)
+                with inspector.detector.without(fold):
+                    yield read_ahead(own, PseudoImage.read)
 
     return tests, readers()

@@ -1,6 +1,6 @@
 """Calibration of a detector: out-of-fold scores of all good images, and the threshold from them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -8,10 +8,9 @@ import torch
 from tqdm import tqdm
 
 from data.cache import DecodedImages
-from data.good_images import Fold, GoodImages, in_folds
+from data.good_images import Fold, GoodImages
 from inspection.inspector import shown_score
 from inspection.threshold import Calibration, calibrate
-from inspection.torch_inspector import pick_inference_batch
 from models.detector import Detector
 
 PRIOR_HELD_OUT = 10
@@ -20,21 +19,20 @@ PRIOR_HELD_OUT = 10
 
 @torch.inference_mode()
 def calibrate_detector(
-    model: Detector, images: DecodedImages, good: GoodImages, device: torch.device
+    model: Detector, images: DecodedImages, good: GoodImages, folds: Sequence[Fold]
 ) -> dict[str, Calibration]:
     """Score every good image as if it had not been learned from, and set the thresholds.
 
     Args:
-        model: finished, on the device.
+        model: finished.
         images: the good images of all categories.
-        good: their names, folds and groups.
-        device: that of the model.
+        good: their names and groups.
+        folds: all folds of these images, on the device of the model.
 
     Returns:
         Thresholds and range of colours of each category.
     """
     model.eval()
-    folds = in_folds(images, good, pick_inference_batch("auto", model, device), device)
     scores, peaks, levels = np.empty((3, len(images)))
     with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
         for fold, of_fold in zip(folds, good.by_fold(), strict=True):

@@ -26,11 +26,13 @@ def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibr
         root: folder that holds the categories; all good images that the run knows are needed.
     """
     from data.cache import decode_all
+    from data.good_images import in_folds
     from inspection.calibration import calibrate_detector
 
     images, _ = decode_all(inspector.good.paths(root), config.data)
     inspector.detector.config = config
-    return calibrate_detector(inspector.detector, images, inspector.good, inspector.device)
+    folds = in_folds(images, inspector.good, inspector.batch, inspector.device)
+    return calibrate_detector(inspector.detector, images, inspector.good, folds)
 
 
 def set_calibrations(
@@ -49,9 +51,12 @@ def set_calibrations(
     from training.checkpoint import load_checkpoint, save_checkpoint  # torch
 
     checkpoint = load_checkpoint(file)
-    former = {category: asdict(one) for category, one in checkpoint.calibrations.items()}
-    write_whole(new_file(file.parent / FORMER), yaml.safe_dump(former, sort_keys=False))
-    after = replace(checkpoint, calibrations=checkpoint.calibrations | changed)
+    former = yaml.safe_dump(checkpoint.calibrations, sort_keys=False)
+    write_whole(new_file(file.parent / FORMER), former)
+    calibrations = checkpoint.calibrations | {
+        category: asdict(one) for category, one in changed.items()
+    }
+    after = replace(checkpoint, calibrations=calibrations)
     save_checkpoint(file.parent, after if config is None else replace(after, config=config))
 
 

@@ -6,9 +6,8 @@ from drawn_images import settings
 from PIL import Image
 
 from data.cache import decode_all
-from data.good_images import GoodImages
+from data.good_images import GoodImages, in_folds
 from data.tiles import Grid, shrinking_hint
-from data.training_set import in_folds
 from inspection.calibration import calibrate_detector
 from inspection.panel import tiles
 from inspection.regions import regions
@@ -118,7 +117,8 @@ def test_tiles_of_an_image_are_of_its_fold_and_make_its_score(files):
         [0, 1, 2, 3, *range(5, 14)],
         [14, 15, 16, 17],
     ]
-    (calibration,) = calibrate_detector(Red(inspector.config), images, good, CPU).values()
+    folds = in_folds(images, good, 2, CPU)
+    (calibration,) = calibrate_detector(Red(inspector.config), images, good, folds).values()
     inspections = [inspector.inspect(inspector.read(path)) for path in readable]
     assert calibration.scores == pytest.approx([one.score for one in inspections], abs=1e-6)
     peaks = [one.anomaly_map.max() for one in inspections]

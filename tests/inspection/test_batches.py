@@ -11,14 +11,12 @@ from fitted import fitted, saved
 import eval
 import infer
 from data.cache import DecodedImages
-from data.good_images import GoodImages
+from data.good_images import GoodImages, in_folds
 from data.images import ImageError
 from evaluation.measure import score_split
 from evaluation.synthetic_split import pseudo_readers
-from inspection import calibration, pictures
-from inspection.torch_inspector import TorchInspector
-from models import load_detector
-from training import batch_size
+from inspection import calibration, pictures, torch_inspector
+from inspection.torch_inspector import TorchInspector, load_detector
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -27,7 +25,7 @@ CPU = torch.device("cpu")
 def patchcore(folder):
     """A file with a PatchCore that has learned from a few images of noise."""
     images = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    model = fitted("patchcore", images, **{"patchcore.joined": True, "patchcore.reweight": 3})
+    model = fitted("patchcore", images, **{"patchcore.paper": True})
     return saved(model, folder)
 
 
@@ -102,15 +100,16 @@ def test_no_batch_is_scored_without_the_fold_of_the_next(trained, dataset):
     assert scores[1] == pytest.approx(scores[0], rel=1e-5)
 
 
-def test_calibration_does_not_depend_on_the_batch(trained, monkeypatch):
+def test_calibration_does_not_depend_on_the_batch(trained):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
     images = DecodedImages.whole(pixels)
     good = GoodImages([""] * 9, list(range(9)), [0, 1, 2] * 3, [True] * 9)
     found = []
     for batch in (1, 2):
         detector, _ = load_detector(trained[1] / "last.pt", CPU)
-        monkeypatch.setattr(calibration, "pick_inference_batch", lambda *_, n=batch: n)
-        (found_one,) = calibration.calibrate_detector(detector, images, good, CPU).values()
+        (found_one,) = calibration.calibrate_detector(
+            detector, images, good, in_folds(images, good, batch, CPU)
+        ).values()
         found.append(vars(found_one))
     for name, value in found[0].items():
         assert found[1][name] == pytest.approx(value, rel=1e-5, abs=1e-5)
@@ -118,13 +117,13 @@ def test_calibration_does_not_depend_on_the_batch(trained, monkeypatch):
 
 def test_auto_is_one_on_a_cpu_and_what_fits_on_a_gpu(trained, monkeypatch):
     detector, _ = load_detector(trained[1] / "last.pt", CPU)
-    assert batch_size.pick_inference_batch("auto", detector, CPU) == 1
-    assert batch_size.pick_inference_batch(5, detector, CPU) == 5
-    monkeypatch.setattr(batch_size, "peak_memory", lambda *_: 100)
-    for free, expected in ((0, 1), (1100, 5), (10**9, batch_size.INFERENCE)):
-        monkeypatch.setattr(batch_size, "free_memory", lambda _, free=free: free)
+    assert torch_inspector.pick_inference_batch("auto", detector, CPU) == 1
+    assert torch_inspector.pick_inference_batch(5, detector, CPU) == 5
+    monkeypatch.setattr(torch_inspector, "peak_memory", lambda *_: 100)
+    for free, expected in ((0, 1), (1100, 5), (10**9, torch_inspector.MAX_BATCH)):
+        monkeypatch.setattr(torch_inspector, "free_memory", lambda _, free=free: free)
         device = torch.device("meta")  # any that is no CPU
-        assert batch_size.pick_inference_batch("auto", detector, device) == expected
+        assert torch_inspector.pick_inference_batch("auto", detector, device) == expected
 
 
 @pytest.mark.parametrize("script", [eval, infer])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPO, assert_one_line, run_script
-from fitted import fitted
+from fitted import fitted, in_folds
 from PIL import Image
 
 import export
@@ -44,16 +44,14 @@ def clouds(count, seed=0):
 def network(model, **overrides):
     """A small network whose batch normalisation has taken its statistics."""
     torch.manual_seed(0)
-    settings = {"model": model, "data.size": 64, "unet.width": 4, "unet.memory": 200}
+    settings = {"model": model, "data.size": 64, "unet.width": 4}
     detector = build_model(load_config(overrides=settings | overrides))
     if model == "unet":  # whose weights are installed; others are as good at random here
         detector.load_pretrained()
     with torch.no_grad():
         for _ in range(20):
             detector.train().loss(*detector.prepare(clouds(4, seed=2)))
-        folds = [clouds(4, seed=2).split(1), clouds(4, seed=1).split(1)]
-        detector.eval().finish(folds)
-        assert list(detector.leaving_out(folds)) == [0, 1]
+        detector.eval().finish(in_folds(clouds(4, seed=2), clouds(4, seed=1)))
     return detector
 
 
@@ -66,14 +64,13 @@ DETECTORS = {
         **{
             "backbone.name": "vit_tiny_patch16_224",
             "backbone.layers": [0, 1],
-            "dinomaly.blocks": 2,
         },
     ),
     "patchcore": lambda: fitted("patchcore", clouds(12)),
     "patchcore as in the paper": lambda: fitted(
         "patchcore",
         clouds(12),
-        **{"patchcore.joined": True, "patchcore.density": 0, "patchcore.reweight": 3},
+        **{"patchcore.paper": True},
     ),
     "padim": lambda: fitted("padim", clouds(12)),
     "patch_memory": lambda: fitted("patch_memory", clouds(12)),
@@ -83,7 +80,7 @@ DETECTORS = {
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_the_graph_equals_its_model_at_any_batch(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("models.neighbours.GRAPH_TILE", 64)  # several blocks of a small bank
+    monkeypatch.setattr("models.memory_bank.GRAPH_ENTRIES", 64)  # several blocks of a small bank
     detector = DETECTORS[name]()
     onnx_export.write_onnx(detector, tmp_path / "graph.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "graph.onnx"))

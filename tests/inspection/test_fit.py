@@ -8,7 +8,7 @@ from drawn_images import settings
 from PIL import Image
 
 from data.cache import DecodedImages
-from data.good_images import GoodImages
+from data.good_images import GoodImages, in_folds
 from data.images import read_image, upright_size
 from data.resize import fit, placement
 from data.tiles import Grid
@@ -120,12 +120,13 @@ def test_padding_sets_no_threshold():
     for name, highest in {"pad": 0.2, "squash": 9.0}.items():
         detector = Striking(config(name))
         grid = Grid.over((64, 128), detector.config.data)
-        images = DecodedImages(frames, [grid] * 4, list(range(4)))
-        (found,) = calibrate_detector(detector, images, good, torch.device("cpu")).values()
+        images = DecodedImages(frames, [grid] * 4, list(range(4)), [""] * 4)
+        folds = in_folds(images, good, 1, torch.device("cpu"))
+        (found,) = calibrate_detector(detector, images, good, folds).values()
         assert found.scores == pytest.approx([highest] * 4)
         assert found.peaks == pytest.approx([highest] * 4)
-    with pytest.raises(UserError, match="patchcore.reweight"):
-        PatchCore(config("pad", **{"patchcore.joined": True, "patchcore.reweight": 3}))
+    with pytest.raises(UserError, match="patchcore.paper"):
+        PatchCore(config("pad", **{"patchcore.paper": True}))
 
 
 def test_top1_of_a_part_is_that_of_its_own_pixels():

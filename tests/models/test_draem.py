@@ -1,6 +1,5 @@
 import pytest
 import torch
-from training.loop import train_step
 
 from data.cache import decode_all
 from data.good_images import Fold
@@ -8,6 +7,7 @@ from data.mvtec import Category
 from data.tensors import to_batch
 from models import build_model
 from models.anomaly_maps import image_score
+from training.loop import train_step
 from utils.config import load_config
 
 CPU = torch.device("cpu")

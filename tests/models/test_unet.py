@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 from fitted import in_folds, saved
-from training.loop import train_step
 
 from data.tensors import to_batch
 from inspection.torch_inspector import load_detector
 from models import build_model
 from models.backbones import STRIDES, EfficientNetLite, build_encoder
 from models.drawn_defects.corruption import KINDS
-from training.batch_size import pick_micro_batch
+from training.loop import pick_micro_batch, train_step
 from utils.config import load_config
 from utils.errors import UserError
 
