@@ -24,8 +24,7 @@ from data.tensors import to_batch
 from models import build_model
 from models.losses import ReconstructionLoss
 from models.unet import DoubleConv, UNetAutoencoder
-from train import train_step
-from training.batch_size import pick_micro_batch
+from training.loop import pick_micro_batch, train_step
 from utils.config import Config, load_config
 from utils.device import pick_device, place
 from utils.flags import add_setting_flags, overrides_from, script_parser

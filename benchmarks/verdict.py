@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import train
 from benchmarks.table import markdown
 from data.cache import DecodedImages, decode_all
 from data.good_images import GoodImages
@@ -30,6 +29,7 @@ from inspection.calibration import calibrate_detector
 from inspection.threshold import Calibration
 from models import DETECTORS, build_model
 from models.detector import TrainedDetector
+from training.loop import fit, train
 from training.run import Run
 from training.seed import seed_step
 from utils.config import Config, changed, load_config
@@ -63,9 +63,9 @@ def called_defective(
     decoded = DecodedImages.whole(images)
     with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
         if learns:
-            whole = train.train(run, model, model.optimizer(), decoded)
+            whole = train(run, model, model.optimizer(), decoded)
         else:
-            whole = train.fit(run, model, decoded)
+            whole = fit(run, model, decoded)
     if not whole:
         raise KeyboardInterrupt
     (calibration,) = calibrate_detector(model, decoded, run.good, run.device).values()

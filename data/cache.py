@@ -1,5 +1,6 @@
 """The training images, decoded once and kept at training size."""
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -11,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data.images import ImageError, header_size, read_ahead
-from data.tiles import Grid, read_tiles
+from data.region import read_with_region
+from data.tiles import Grid
 from utils.config import DataConfig
 from utils.errors import UserError
 
@@ -21,66 +23,77 @@ MEMORY_GIB = 4.0
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """Images as a detector sees them: each as one frame, or as its tiles.
+    """Images at the size of the detector: one frame each, or its tiles.
 
     Attributes:
-        tiles: uint8 [T, h, w, C]; frames are tiles, too, a single one each. C is 3, or 4 with a
-            region of interest.
-        grids: of each image, where its tiles lie.
-        firsts: of each image, the place of its first tile; the others follow.
+        tiles: uint8 [T, h, w, C], frames or tiles. C is 3, or 4 with a region of interest.
+        grids: layout of the tiles of each image.
+        firsts: index of the first tile of each image; its others follow.
+        digests: `pixel_digest` of each image.
     """
 
     tiles: np.ndarray
     grids: list[Grid]
     firsts: list[int]
+    digests: list[str]
 
     @classmethod
     def whole(cls, images: np.ndarray) -> "DecodedImages":
-        """Images, uint8 [N, h, w, 3], that are seen as they are."""
-        size = images.shape[1:3]
-        return cls(images, [Grid(size, size, (0,), (0,))] * len(images), list(range(len(images))))
+        """Return images, uint8 [N, h, w, 3], as they are: a frame each."""
+        size, count = images.shape[1:3], len(images)
+        grids = [Grid(size, size, (0,), (0,))] * count
+        return cls(images, grids, list(range(count)), list(map(pixel_digest, images)))
 
     def __len__(self) -> int:
-        """Images."""
+        """Return the number of images."""
         return len(self.grids)
 
     def places(self, images: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Places of the tiles of some images, given by number: those of one image follow it."""
+        """Return the indices of the tiles of images, given by index, in their order."""
         owned = [np.arange(len(self.grids[one])) + self.firsts[one] for one in images]
         return np.concatenate([np.empty(0, int), *owned])
 
     def only(self, images: Sequence[int] | np.ndarray) -> "DecodedImages":
-        """Some of the images, given by number; nothing is copied."""
-        grids, firsts = ([values[one] for one in images] for values in (self.grids, self.firsts))
-        return replace(self, grids=grids, firsts=firsts)
+        """Return some of the images, given by index; nothing is copied."""
+        grids, firsts, digests = (
+            [values[one] for one in images] for values in (self.grids, self.firsts, self.digests)
+        )
+        return replace(self, grids=grids, firsts=firsts, digests=digests)
 
-    def image(self, number: int) -> np.ndarray:
-        """One of the images, joined of its tiles and without padding: uint8 [H, W, 3]."""
-        return self.grids[number].join(self.tiles[self.places([number])])[..., :3]
+    def image(self, index: int) -> np.ndarray:
+        """Return an image joined of its tiles, without padding: uint8 [H, W, 3]."""
+        return self.grids[index].join(self.tiles[self.places([index])])[..., :3]
+
+
+def pixel_digest(image: np.ndarray) -> str:
+    """Return a digest of an image's pixels, uint8 [H, W, C]: the same for copies in any format."""
+    digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image))
+    return digest.hexdigest()
 
 
 def decode_all(
     paths: Sequence[Path], data: DataConfig, quiet: bool = False, memory_gib: float = MEMORY_GIB
 ) -> tuple[DecodedImages, list[Path]]:
-    """Decode images, and fit or cut them, once for all that is done with them.
+    """Decode images and resize or cut them to `data.size`, in the order of `paths`.
 
     Unreadable files are reported on stderr and left out.
 
     Args:
         paths: image files.
-        data: how to read, fit and cut them, and the size of the result.
+        data: how to read, resize and cut them.
         quiet: no progress bar and no reports.
         memory_gib: up to this size the images are kept in memory, beyond it in a temporary file
             that the operating system deletes with the process.
 
     Returns:
-        The images at `data.size`, in the order of `paths`, and the paths of those that are there.
+        The images, and the paths of those that could be read.
 
     Raises:
-        UserError: if not a single file can be read, or the disk cannot hold them.
+        UserError: if no file can be read, or the disk cannot hold them.
     """
     count = len(paths)
-    if data.tile:  # upright or not, an image has as many
+    if data.tile:  # headers do: turned by EXIF, an image has as many tiles
         count = sum(len(Grid.over(header_size(path), data)) for path in paths)
     shape = (count, *data.size, 3 if data.region is None else 4)
     needed = int(np.prod(shape, dtype=np.int64))
@@ -90,7 +103,7 @@ def decode_all(
     else:
         try:
             file = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the array)
-            if hasattr(os, "posix_fallocate"):  # a full disk is told now, not by a crash later
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
                 os.posix_fallocate(file.fileno(), 0, needed)
             tiles = np.memmap(file, np.uint8, "w+", shape=shape)
         except OSError as error:
@@ -98,22 +111,32 @@ def decode_all(
                 f"{needed / 2**30:.1f} GiB of decoded images do not fit the temporary "
                 f"folder {tempfile.gettempdir()} ({error.strerror}); lower --size, or set TMPDIR"
             ) from None
-    failure, readable, grids, firsts, done = "", [], [], [], 0
-    reader = read_ahead(paths, lambda path: read_tiles(path, data))
-    for path, found in tqdm(reader, "decoding", len(paths), unit="image", disable=quiet or None):
+
+    def read(path: Path) -> tuple[np.ndarray, Grid, str]:
+        image = read_with_region(path, data)
+        grid = Grid.over(image.shape[:2], data)
+        return grid.cut(image, data), grid, pixel_digest(image)
+
+    readable: list[Path] = []
+    grids, firsts, digests, used, failure = [], [], [], 0, ""
+    reader = tqdm(
+        read_ahead(paths, read), "decoding", len(paths), unit="image", disable=quiet or None
+    )
+    for path, found in reader:
         if isinstance(found, ImageError):
-            if not quiet:
-                print(f"left out: {found}", file=sys.stderr)
             failure = str(found)
+            if not quiet:
+                print(f"left out: {failure}", file=sys.stderr)
             continue
-        own, grid = found
-        tiles[done : done + len(own)] = own
+        own, grid, digest = found
+        tiles[used : used + len(own)] = own
         readable.append(path)
         grids.append(grid)
-        firsts.append(done)
-        done += len(own)
+        firsts.append(used)
+        digests.append(digest)
+        used += len(own)
     if not readable:
         raise UserError(
             f"none of the {len(paths)} images in {paths[0].parent} can be read; the last: {failure}"
         )
-    return DecodedImages(tiles[:done], grids, firsts), readable
+    return DecodedImages(tiles[:used], grids, firsts, digests), readable

@@ -1,32 +1,40 @@
-"""Which good images a run knows, and what each of them is for."""
+"""The good images of a run: what each of them is for, and the folds that they are scored in."""
 
 import math
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from data.cache import DecodedImages
+from data.mvtec import category_in_path
+from data.tensors import to_batch
+from utils.batches import batches
 from utils.errors import UserError
 
-FOLDS = 20
-"""Folds at least, where there are as many groups: what is known without one is nearly all."""
+MIN_FOLDS = 20
+"""Folds, where there are as many groups: without one of them, nearly all images are still known."""
 
-FOLD = 32  # images of a fold at most
+MAX_FOLD_IMAGES = 32
+
+MIN_HELD_OUT = 20
+"""Held-out images from which on they alone show how maps of images not trained on vary."""
 
 
 @dataclass
 class GoodImages:
-    """The good images that a run knows, by name, and what each of them is for.
+    """The good images of a run, by name, and what each of them is for.
 
     Attributes:
-        names: files relative to data.root, with forward slashes: the category comes first. What was
-            added from elsewhere is named by its whole path.
+        names: files relative to data.root, with forward slashes: the category comes first. Images
+            added from elsewhere are named by their whole path.
         groups: a number for each; shots of one part share theirs.
         folds: number of the fold of each.
-        held_out: whether training does not see it.
+        held_out: whether it is kept from training.
     """
 
     names: list[str] = field(default_factory=list)
@@ -38,105 +46,87 @@ class GoodImages:
     def dealt(
         cls, names: list[str], groups: list[int], share: float, seed: int, limit: int = 0
     ) -> "GoodImages":
-        """Hold a share of the images out and deal all into folds; groups stay together.
+        """Hold out a share of the images of each category and deal all into folds, by group.
 
         Args:
-            names: files of one category, relative to data.root.
+            names: files relative to data.root.
             groups: a number for each.
-            share: of the images, to hold out: whole groups until it is reached.
+            share: share of the images to hold out: whole groups until it is reached.
             seed: decides which.
-            limit: images at most that are not held out, at random; a higher limit adds to those of
-                a lower one. 0: all.
+            limit: images of a category at most that are not held out, at random; a higher limit
+                adds to those of a lower one. 0: all.
 
         Raises:
-            UserError: if they are all of one group.
+            UserError: if those of a category are all of one group.
         """
-        sizes = Counter(groups)
-        if len(sizes) < 2:
-            raise UserError(
-                f"all {len(names)} good images beside {names[0]} are of one group by "
-                "calibration.group; at least two groups are needed, one to judge by the other"
-            )
-        order = [int(group) for group in np.random.default_rng(seed).permutation(sorted(sizes))]
-        held_out: set[int] = set()
-        for group in order[:-1]:
-            if sum(sizes[one] for one in held_out) >= share * len(names):
-                break
-            held_out.add(group)
-        places = sorted(range(len(names)), key=lambda place: order.index(groups[place]))
-        learned = [place for place in places if groups[place] not in held_out]
-        dropped = learned[limit:] if limit else []
-        kept = sorted({*places} - {*dropped})
-        groups = [groups[place] for place in kept]
-        return cls(
-            [names[place] for place in kept],
-            groups,
-            deal(groups),
-            [group in held_out for group in groups],
-        )
-
-    @classmethod
-    def together(cls, parts: Sequence["GoodImages"]) -> "GoodImages":
-        """Those of several categories; each of these is spread over the folds."""
-        groups = [group for part in parts for group in part.groups]
-        return cls(
-            [name for part in parts for name in part.names],
-            groups,
-            deal(groups),
-            [held_out for part in parts for held_out in part.held_out],
-        )
+        chosen: dict[int, bool] = {}  # index -> held out
+        for category, own in by_category(names).items():
+            sizes = Counter(groups[one] for one in own)
+            if len(sizes) < 2:
+                raise UserError(_too_few(category, len(own)))
+            order = np.random.default_rng(seed).permutation(sorted(sizes)).tolist()
+            held_out, count = set(), 0
+            for group in order[:-1]:  # one at least is learned from
+                if count >= share * len(own):
+                    break
+                held_out.add(group)
+                count += sizes[group]
+            own = sorted(own.tolist(), key=lambda one: order.index(groups[one]))
+            learned = [one for one in own if groups[one] not in held_out]
+            chosen |= {one: True for one in own if groups[one] in held_out}
+            chosen |= {one: False for one in learned[: limit or None]}
+        kept = sorted(chosen)
+        groups = [groups[one] for one in kept]
+        return cls([names[one] for one in kept], groups, deal(groups), [chosen[o] for o in kept])
 
     def with_added(
         self, names: list[str], groups: list[int], share: float, seed: int
     ) -> "GoodImages":
-        """The same with further images, in folds of their own unless they are of a known group.
+        """Return the same with further images, all dealt into folds anew.
+
+        What is held out stays so; of the further images whole groups are, at random, as long as
+        no more than the share of all images is.
 
         Args:
             names: of the further images.
             groups: a number for each image, known or further.
-            share: of all images, to hold out at most.
+            share: share of all images to hold out at most.
             seed: decides which.
         """
-        known = groups[: len(self.names)]
-        fold_of = dict(zip(known, self.folds, strict=True))
-        held_out = dict(zip(known, self.held_out, strict=True))
-        new = [group for group in groups[len(known) :] if group not in fold_of]
-        first, sizes = max(self.folds) + 1, Counter(new)
-        fold_of |= {group: first + fold for group, fold in zip(new, deal(new), strict=True)}
-        room = share * len(groups) - sum(self.held_out)
+        known = len(self.names)
+        held_out = dict(zip(groups[:known], self.held_out, strict=True))
+        sizes = Counter(group for group in groups[known:] if group not in held_out)
+        left = share * len(groups) - sum(self.held_out)
         for group in np.random.default_rng(seed).permutation(sorted(sizes)).tolist():
-            held_out[group] = sizes[group] <= room
-            room -= held_out[group] * sizes[group]
+            held_out[group] = sizes[group] <= left
+            left -= held_out[group] * sizes[group]
         return GoodImages(
-            self.names + names,
-            groups,
-            [fold_of[group] for group in groups],
-            [held_out[group] for group in groups],
+            self.names + names, groups, deal(groups), [held_out[group] for group in groups]
         )
 
     @property
     def learned(self) -> np.ndarray:
-        """Places of the images that training sees."""
+        """Indices of the images that training learns from."""
         return np.flatnonzero(~np.array(self.held_out))
 
     @property
     def examined(self) -> np.ndarray:
-        """Places of the images to examine a detector with: those held out, or else a tenth."""
+        """Indices of the images to examine a detector with: those held out, or else a tenth."""
         if any(self.held_out):
             return np.flatnonzero(self.held_out)
         return np.concatenate([own[:: min(10, len(own))] for own in self.by_category().values()])
 
     def by_fold(self) -> list[np.ndarray]:
-        """Places of the images of each fold."""
+        """Return the indices of the images of each fold."""
         folds = np.array(self.folds)
         return [np.flatnonzero(folds == number) for number in range(folds.max() + 1)]
 
     def by_category(self) -> dict[str, np.ndarray]:
-        """Places of the images of each part: of each category."""
+        """Return the indices of the images of each category."""
         return by_category(self.names)
 
     def paths(self, root: str | Path) -> list[Path]:
-        """Their files, below data.root or elsewhere; raises `UserError` if one of them is gone."""
+        """Return their files; raises `UserError` if one of them is gone."""
         paths = [Path(root) / name for name in self.names]
         gone = [path for path in paths if not path.is_file()]
         if gone:
@@ -148,30 +138,85 @@ class GoodImages:
         return paths
 
 
-def category_in_path(path: str | Path, parts: Sequence[str]) -> str | None:
-    """The part that a file's nearest folder of such a name says; a single part is always meant."""
-    names = Path(os.path.abspath(path)).parts  # noqa: PTH100  (links)
-    named = next((name for name in reversed(names) if name in parts), None)
-    return parts[0] if named is None and len(parts) == 1 else named
+class Fold:
+    """Images, or tiles, of one fold, batch by batch: float [B, 3, H, W] in [0, 1] on the device.
+
+    It can be iterated over again, and gives the same batches in the same order.
+
+    Args:
+        number: which fold it is.
+        tiles: of all images, uint8 [T, H, W, C].
+        places: indices of those of the fold.
+        size: images in a batch.
+        device: where to put the batches.
+
+    Attributes:
+        held_out: the fold of those of its images that training did not see; the fold itself where
+            these are too few to tell anything, as for fitted detectors, which hold none out.
+    """
+
+    def __init__(
+        self, number: int, tiles: np.ndarray, places: Sequence[int], size: int, device: torch.device
+    ) -> None:
+        self.number, self.tiles, self.places = number, tiles, places
+        self.size, self.device = size, device
+        self.held_out = self
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return math.ceil(len(self.places) / self.size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for own in batches(self.places, self.size):
+            yield to_batch(self.tiles[np.array(own)], self.device)
+
+
+def in_folds(
+    images: DecodedImages, good: GoodImages, size: int, device: torch.device
+) -> list[Fold]:
+    """Return the folds of good images, `size` tiles a batch; tiles of an image share its fold."""
+    held_out, folds = np.array(good.held_out), []
+    for number, own in enumerate(good.by_fold()):
+        fold = Fold(number, images.tiles, images.places(own), size, device)
+        if held_out.sum() >= MIN_HELD_OUT:
+            unseen = images.places(own[held_out[own]])
+            fold.held_out = Fold(number, images.tiles, unseen, size, device)
+        folds.append(fold)
+    return folds
 
 
 def by_category(names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Places of the names of each category, in the order of the categories.
+    """Return the indices of the names of each category, in the order of the categories.
 
-    A name begins with its category, or is the whole path of a file that shows one.
+    A name begins with its category, or is the whole path of a file below a folder named so.
     """
     inside = {name: name.partition("/")[0] for name in names if not Path(name).is_absolute()}
     known = list(dict.fromkeys(inside.values()))
-    parts = np.array([inside[n] if n in inside else category_in_path(n, known) for n in names])
-    return {part: np.flatnonzero(parts == part) for part in dict.fromkeys(parts.tolist())}
+    categories = np.array(
+        [inside[name] if name in inside else category_in_path(name, known) for name in names]
+    )
+    found = dict.fromkeys(categories.tolist())
+    return {category: np.flatnonzero(categories == category) for category in found}
 
 
-def deal(groups: list[int]) -> list[int]:
+def deal(groups: Sequence[int]) -> list[int]:
     """Deal images into folds of about equal size that keep groups together: a number for each."""
     sizes = Counter(groups)
-    totals = [0] * min(len(sizes), max(FOLDS, math.ceil(len(groups) / FOLD)))
+    totals = [0] * min(len(sizes), max(MIN_FOLDS, math.ceil(len(groups) / MAX_FOLD_IMAGES)))
     fold_of = {}
-    for group, size in sizes.most_common():  # large ones first
+    for group, size in sizes.most_common():  # large ones first, so that small ones even it out
         fold_of[group] = int(np.argmin(totals))
         totals[fold_of[group]] += size
     return [fold_of[group] for group in groups]
+
+
+def _too_few(category: str, count: int) -> str:
+    if count == 1:
+        return (
+            f"a single good image of {category} can be read, or the others are copies of it; two "
+            "at least are needed, one to calibrate on"
+        )
+    return (
+        f"all {count} good images of {category} are of one group by calibration.group; at least "
+        "two groups are needed, one to judge by the other"
+    )

@@ -8,6 +8,8 @@
 Below each of these folders there may be others, such as one a camera.
 """
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +148,13 @@ class Category:
         if strays := _images_directly_in(test):
             say_once(f"left out: {strays} images of {test} that lie in none of its folders")
         return images
+
+
+def category_in_path(path: str | Path, parts: Sequence[str]) -> str | None:
+    """The part that a file's nearest folder of such a name says; a single part is always meant."""
+    names = Path(os.path.abspath(path)).parts  # noqa: PTH100  (links)
+    named = next((name for name in reversed(names) if name in parts), None)
+    return parts[0] if named is None and len(parts) == 1 else named
 
 
 def list_categories(root: str | Path) -> list[str]:

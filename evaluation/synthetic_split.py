@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from data.cache import decode_all
+from data.good_images import in_folds
 from data.images import ImageError, read_ahead
-from data.training_set import in_folds
 from inspection.inspector import Inspector
 from inspection.torch_inspector import TorchInspector
 from models.drawn_defects.synthetic import PseudoImage, pseudo_split

@@ -8,12 +8,11 @@ import torch
 from tqdm import tqdm
 
 from data.cache import DecodedImages
-from data.good_images import GoodImages
-from data.training_set import Fold, in_folds
+from data.good_images import Fold, GoodImages, in_folds
 from inspection.inspector import shown_score
 from inspection.threshold import Calibration, calibrate
+from inspection.torch_inspector import pick_inference_batch
 from models.detector import Detector
-from training.batch_size import pick_inference_batch
 
 DOUBT = 10  # held-out images that must speak for another spread of the scores to be believed half
 

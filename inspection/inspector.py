@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from data.good_images import category_in_path
+from data.mvtec import category_in_path
 from data.region import read_with_region, with_region
 from data.resize import WHOLE, Window, resize
 from data.tiles import Grid

@@ -49,9 +49,10 @@ def set_calibrations(
     from training.checkpoint import load_checkpoint, save_checkpoint  # torch
 
     checkpoint = load_checkpoint(file)
-    former = {category: asdict(one) for category, one in checkpoint.calibrations.items()}
-    write_whole(new_file(file.parent / FORMER), yaml.safe_dump(former, sort_keys=False))
-    after = replace(checkpoint, calibrations=checkpoint.calibrations | changed)
+    former = yaml.safe_dump(checkpoint.calibrations, sort_keys=False)
+    write_whole(new_file(file.parent / FORMER), former)
+    new = {category: asdict(one) for category, one in changed.items()}
+    after = replace(checkpoint, calibrations=checkpoint.calibrations | new)
     save_checkpoint(file.parent, after if config is None else replace(after, config=config))
 
 

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from utils.config import Config, nearest
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from models.detector import Detector
-    from training.checkpoint import Checkpoint
 
 
 class Entry(NamedTuple):
@@ -81,24 +77,3 @@ def build_model(config: Config) -> Detector:
     check_model(config.model)
     module, _, name = DETECTORS[config.model].place.partition(":")
     return getattr(import_module(module), name)(config)
-
-
-def load_detector(file: Path, device: torch.device) -> tuple[Detector, Checkpoint]:
-    """A trained detector, ready to inspect images on the device, and the checkpoint it is from.
-
-    Raises:
-        UserError: if the file is no checkpoint, or that of a run that is not finished.
-    """
-    from training.checkpoint import load_checkpoint, restore  # torch
-    from utils.device import place
-
-    checkpoint = load_checkpoint(file)
-    detector = build_model(checkpoint.config)
-    if not checkpoint.calibrations:
-        done = checkpoint.progress.epoch
-        ways = f"go on with: python train.py --resume {file.parent}"
-        if done and hasattr(detector, "optimizer"):
-            ways += f" (or finish it as it is by adding --epochs {done})"
-        raise UserError(f"the run {file.parent} is not finished; {ways}")
-    restore(file, checkpoint, detector)
-    return place(detector, device).eval(), checkpoint

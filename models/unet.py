@@ -285,7 +285,7 @@ class UNetAutoencoder(TrainedDetector):
         At last the scale is that of all folds; see `Detector.leaving_out`.
         """
         # A network restores what it was trained on a little better than other good parts.
-        unseen = [getattr(fold, "unseen", fold) for fold in folds]
+        unseen = [getattr(fold, "held_out", fold) for fold in folds]
         yield from self.scale.leaving_out(
             unseen,
             lambda images: self.witnesses(images)[0],

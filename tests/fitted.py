@@ -1,5 +1,7 @@
 """Feature detectors on a small backbone, fitted in a moment, and checkpoints of such."""
 
+from dataclasses import asdict
+
 import torch
 
 from data.good_images import GoodImages
@@ -40,7 +42,7 @@ def unscaled_scores(model, images):
 
 def saved(model, folder):
     """The checkpoint of a finished run that holds the detector: its file, below a folder."""
-    calibrations = {"tile": calibrate([0.5], [0.5], 0.0, 0.02)}
+    calibrations = {"tile": asdict(calibrate([0.5], [0.5], 0.0, 0.02))}
     state = model.state_dict()
     save_checkpoint(
         folder, Checkpoint(model.config, GoodImages(), state, None, Progress(), [], calibrations)

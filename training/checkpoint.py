@@ -23,46 +23,48 @@ from pydantic import Field
 from torch import nn
 
 from data.good_images import GoodImages
-from inspection.threshold import Calibration
 from training.folders import FINISHED, FORMAT, checked, refuse_other
 from utils.config import Config, config_from, write_config
 from utils.errors import UserError
 from utils.files import replacing, write_whole
 from utils.weights import read_plain
 
-VERSION = 9
+VERSION = 10
 
 Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass
 class Progress:
-    """How far a run has come."""
+    """The state of a training between two steps; that of a fit, which is one pass, stays at 0.
 
-    epoch: Count = 0  # the one under way, from 0; equal to `train.epochs` when all are done
-    step: Count = 0  # the next one of that epoch, from 0
-    loss_sum: float = 0.0  # of the epoch so far, summed over images
-    seconds: float = 0.0  # spent in the epoch so far
-    micro_batch: Count = 0  # images at once; kept, since another split would change the last bits
+    Attributes:
+        epoch: the one under way, from 0; equal to `train.epochs` once all are done.
+        step: the next one of that epoch, from 0.
+        loss_sum: of the epoch so far, summed over images.
+        seconds: spent in the epoch so far.
+        micro_batch: images at once; kept, since another split would change the last bits.
+    """
 
-    @property
-    def at(self) -> tuple[int, int]:
-        """The epoch and the step under way."""
-        return self.epoch, self.step
+    epoch: Count = 0
+    step: Count = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    micro_batch: Count = 0
 
 
 @dataclass
 class Checkpoint:
-    """What last.pt holds.
+    """The content of last.pt.
 
     Attributes:
         config: the effective settings.
-        good: the good images that the run knows.
+        good: the good images of the run.
         model: the detector's `state_dict`.
-        optimizer: that of the optimiser, None for detectors that have none.
-        progress: how far the run has come.
+        optimizer: that of the optimiser, None for fitted detectors.
+        progress: how far a training has come.
         history: loss and seconds of each epoch.
-        calibrations: of each part; none until the run is finished.
+        calibrations: numbers of the `Calibration` of each category; none until the run is finished.
     """
 
     config: Config
@@ -71,11 +73,11 @@ class Checkpoint:
     optimizer: dict[str, Any] | None
     progress: Progress
     history: list[dict[str, float]] = field(default_factory=list)
-    calibrations: dict[str, Calibration] = field(default_factory=dict)
+    calibrations: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Write a run's files; each replaces the old one whole: a kill leaves either, never a part."""
+    """Write the files of a run; each replaces the old one whole, so that a kill leaves either."""
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -85,7 +87,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "optimizer": checkpoint.optimizer,
         "progress": asdict(checkpoint.progress),
         "history": checkpoint.history,
-        "calibrations": {part: asdict(one) for part, one in checkpoint.calibrations.items()},
+        "calibrations": checkpoint.calibrations,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
     write_config(checkpoint.config, run / "config.yaml")
@@ -96,7 +98,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     with replacing(run / "last.pt") as file:
         torch.save(content, file)
     if checkpoint.calibrations:
-        write_whole(run / FINISHED, yaml.safe_dump(content["calibrations"], sort_keys=False))
+        write_whole(run / FINISHED, yaml.safe_dump(checkpoint.calibrations, sort_keys=False))
 
 
 def load_checkpoint(file: Path) -> Checkpoint:
@@ -125,7 +127,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
         optimizer=optimizer if isinstance(optimizer, dict) else None,
         progress=checked(Progress, content.get("progress"), file, "progress"),
         history=checked(list[dict[str, float]], content.get("history"), file, "history"),
-        calibrations=checked(dict[str, Calibration], calibrations, file, "calibrations"),
+        calibrations=checked(dict[str, dict[str, Any]], calibrations, file, "calibrations"),
     )
 
 
@@ -135,7 +137,7 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Bring a model, and what trains it, into the state that a checkpoint was written in.
+    """Load the state of a checkpoint into a model, and into its optimiser.
 
     Raises:
         UserError: if the checkpoint, which was read from `file`, holds the state of another one.
@@ -151,12 +153,9 @@ def restore(
 
 
 def _whole(file: Path) -> bool:
-    """Whether what was written is what is there: PyTorch writes a checksum (CRC-32) of each part.
-
-    It does not compare them on reading, and a flipped bit in a weight is a weight, too.
-    """
+    """Return whether all checksums are right: a flipped bit in a weight is a weight, too."""
     try:
-        with zipfile.ZipFile(file) as parts:
+        with zipfile.ZipFile(file) as parts:  # PyTorch writes CRC-32, but never compares it
             return parts.testzip() is None
     except Exception:  # readers raise whatever they stumble over
         return False

@@ -1,4 +1,4 @@
-"""The progress bar of a training: how far it is, how long it will take, and whether to stop."""
+"""The progress bar of a training: how far it is, how long it will take, and when to stop."""
 
 import time
 
@@ -8,7 +8,7 @@ from tqdm import tqdm
 from training import distributed
 from utils.interrupt import StopRequest
 
-PATIENCE = 20  # minutes that a run may take without a hint at a shorter one
+LONG_MINUTES = 20  # a run that takes longer gets a hint at a shorter one
 
 HINT = "without a GPU, python train.py --config configs/cpu.yaml takes a fraction of that"
 
@@ -16,9 +16,9 @@ WARM_UP, TIMED = 2, 4  # steps that are left out, and that are timed, to foretel
 
 
 class StepBar:
-    """Counts steps; after the first ones it prints how long the rest will take.
+    """A bar that counts steps, and after the first ones prints how long the rest will take.
 
-    Within it, Ctrl-C lets the step under way finish.
+    Inside it (`with`), Ctrl-C lets the step under way finish.
 
     Args:
         total: steps of the whole run.
@@ -26,7 +26,7 @@ class StepBar:
         hint: whether to hint at a shorter run, if this one takes long.
     """
 
-    def __init__(self, total: int, done: int, hint: bool = False) -> None:
+    def __init__(self, total: int, done: int = 0, hint: bool = False) -> None:
         self.total, self.done, self.hint, self.taken = total, done, hint, 0
         self.writes = distributed.is_writer()
         self.bar = tqdm(total=total, initial=done, unit="step", disable=not self.writes or None)
@@ -42,15 +42,11 @@ class StepBar:
         self.bar.close()
 
     def stopped(self, device: torch.device) -> bool:
-        """Whether the user has asked any of the processes to stop."""
+        """Return whether the user has asked any of the processes to stop."""
         return bool(distributed.total(self.stop.requested, device))
 
-    def step(self, epoch: int, loss: float | None = None) -> float:
-        """Note that a step of an epoch, from 0, is done, with the mean loss so far.
-
-        Returns:
-            The seconds that it took.
-        """
+    def step(self, epoch: int = 0, loss: float | None = None) -> float:
+        """Count a step of an epoch, from 0, with the mean loss so far; returns its seconds."""
         before, self.now = self.now, time.perf_counter()
         self.done, self.taken = self.done + 1, self.taken + 1
         self.bar.update()
@@ -59,17 +55,13 @@ class StepBar:
             self.warm = self.now
         left = self.total - self.done
         if self.taken == WARM_UP + TIMED < left:
-            self.say(outlook(left * (self.now - self.warm) / TIMED, self.hint))
+            minutes = round(left * (self.now - self.warm) / TIMED / 60)
+            hours = f"{minutes // 60} h {minutes % 60} min"
+            hint = f"; {HINT}" if self.hint and minutes > LONG_MINUTES else ""
+            self.say(f"to go: about {hours if minutes >= 60 else f'{max(1, minutes)} min'}{hint}")
         return self.now - before
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         if self.writes:
             self.bar.write(text)
-
-
-def outlook(seconds: float, hint: bool = False) -> str:
-    """How long a run goes on, in words; with the hint if that is long."""
-    minutes = round(seconds / 60)
-    text = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(1, minutes)} min"
-    return f"to go: about {text}" + (f"; {HINT}" if hint and minutes > PATIENCE else "")

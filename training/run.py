@@ -1,18 +1,21 @@
-"""A training run: its folder, how far it has come, what is saved of it, and who writes that."""
+"""A run of train.py: its folder, its state, and what is saved and printed of it."""
 
 import argparse
 import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from data.cache import DecodedImages
 from data.good_images import GoodImages
-from inspection.threshold import Calibration, dropped
+from data.training_set import first_images, known_images, with_added
 from models import refuse_unread
 from training import distributed
 from training.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
@@ -34,103 +37,94 @@ class Run:
     Args:
         config: its settings.
         folder: of a run that is resumed.
-        checkpoint: what it was left as.
+        checkpoint: what that holds.
+        additions: images, folders or patterns to add to a finished run.
 
     Attributes:
-        config: see above.
+        config: see above; `load_images` completes that of a new run.
         folder: see above; None until a new run is first saved.
-        good: the good images that it knows.
-        progress: how far it has come.
+        good: its good images.
+        progress: how far a training has come.
         history: loss and seconds of each epoch.
-        calibrations: what it was calibrated to at its start, if it was finished.
-        known: the first so many of the good images are those that a fit took in at earlier starts.
-        resumed: whether there was a checkpoint to go on from.
         device: what it runs on.
-        recipe: file of settings that a new run was started with.
-        additions: images, folders or patterns of what is added to a finished run, else empty.
     """
 
     def __init__(
-        self, config: Config, folder: Path | None = None, checkpoint: Checkpoint | None = None
+        self,
+        config: Config,
+        folder: Path | None = None,
+        checkpoint: Checkpoint | None = None,
+        additions: Sequence[str] = (),
     ) -> None:
         if config.train.log is not None:
             _check_tensorboard()
-        self.resumed = checkpoint is not None
-        start = checkpoint or Checkpoint(config, GoodImages(), {}, None, Progress())
-        self.config, self.folder, self._start = config, folder, start
-        self.good, self.progress, self.history = start.good, start.progress, start.history
-        self.calibrations = start.calibrations
-        self.known = len(start.good.names) if start.progress.epoch else 0
-        self.recipe: Path | None = None
-        self.additions: list[str] = []
+        self.checkpoint = checkpoint or Checkpoint(config, GoodImages(), {}, None, Progress())
+        self.config, self.folder, self.additions = config, folder, additions
+        self.good, self.history = self.checkpoint.good, self.checkpoint.history
+        self.progress = self.checkpoint.progress
         self.device = pick_device(config.device)
-        self._earlier = sum(row["seconds"] for row in self.history) + self.progress.seconds
-        self._started = time.perf_counter()
+        earlier = sum(row["seconds"] for row in self.history) + self.progress.seconds
+        self._started = time.perf_counter() - earlier
         self._first_epoch, self._log = self.progress.epoch + 1, None
 
     @classmethod
-    def named(cls, args: argparse.Namespace) -> "Run":
-        """The run that the flags of train.py ask for."""
+    def from_flags(cls, args: argparse.Namespace) -> "Run":
+        """Return the run that the flags of train.py ask for."""
         if args.resume is None and not args.add:
-            run = cls(args.settings)
-            run.recipe = args.config
-            return run
+            return cls(args.settings)
         overrides = overrides_from(args)
         named = None if args.resume == Path() else args.resume
         category, model = overrides.get("data.category"), overrides.get("model")
         file = find_run(named, category, model, finished=bool(args.add), exact=True)
         checkpoint = load_checkpoint(file)
         refuse_unread(checkpoint.config.model, overrides)
-        learns, done = checkpoint.optimizer is not None, checkpoint.progress.epoch
+        is_network, done = checkpoint.optimizer is not None, checkpoint.progress.epoch
         if args.add and not checkpoint.calibrations:
             first = f"finish it first with: python train.py --resume {file.parent}"
             raise UserError(f"{file.parent} is not finished, so nothing is added; {first}")
-        if args.add and learns:
+        if args.add and is_network:
             overrides = {"train.epochs": done + math.ceil(LONGER * done)} | overrides
         config = resumed_config(checkpoint.config, overrides)
-        if learns and config.train.epochs < done:
+        if is_network and config.train.epochs < done:
             raise UserError(
                 f"{file.parent} has {done} epochs behind it and cannot go back to "
                 f"{config.train.epochs}; take as many, or more, or leave out --resume"
             )
-        run = cls(config, file.parent, checkpoint)
-        run.additions = args.add
-        return run
-
-    @property
-    def way_on(self) -> str:
-        """What to do once the user has stopped it."""
-        if self._whole_or_not_at_all:
-            return f"{self.folder} is as it was"
-        return f"go on with: python train.py --resume {self.folder}"
-
-    @property
-    def _whole_or_not_at_all(self) -> bool:
-        """Whether it is a finished fit that images are added to: replaced once all is done."""
-        return bool(self.additions) and self._start.optimizer is None
+        return cls(config, file.parent, checkpoint, args.add)
 
     @property
     def complete(self) -> bool:
-        """Whether there is nothing left to do: all is learned, and the verdict is set."""
-        if not self.calibrations or self.additions:
+        """Whether nothing is left to do: all is learned and calibrated."""
+        if not self.checkpoint.calibrations or self.additions:
             return False
-        return self._start.optimizer is None or self.progress.epoch >= self.config.train.epochs
+        return self.checkpoint.optimizer is None or self.progress.epoch >= self.config.train.epochs
 
-    @property
-    def may_be_slow(self) -> bool:
-        """Whether it runs on a CPU by settings that no recipe for one has set."""
-        return self.device.type == "cpu" and self.recipe is None
+    def load_images(self, hold_out: bool) -> DecodedImages:
+        """Decode the good images; a new run, or one with additions, gets its `good` here.
 
-    def warn(self, text: str | None) -> None:
-        """Print a line to stderr, once for all processes, if there is anything to say."""
-        if text is not None and distributed.is_writer():
-            print(text, file=sys.stderr)
+        Args:
+            hold_out: whether some are kept from training; fitted detectors take all.
+        """
+        if not hold_out and distributed.world_size() > 1:
+            name = self.config.model
+            raise UserError(f"{name} is fitted in one process; start it without torchrun")
+        quiet, known = not distributed.is_writer(), len(self.good.names)
+        if self.additions:
+            self.good, images = with_added(self.config, self.good, self.additions, hold_out, quiet)
+            self.say(f"good images: {known} known, {len(self.good.names) - known} added")
+        elif self.folder is not None:
+            images = known_images(self.config, self.good, quiet)
+        else:
+            self.config, self.good, images = first_images(self.config, hold_out, quiet)
+        if side := self.config.data.tile:
+            count = len(images.places(range(len(images))))
+            self.say(f"{len(images)} good images are {count} tiles of {side}x{side}")
+        return images
 
-    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, how: str) -> None:
-        """Save a new run before anything is learned, and say what it learns from, and how."""
-        if not self.resumed:
+    def begin(self, model: nn.Module, optimizer: Optimizer | None, how: str) -> None:
+        """Save a new run before anything is learned, and print what it learns from, and how."""
+        if self.folder is None:
             self.save(model, optimizer)
-        self.warn(dropped(self.calibrations, "the detector learns on"))
         data, learned = self.config.data, len(self.good.learned)
         self.say(
             f"{self.config.model} on {', '.join(self.good.by_category())}: {learned} good images, "
@@ -138,25 +132,23 @@ class Run:
             f"{self.device}, {how} -> {self.folder}"
         )
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        """Bring both to where the checkpoint left them, if there is one."""
-        if self.resumed:
-            restore(self.folder / "last.pt", self._start, model, optimizer)
+    def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Load the state of a resumed training."""
+        restore(self.folder / "last.pt", self.checkpoint, model, optimizer)
 
     def save(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer | None,
-        calibrations: dict[str, Calibration] | None = None,
+        optimizer: Optimizer | None,
+        calibrations: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         """Write the checkpoint, with the calibrations of a run that is finished."""
-        if not distributed.is_writer() or (self._whole_or_not_at_all and not calibrations):
+        if not distributed.is_writer():
             return
         if self.folder is None:
             self.folder = new_run(self.config)
         if calibrations:
-            seconds = self._earlier + time.perf_counter() - self._started
-            took = {"seconds": seconds, "peak_mib": peak_mib()}
+            took = {"seconds": time.perf_counter() - self._started, "peak_mib": peak_mib()}
             write_whole(self.folder / "fit.json", json.dumps(took))
         checkpoint = Checkpoint(
             config=self.config,
@@ -169,10 +161,13 @@ class Run:
         )
         save_checkpoint(self.folder, checkpoint)
 
-    def say(self, text: str) -> None:
-        """Print a line, once for all processes."""
-        if distributed.is_writer():
-            print(text)
+    def end_epoch(self, loss: float, optimizer: Optimizer) -> str:
+        """Record an epoch and its mean loss; returns a line to print of it."""
+        number, seconds = self.progress.epoch + 1, self.progress.seconds
+        self.history.append({"loss": loss, "epoch": number, "seconds": seconds})
+        self.progress = Progress(epoch=number, micro_batch=self.progress.micro_batch)
+        self.log(loss=loss, lr=optimizer.param_groups[0]["lr"], seconds=seconds)
+        return f"epoch {number}/{self.config.train.epochs}  loss {loss:.5f}  {seconds:.1f} s"
 
     def log(self, **values: float | np.ndarray) -> None:
         """Write numbers, and pictures uint8 [H, W, 3], of the epochs so far for TensorBoard."""
@@ -184,27 +179,17 @@ class Run:
             # In place of what a kill left of these epochs.
             folder = str(self.folder / "tensorboard")
             self._log = SummaryWriter(folder, purge_step=self._first_epoch)
-        epoch = self.progress.epoch
         for name, value in values.items():
             if isinstance(value, np.ndarray):
-                self._log.add_image(name, value, epoch, dataformats="HWC")
+                self._log.add_image(name, value, self.progress.epoch, dataformats="HWC")
             else:
-                self._log.add_scalar(name, value, epoch)
+                self._log.add_scalar(name, value, self.progress.epoch)
         self._log.flush()
 
-    def end_epoch(
-        self, loss: float | None = None, optimizer: torch.optim.Optimizer | None = None
-    ) -> str:
-        """Note that an epoch, of this mean loss, is over; returns a line to print of it."""
-        progress = self.progress
-        entry = {"epoch": progress.epoch + 1, "seconds": progress.seconds}
-        self.history.append(entry if loss is None else {"loss": loss, **entry})
-        self.progress = Progress(epoch=progress.epoch + 1, micro_batch=progress.micro_batch)
-        if optimizer is not None:
-            lr = optimizer.param_groups[0]["lr"]
-            self.log(loss=loss, lr=lr, seconds=progress.seconds)
-        about = "" if loss is None else f"/{self.config.train.epochs}  loss {loss:.5f}"
-        return f"epoch {entry['epoch']}{about}  {progress.seconds:.1f} s"
+    def say(self, text: str | None, file: Any = None) -> None:
+        """Print a line, if there is any, once for all processes."""
+        if text is not None and distributed.is_writer():
+            print(text, file=file or sys.stdout)
 
 
 def _check_tensorboard() -> None:

@@ -18,19 +18,19 @@ def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order in which an epoch visits `count` images: a permutation of 0 .. count - 1."""
+    """Return the order in which an epoch takes `count` images: a permutation of 0 .. count - 1."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def random_crops(images: np.ndarray, side: int, seed: int, epoch: int, step: int) -> np.ndarray:
-    """A random square of each image, uint8 [B, H, W, 3], to learn from in a step.
+    """Return a random square of each image, uint8 [B, H, W, C], to learn from in a step.
 
     A convolutional network learns as much from it as from as many pixels elsewhere, and squares of
-    several images tell it more than one image of the same cost. A side of 0, or of more than the
+    several images teach it more than one image of the same cost. A side of 0, or of more than the
     images have, leaves them whole.
 
     Returns:
-        uint8 [B, min(side, H), min(side, W), 3].
+        uint8 [B, min(side, H), min(side, W), C].
     """
     height, width = images.shape[1:3]
     if not 0 < side < max(height, width):

@@ -1,8 +1,12 @@
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
 
-from data.good_images import FOLD, FOLDS, GoodImages, by_category, category_in_path, deal
+from data.cache import DecodedImages
+from data.good_images import MAX_FOLD_IMAGES, MIN_FOLDS, GoodImages, by_category, deal, in_folds
+from data.mvtec import category_in_path
 from utils.errors import UserError
 
 NAMES = [f"tile/{number:03}.png" for number in range(50)]
@@ -39,8 +43,8 @@ def test_groups_stay_together():
 @pytest.mark.parametrize("count", [2, 15, 40, 209, 900])
 def test_folds_are_many_and_of_a_size(count):
     sizes = Counter(deal(list(range(count)))).values()
-    assert len(sizes) >= min(count, FOLDS)
-    assert max(sizes) <= FOLD
+    assert len(sizes) >= min(count, MIN_FOLDS)
+    assert max(sizes) <= MAX_FOLD_IMAGES
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -57,22 +61,42 @@ def test_limits_are_nested_and_leave_the_held_out_images_alone():
         previous = learned
 
 
-def test_added_images_get_folds_of_their_own_unless_their_group_is_known():
+def test_added_images_leave_the_held_out_ones_as_they_are():
     good = GoodImages.dealt(NAMES, list(range(50)), 0.1, seed=0)
-    more = [f"/new/{number}.png" for number in range(21)]  # of the only part
+    more = [f"/new/{number}.png" for number in range(21)]  # of the only category
     added = good.with_added(more, [*range(50), 7, *range(50, 70)], 0.1, seed=0)
     assert added.names == NAMES + more
-    for values, before in ((added.folds, good.folds), (added.held_out, good.held_out)):
-        assert values[:50] == before
-        assert values[50] == before[7]
-    assert not set(added.folds[51:]) & set(good.folds)
-    assert [len(own) for own in added.by_fold()][20:] == [1] * 20
+    assert added.held_out[:50] == good.held_out
+    assert added.held_out[50] == good.held_out[7]  # of a known group
+    assert added.folds[50] == added.folds[7]
+    assert sum(added.held_out) == 7 + good.held_out[7]
     assert [len(own) for own in added.by_category().values()] == [71]
-    assert sum(added.held_out) == 7 + (good.held_out[7])
     one = good.with_added(more[:1], list(range(51)), 0.1, seed=0)
     assert not one.held_out[50]  # it is there to be learned from
     fitted = GoodImages.dealt(NAMES, list(range(50)), 0, seed=0)
     assert not any(fitted.with_added(more, list(range(71)), 0, seed=0).held_out)
+
+
+def test_a_single_image_is_no_matter_of_groups():
+    with pytest.raises(UserError, match="a single good image of tile") as caught:
+        GoodImages.dealt(NAMES[:1], [0], 0.1, seed=0)
+    assert "calibration.group" not in str(caught.value)
+
+
+@pytest.mark.parametrize("held_out", [0, 19, 20])
+def test_a_fold_gives_its_held_out_images_once_they_tell_enough(held_out):
+    frames = np.arange(60, dtype=np.uint8).repeat(12).reshape(60, 2, 2, 3)
+    names = [f"tile/{number}.png" for number in range(60)]
+    roles = [number >= 60 - held_out for number in range(60)]
+    good = GoodImages(names, list(range(60)), deal(range(60)), roles)
+    folds = in_folds(DecodedImages.whole(frames), good, 2, torch.device("cpu"))
+    assert [fold.number for fold in folds] == list(range(20))
+    for fold in folds:
+        values = [(255 * batch[:, 0, 0, 0]).round().tolist() for batch in fold.held_out]
+        own = np.flatnonzero(np.array(good.folds) == fold.number)
+        expected = own if held_out < 20 else own[own >= 40]
+        assert sum(values, []) == expected.tolist()
+        assert list(map(len, values)) == [2] * (len(expected) // 2) + [1] * (len(expected) % 2)
 
 
 def test_what_lies_elsewhere_is_of_the_part_that_its_folder_is_named_by():

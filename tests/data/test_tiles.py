@@ -6,9 +6,8 @@ from drawn_images import settings
 from PIL import Image
 
 from data.cache import decode_all
-from data.good_images import GoodImages
+from data.good_images import GoodImages, in_folds
 from data.tiles import Grid, shrinking_hint
-from data.training_set import in_folds
 from inspection.calibration import calibrate_detector
 from inspection.panel import tiles
 from inspection.regions import regions

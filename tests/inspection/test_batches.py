@@ -15,10 +15,8 @@ from data.good_images import GoodImages
 from data.images import ImageError
 from evaluation.measure import score_split
 from evaluation.synthetic_split import pseudo_readers
-from inspection import calibration, pictures
-from inspection.torch_inspector import TorchInspector
-from models import load_detector
-from training import batch_size
+from inspection import calibration, pictures, torch_inspector
+from inspection.torch_inspector import TorchInspector, load_detector
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -118,13 +116,13 @@ def test_calibration_does_not_depend_on_the_batch(trained, monkeypatch):
 
 def test_auto_is_one_on_a_cpu_and_what_fits_on_a_gpu(trained, monkeypatch):
     detector, _ = load_detector(trained[1] / "last.pt", CPU)
-    assert batch_size.pick_inference_batch("auto", detector, CPU) == 1
-    assert batch_size.pick_inference_batch(5, detector, CPU) == 5
-    monkeypatch.setattr(batch_size, "peak_memory", lambda *_: 100)
-    for free, expected in ((0, 1), (1100, 5), (10**9, batch_size.INFERENCE)):
-        monkeypatch.setattr(batch_size, "free_memory", lambda _, free=free: free)
+    assert torch_inspector.pick_inference_batch("auto", detector, CPU) == 1
+    assert torch_inspector.pick_inference_batch(5, detector, CPU) == 5
+    monkeypatch.setattr(torch_inspector, "peak_memory", lambda *_: 100)
+    for free, expected in ((0, 1), (1100, 5), (10**9, torch_inspector.MAX_BATCH)):
+        monkeypatch.setattr(torch_inspector, "free_memory", lambda _, free=free: free)
         device = torch.device("meta")  # any that is no CPU
-        assert batch_size.pick_inference_batch("auto", detector, device) == expected
+        assert torch_inspector.pick_inference_batch("auto", detector, device) == expected
 
 
 @pytest.mark.parametrize("script", [eval, infer])

@@ -120,7 +120,7 @@ def test_padding_sets_no_threshold():
     for name, highest in {"pad": 0.2, "squash": 9.0}.items():
         detector = Striking(config(name))
         grid = Grid.over((64, 128), detector.config.data)
-        images = DecodedImages(frames, [grid] * 4, list(range(4)))
+        images = DecodedImages(frames, [grid] * 4, list(range(4)), [""] * 4)
         (found,) = calibrate_detector(detector, images, good, torch.device("cpu")).values()
         assert found.scores == pytest.approx([highest] * 4)
         assert found.peaks == pytest.approx([highest] * 4)

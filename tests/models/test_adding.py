@@ -4,8 +4,7 @@ import pytest
 import torch
 from fitted import detector, unscaled_scores
 
-from data.good_images import deal
-from data.training_set import Fold
+from data.good_images import Fold, deal
 from models.memory_bank import MemoryBank
 
 CPU = torch.device("cpu")
@@ -26,7 +25,7 @@ def folds_of(images, start, stop, first):
     """Images from `start` to `stop` in folds that are numbered from `first`."""
     dealt = deal(list(range(stop - start)))
     places = [[start + n for n, own in enumerate(dealt) if own == f] for f in range(max(dealt) + 1)]
-    return {first + f: Fold(images, own, 2, CPU) for f, own in enumerate(places)}
+    return {first + f: Fold(f, images, own, 2, CPU) for f, own in enumerate(places)}
 
 
 def collect(model, folds, seed):

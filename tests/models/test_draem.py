@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from data.cache import decode_all
+from data.good_images import Fold
 from data.mvtec import Category
 from data.tensors import to_batch
-from data.training_set import Fold
 from models import build_model
 from models.anomaly_maps import image_score
-from train import train_step
+from training.loop import train_step
 from utils.config import load_config
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def learned(request, dataset):
         train_step(detector, optimizer, images, CPU, 8)
     detector.eval()
     with torch.inference_mode():
-        folds = [Fold(images, [place], 1, CPU) for place in range(len(images))]
+        folds = [Fold(place, images, [place], 1, CPU) for place in range(len(images))]
         detector.finish(folds)
         assert list(detector.leaving_out(folds)) == list(range(len(images)))
     return detector, held_out

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 import train
 from data.good_images import GoodImages
 from data.tensors import to_pixels, turned
-from models import build_model, load_detector, padim
+from inspection.torch_inspector import load_detector
+from models import build_model, padim
 from models.backbones import EfficientNetLite, concatenated
 from models.memory_bank import rows
 from training import distributed

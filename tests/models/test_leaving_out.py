@@ -4,8 +4,7 @@ import pytest
 import torch
 from fitted import detector, unscaled_scores
 
-from data.good_images import deal
-from data.training_set import Fold
+from data.good_images import Fold, deal
 from models.detector import FittedDetector
 
 CPU = torch.device("cpu")
@@ -44,7 +43,7 @@ def fit(name, folds, **overrides) -> FittedDetector:
 def test_it_is_that_of_one_fitted_without_the_fold(images, name, overrides, tolerance):
     dealt = deal(list(range(len(images))))
     folds = [
-        Fold(images, [place for place, fold in enumerate(dealt) if fold == number], 2, CPU)
+        Fold(number, images, [place for place, fold in enumerate(dealt) if fold == number], 2, CPU)
         for number in range(max(dealt) + 1)
     ]
     whole = fit(name, folds, **overrides)

@@ -6,11 +6,11 @@ import torch
 from fitted import saved
 
 from data.tensors import to_batch
-from models import build_model, load_detector
+from inspection.torch_inspector import load_detector
+from models import build_model
 from models.backbones import STRIDES, EfficientNetLite, build_encoder
 from models.drawn_defects.corruption import KINDS
-from train import train_step
-from training.batch_size import pick_micro_batch
+from training.loop import pick_micro_batch, train_step
 from utils.config import load_config
 from utils.errors import UserError
 

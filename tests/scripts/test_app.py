@@ -684,7 +684,7 @@ def test_a_threshold_is_kept_in_the_run(page, work):
     page.find("#keep")[0].click()
     page.wait_for("effect", "Threshold set by hand")
     try:
-        threshold = load_checkpoint(file).calibrations["tile"].threshold
+        threshold = load_checkpoint(file).calibrations["tile"]["threshold"]
         page.open()
         assert f"Threshold set by hand {threshold:.4g}:" in page.text("effect")
         file.unlink()

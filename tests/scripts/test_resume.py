@@ -7,6 +7,8 @@ import pytest
 import torch
 from conftest import REPO, TINY, assert_one_line, run_script
 
+from training import loop
+
 EPOCHS = 20
 
 
@@ -82,7 +84,7 @@ def test_interrupt_in_mid_epoch_keeps_the_step(tmp_path, dataset, unbroken, monk
     import train
     from utils.interrupt import StopRequest
 
-    step, steps = train.train_step, 0
+    step, steps = loop.train_step, 0
 
     def interrupted_step(*arguments):
         nonlocal steps
@@ -92,7 +94,7 @@ def test_interrupt_in_mid_epoch_keeps_the_step(tmp_path, dataset, unbroken, monk
         return step(*arguments)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "train_step", interrupted_step)
+    monkeypatch.setattr(loop, "train_step", interrupted_step)
     flags = ["--data-root", str(dataset), *TINY, "--epochs", str(EPOCHS)]
     monkeypatch.setattr(sys, "argv", ["train.py", *flags])
     previous = signal.getsignal(signal.SIGINT)
@@ -108,8 +110,9 @@ def test_interrupt_in_mid_epoch_keeps_the_step(tmp_path, dataset, unbroken, monk
         signal.raise_signal(signal.SIGINT)
 
 
-def test_finished_run_can_be_lengthened(dataset, tmp_path):
-    flags = ["--data-root", dataset, *TINY, "--set", "train.cooldown=0"]
+def test_finished_run_can_be_lengthened(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "COOLDOWN", 1e-9)  # or the rate would have fallen already
+    flags = ["--data-root", dataset, *TINY]
     assert run_script("train.py", *flags, "--epochs", 2, cwd=tmp_path).returncode == 0
     result = run_script("train.py", "--resume", "--epochs", 3, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

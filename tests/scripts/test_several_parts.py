@@ -50,9 +50,9 @@ def test_each_category_has_a_verdict_from_its_own_good_images(several):
     checkpoint = load_checkpoint(run / "last.pt")
     good, calibrations = checkpoint.good, checkpoint.calibrations
     assert run.name.startswith("all-") and "on bolt, tile: " in output
-    assert [len(calibrations[category].scores) for category in CATEGORIES] == [14, 12]
+    assert [len(calibrations[category]["scores"]) for category in CATEGORIES] == [14, 12]
     assert [output.count(f"threshold of {category} ") for category in CATEGORIES] == [1, 1]
-    assert calibrations["bolt"].threshold != calibrations["tile"].threshold
+    assert calibrations["bolt"]["threshold"] != calibrations["tile"]["threshold"]
     for own in good.by_category().values():
         assert len({good.folds[place] for place in own}) >= 10
         assert any(good.held_out) == any(good.held_out[place] for place in own)
@@ -83,11 +83,14 @@ def test_an_image_is_of_the_category_that_its_folder_or_a_flag_names(several, ro
     assert run_script("infer.py", *flags, tmp_path / "a", *images, cwd=folder).returncode == 0
     calibrations = load_checkpoint(run / "last.pt").calibrations
     for line, category in zip(results(tmp_path / "a"), CATEGORIES, strict=True):
-        assert (line["category"], line["threshold"]) == (category, calibrations[category].threshold)
+        assert (line["category"], line["threshold"]) == (
+            category,
+            calibrations[category]["threshold"],
+        )
     stray = shutil.copy(images[0], tmp_path / "stray.png")
     told = run_script("infer.py", *flags, tmp_path / "b", "--category", "tile", stray, cwd=folder)
     assert told.returncode == 0, told.stderr
-    assert results(tmp_path / "b")[0]["threshold"] == calibrations["tile"].threshold
+    assert results(tmp_path / "b")[0]["threshold"] == calibrations["tile"]["threshold"]
     untold = run_script("infer.py", *flags, tmp_path / "c", images[0], stray, cwd=folder)
     assert_one_line(untold, "stray.png", "bolt, tile", "--category")
     wrong = run_script("infer.py", *flags, tmp_path / "d", "--category", "tiles", stray, cwd=folder)

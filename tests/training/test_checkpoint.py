@@ -1,11 +1,13 @@
 import os
 import pickle
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from data.good_images import GoodImages
 from inspection.threshold import calibrate
+from inspection.torch_inspector import read_calibrations
 from training import checkpoint as module
 from training import folders as runs
 from training.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
@@ -24,7 +26,7 @@ def checkpoint():
         {"state": {}, "param_groups": []},
         Progress(epoch=3, step=2, loss_sum=0.1, seconds=1.5, micro_batch=4),
         [{"epoch": 1, "loss": 0.5, "seconds": 2.0}],
-        {"wood": calibrate([0.2, 0.5], [0.3, 0.6], 0.1, 0.02)},
+        {"wood": asdict(calibrate([0.2, 0.5], [0.3, 0.6], 0.1, 0.02))},
     )
 
 
@@ -126,7 +128,7 @@ def test_what_is_of_another_type_ends_in_one_line(tmp_path, checkpoint, key, val
     content[key] = content[key] | value if isinstance(value, dict) else value
     torch.save(content, tmp_path / "last.pt")
     with pytest.raises(UserError, match="last.pt is damaged") as caught:
-        load_checkpoint(tmp_path / "last.pt")
+        read_calibrations(tmp_path / "last.pt", load_checkpoint(tmp_path / "last.pt"))
     assert "\n" not in str(caught.value)
 
 

@@ -38,7 +38,7 @@ def test_processes_step_alike_on_the_gradients_of_the_whole_batch(tmp_path):
         import torch
 
         from models import build_model
-        from train import train_step
+        from training.loop import train_step
         from training import distributed
         from utils.config import load_config
 

@@ -1,0 +1,151 @@
+"""Learning: a network by gradient steps, epoch by epoch, or a fitted detector in one pass."""
+
+import math
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from data.cache import DecodedImages
+from data.good_images import in_folds
+from data.tensors import to_batch
+from models.detector import FittedDetector, TrainedDetector
+from training import distributed
+from training.progress_bar import StepBar
+from training.run import Run
+from training.seed import epoch_order, random_crops, seed_step
+from utils.config import Config, TrainConfig
+from utils.device import autocast
+from utils.errors import UserError
+
+COOLDOWN = 0.3
+"""Share of the epochs, the last ones, over which the learning rate falls to zero. The paper finds
+20% enough for long trainings; ours are a few hundred steps. Until then the rate does not depend on
+the number of epochs, so that a run can be lengthened."""
+
+CPU_SIZE = 256 * 256  # pixels of an image up to which a CPU is fast enough
+
+CPU_PIXELS = 16 * 256 * 256
+"""Pixels that pass through the network at once on a CPU, where larger pieces gain no time: at
+256x256 a step took as long an image for 1, 2 and 4. Batch normalisation needs some images, too."""
+
+GPU_PIXELS = 24 * 512 * 512
+"""The same on a GPU, which is idle in part with less: a whole batch of the defaults."""
+
+
+def learning_rate(train: TrainConfig, epochs_done: float) -> float:
+    """Return `train.lr`, and over the last `COOLDOWN` of the epochs a line from it to zero.
+
+    Haegele et al., "Scaling laws and compute-optimal training beyond fixed durations", 2024.
+    """
+    left, cooldown = train.epochs - epochs_done, COOLDOWN * train.epochs
+    return train.lr * min(1.0, left / cooldown)
+
+
+def train_step(
+    model: TrainedDetector, optimizer: Optimizer, batch: np.ndarray, device: torch.device, size: int
+) -> float:
+    """Take one optimiser step on uint8 images [B, H, W, C], in pieces of `size` images.
+
+    Processes share the batch. Returns the loss summed over the images.
+    """
+    share = batch[distributed.rank() :: distributed.world_size()]
+    loss_sum, sample = 0.0, model.prepare(to_batch(share, device)) if len(share) else ()
+    for start in range(0, len(share), size):
+        piece = [tensor[start : start + size] for tensor in sample]
+        with autocast(device, model.config.train.precision):
+            loss = model.loss(*piece)
+        # A mean over the piece, weighted so that the gradients sum to that of the batch's mean.
+        (loss * len(piece[0]) / len(batch)).backward()
+        loss_sum += loss.item() * len(piece[0])
+    distributed.sum_gradients(model)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    distributed.average_buffers(model)
+    return distributed.total(loss_sum, device)
+
+
+def train_one_epoch(
+    run: Run, model: TrainedDetector, optimizer: Optimizer, images: DecodedImages, bar: StepBar
+) -> bool:
+    """Take the steps of an epoch that are left; returns False if the user stops it after one."""
+    config, settings, progress = run.config, run.config.train, run.progress
+    order = images.places(run.good.learned)
+    order = order[epoch_order(config.seed, progress.epoch, len(order))]
+    steps = math.ceil(len(order) / settings.batch)
+    while progress.step < steps:
+        at = progress.epoch, progress.step
+        seed_step(config.seed, *at, distributed.rank())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, progress.epoch + progress.step / steps)
+        chosen = order[progress.step * settings.batch :][: settings.batch]
+        batch = random_crops(images.tiles[chosen], settings.crop, config.seed, *at)
+        progress.loss_sum += train_step(model, optimizer, batch, run.device, progress.micro_batch)
+        if not math.isfinite(progress.loss_sum):
+            raise UserError(
+                f"the loss is no longer a number in epoch {progress.epoch + 1}: training diverged; "
+                f"lower train.lr, which is {settings.lr:g}"
+            )
+        progress.step += 1
+        seen = min(progress.step * settings.batch, len(order))
+        progress.seconds += bar.step(progress.epoch, progress.loss_sum / seen)
+        if bar.stopped(run.device):
+            return False
+    return True
+
+
+def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: DecodedImages) -> bool:
+    """Train the epochs that are left, save after each, and finish; False if the user stops it."""
+    settings, device = run.config.train, run.device
+    run.progress.micro_batch = run.progress.micro_batch or pick_micro_batch(run.config, device)
+    run.begin(model, optimizer, f"{run.progress.micro_batch} images at once")
+    count = len(images.places(run.good.learned))
+    steps = math.ceil(count / settings.batch)
+    done = run.progress.epoch * steps + run.progress.step
+    model.train()
+    slow = device.type == "cpu" and math.prod(run.config.data.size) > CPU_SIZE
+    with StepBar(settings.epochs * steps, done, hint=slow) as bar:
+        while run.progress.epoch < settings.epochs:
+            if not train_one_epoch(run, model, optimizer, images, bar):
+                run.save(model, optimizer)
+                return False
+            bar.say(run.end_epoch(run.progress.loss_sum / count, optimizer))
+            run.save(model, optimizer)
+    seed_step(run.config.seed, settings.epochs, 0)
+    model.eval().finish(in_folds(images, run.good, run.progress.micro_batch, device))
+    return True
+
+
+def fit(run: Run, model: FittedDetector, images: DecodedImages) -> bool:
+    """Fit in one pass over the images, fold by fold, and finish; False if the user stops it.
+
+    A pass that was stopped starts over, and draws the same again.
+    """
+    run.begin(model, None, "one pass")
+    folds = in_folds(images, run.good, run.config.train.batch, run.device)
+    batches = ((fold.number, batch) for fold in folds for batch in fold)
+    with StepBar(sum(map(len, folds))) as bar:
+        for step, (number, batch) in enumerate(batches):
+            seed_step(run.config.seed, 0, step)
+            model.collect(batch, number)
+            bar.step()
+            if bar.stopped(run.device):
+                return False
+    seed_step(run.config.seed, 1, 0)
+    model.finish()
+    return True
+
+
+def pick_micro_batch(config: Config, device: torch.device) -> int:
+    """Return the images, from 1 to `train.batch`, that pass through the network at once.
+
+    "auto" follows from the size and the kind of device, not from the memory at hand: batch
+    normalisation takes its statistics of the images that pass at once, so that another number
+    learns something else.
+    """
+    train = config.train
+    if train.micro_batch != "auto":
+        return min(train.micro_batch, train.batch)
+    pixels = CPU_PIXELS if device.type == "cpu" else GPU_PIXELS
+    height, width = (train.crop, train.crop) if train.crop else config.data.size
+    return max(1, min(pixels // (height * width), train.batch))
