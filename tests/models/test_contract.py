@@ -23,7 +23,7 @@ class MeanImage(FittedDetector):
     def collect(self, images, fold):
         self.seen = torch.cat([self.seen, images])
 
-    def finish(self):
+    def finish(self, folds):
         assert len(self.seen) == 11
         self.mean, self.seen = self.seen.mean(dim=0), self.seen[:0]
 
