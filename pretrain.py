@@ -30,7 +30,7 @@ from utils.flags import add_setting_flags, overrides_from, script_parser
 
 READ = (
     *("seed", "device", "unet.encoder", "backbone.weights"),
-    *("data.size", "data.fit", "data.tile", "data.overlap", "data.depth", "data.max_megapixels"),
+    *("data.size", "data.resize", "data.tile", "data.depth", "data.max_megapixels"),
     *("train.epochs", "train.batch", "train.crop", "train.lr", "train.precision"),
 )
 """Settings that are heeded here."""

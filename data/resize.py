@@ -30,13 +30,13 @@ def placement(size: tuple[int, int], data: DataConfig) -> Placement:
 
     Args:
         size: of the image.
-        data: settings; `size`, that of the frame, and `fit` are read.
+        data: settings; `size`, that of the frame, and `resize` are read.
     """
     ratios = np.divide(data.size, size)
     shown, inside = size, data.size
-    if data.fit == "pad":
+    if data.resize == "pad":
         inside = _sides(size, ratios.min(), data.size)
-    elif data.fit == "crop":
+    elif data.resize == "crop":
         shown = _sides(data.size, 1 / ratios.max(), size)
     return Placement(_central(shown, size), _central(inside, data.size))
 

@@ -13,6 +13,9 @@ from utils.config import DataConfig
 FAR = 4.0
 """Images that are shrunk by so much or more are worth a word."""
 
+OVERLAP = 0.25
+"""Share of a tile that neighbours have in common, at least: a defect on a seam is whole in one."""
+
 SEEN = 3.0
 """Pixels, after shrinking, that a defect has to measure to be seen at all."""
 
@@ -41,12 +44,12 @@ class Grid:
     def over(cls, size: tuple[int, int], data: DataConfig) -> "Grid":
         """The tiles of an image of this (height, width).
 
-        Neighbours overlap by `data.overlap` of a tile or more. With `data.tile` 0 there is one, the
-        frame that `data.fit` fits the image into.
+        Neighbours overlap by `OVERLAP` of a tile or more. With `data.tile` 0 there is one, the
+        frame that the image is resized into by `data.resize`.
         """
         if not data.tile:
             return cls(size, size, (0,), (0,), *placement(size, data))
-        tops, lefts = (_starts(side, data.tile, data.overlap) for side in size)
+        tops, lefts = (_starts(side, data.tile) for side in size)
         rows, columns = (
             slice(0, round(side * frame / data.tile))
             for side, frame in zip(size, data.size, strict=True)
@@ -135,10 +138,10 @@ def shrinking_hint(grids: Sequence[Grid], data: DataConfig) -> str | None:
         return None
     sizes = np.array([grid.size for grid in grids])
     factors = sizes / data.size
-    factor = np.median(factors.max(axis=1) if data.fit == "pad" else factors.min(axis=1))
+    factor = np.median(factors.max(axis=1) if data.resize == "pad" else factors.min(axis=1))
     if factor < FAR:
         return None
-    and_fit = "" if data.fit == "squash" else " --set data.fit=squash"
+    and_fit = "" if data.resize == "squash" else " --set data.resize=squash"
     (height, width), (rows, columns) = np.median(sizes, axis=0).astype(int), data.size
     return (
         f"images are {height}x{width}, shrunk to {rows}x{columns}: defects below about "
@@ -147,11 +150,11 @@ def shrinking_hint(grids: Sequence[Grid], data: DataConfig) -> str | None:
     )
 
 
-def _starts(whole: int, part: int, overlap: float) -> tuple[int, ...]:
+def _starts(whole: int, part: int) -> tuple[int, ...]:
     """First pixels of the parts that cover the whole evenly, no more of them than needed."""
     if whole <= part:
         return (0,)
-    step = max(1.0, part * (1 - overlap))
+    step = max(1.0, part * (1 - OVERLAP))
     count = 1 + int(np.ceil((whole - part) / step))
     return tuple(np.rint(np.linspace(0, whole - part, count)).astype(int).tolist())
 

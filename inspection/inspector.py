@@ -41,7 +41,7 @@ class Inspection(NamedTuple):
             divided by the images in it.
         least_area: regions smaller than so many pixels of the original image are specks.
         shown: rows and columns of the original image that all of these show: but for those of
-            `data.fit: crop` the whole of it.
+            `data.resize: crop` the whole of it.
     """
 
     image: np.ndarray
@@ -240,8 +240,8 @@ def shown_score(
     parts = [one[own] for one, own in zip(maps, valid, strict=True) if own.any()]
     if not parts:
         raise UserError(
-            "nothing of data.region is left at data.size, for its pieces are too thin or data.fit "
-            "crops them; draw it thicker"
+            "nothing of data.region is left at data.size, for its pieces are too thin or are "
+            "cropped by data.resize; draw it thicker"
         )
     scores = []
     for values in parts:

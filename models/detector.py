@@ -16,7 +16,7 @@ class Prediction(NamedTuple):
     Attributes:
         anomaly_map: [B, 1, H, W] float, at the size of the input; higher is stranger. Raw: no
             clamping and no per-image normalisation, so that values compare from image to image.
-        score: [B] float, one number an image; higher is stranger. Of padded images (`data.fit`),
+        score: [B] float, one number an image; higher is stranger. Of padded images (`data.resize`),
             and with `data.region`, it says nothing: the score is that of what counts of the map.
         reconstruction: [B, 3, H, W] float in [0, 1], or None for detectors that do not reconstruct.
     """

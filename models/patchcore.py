@@ -43,11 +43,11 @@ class PatchCore(FeatureDetector, FittedDetector):
             memories = [MemoryBank(c, w) for c in self.backbone.channels for w in (False, True)]
         self.memories = nn.ModuleList(memories)
         self.scale = Normalisation(1, config.data)
-        if config.patchcore.reweight and (config.data.fit == "pad" or config.data.region):
+        if config.patchcore.reweight and (config.data.resize == "pad" or config.data.region):
             raise UserError(
                 "patchcore.reweight scores the whole frame, padding and what is outside of "
                 "data.region too; set patchcore.reweight to 0, or neither data.region nor "
-                "data.fit=pad"
+                "data.resize=pad"
             )
         if config.patchcore.reweight and not config.patchcore.joined:
             raise UserError(

@@ -69,10 +69,9 @@ class DataConfig(Section):
     root: str
     category: Annotated[Name, BeforeValidator(category_names)]
     size: Annotated[tuple[Side, Side], BeforeValidator(_pair)]
-    fit: Literal["squash", "pad", "crop"]
+    resize: Literal["squash", "pad", "crop"]
     region: Name | None
     tile: Literal[0] | Side
-    overlap: float = Field(ge=0, le=0.75)
     limit: int = Field(ge=0)
     depth: Literal["auto", 8, 10, 12, 14, 16]
     max_megapixels: Positive
@@ -141,7 +140,6 @@ class TrainConfig(Section):
     batch: Count
     crop: Literal[0] | Side
     lr: Positive
-    cooldown: float = Field(ge=0, le=1)
     micro_batch: Literal["auto"] | Count
     precision: Literal["auto", "float32", "bfloat16"]
     log: Literal["tensorboard"] | None
@@ -187,10 +185,10 @@ class Config(Section):
             raise UserError(
                 f"data.tile cuts squares, but data.size is {list(data.size)}; make it one number"
             )
-        if data.tile and data.fit != "squash":
+        if data.tile and data.resize != "squash":
             raise UserError(
-                f"data.fit={data.fit} says nothing to tiles, which keep the ratio by "
-                "themselves; set data.fit=squash, or data.tile=0"
+                f"data.resize={data.resize} is not used by tiles, which keep the ratio by "
+                "themselves; set data.resize=squash, or data.tile=0"
             )
         if not (loss.l1 or loss.ssim or loss.perceptual or loss.focal):
             raise UserError(
@@ -199,7 +197,7 @@ class Config(Section):
             )
 
 
-RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs", "train.cooldown"]
+RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs"]
 """Settings that a resumed run may change: they alter nothing that it has learned so far."""
 
 WORDS = {

@@ -7,7 +7,7 @@ from PIL import Image
 
 from data.cache import decode_all
 from data.good_images import GoodImages, in_folds
-from data.tiles import Grid, shrinking_hint
+from data.tiles import OVERLAP, Grid, shrinking_hint
 from inspection.calibration import calibrate_detector
 from inspection.panel import tiles
 from inspection.regions import regions
@@ -24,9 +24,8 @@ def noise(*size):
 
 
 @pytest.mark.parametrize("size", [(200, 131), (64, 64), (65, 300), (40, 100), (20, 30)])
-@pytest.mark.parametrize("overlap", [0, 0.25, 0.6])
-def test_what_is_cut_and_joined_is_as_it_was(size, overlap):
-    image, data = noise(*size), settings(size=64, tile=64, overlap=overlap)
+def test_what_is_cut_and_joined_is_as_it_was(size):
+    image, data = noise(*size), settings(size=64, tile=64)
     grid = Grid.over(size, data)
     tiles = grid.cut(image, data)
     assert tiles.shape == (len(grid), 64, 64, 3)
@@ -34,7 +33,7 @@ def test_what_is_cut_and_joined_is_as_it_was(size, overlap):
     joined = grid.join(tiles[..., 0].astype(np.float32))
     assert joined == pytest.approx(image[..., 0], abs=1e-3)
     for starts in (grid.tops, grid.lefts):
-        assert all(np.diff(starts) <= 64 * (1 - overlap) + 1)
+        assert all(np.diff(starts) <= 64 * (1 - OVERLAP) + 1)
 
 
 def test_maps_of_shrunk_tiles_join_without_a_seam():
@@ -78,7 +77,7 @@ def test_a_dot_that_shrinking_loses_is_found_in_its_tile():
 
 
 def test_pictures_of_large_images_are_small():
-    found = Brightest(size=64, tile=256, overlap=0).inspect(np.zeros((512, 2560, 3), np.uint8))
+    found = Brightest(size=64, tile=256).inspect(np.zeros((512, 2560, 3), np.uint8))
     assert found.size == (512, 2560)
     assert found.anomaly_map.shape == (128, 640)
     assert found.image.shape == found.reconstruction.shape == (205, 1024, 3)
@@ -141,8 +140,7 @@ def test_large_images_that_are_shrunk_are_worth_a_word():
     [
         ({"data.tile": 16}, "data.tile is 16 but should be 0 or a side"),
         ({"data.tile": 64, "data.size": [64, 96]}, "data.tile cuts squares"),
-        ({"data.tile": 64, "data.fit": "pad"}, "data.fit=pad says nothing to tiles"),
-        ({"data.overlap": 1}, "data.overlap"),
+        ({"data.tile": 64, "data.resize": "pad"}, "data.resize=pad is not used by tiles"),
         ({"data.tile": 64, "model": "padim"}, "--model, or data.tile=0"),
     ],
 )

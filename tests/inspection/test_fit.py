@@ -27,7 +27,7 @@ SIDE = 128
 
 
 def config(fit, **overrides):
-    settings = {"data.size": SIDE, "data.fit": fit, "score.reduce": "max"}
+    settings = {"data.size": SIDE, "data.resize": fit, "score.reduce": "max"}
     return load_config(overrides=settings | overrides)
 
 
@@ -147,7 +147,7 @@ def test_sizes_are_those_of_upright_images(tmp_path):
 
 def test_synthesised_defects_are_on_the_image_and_not_on_its_padding(tmp_path):
     Image.new("RGB", (200, 75), (90, 90, 90)).save(tmp_path / "a.png")
-    data = settings(size=64, fit="pad")
+    data = settings(size=64, resize="pad")
     image, marked = PseudoImage(tmp_path / "a.png", "foreign", data, (0,)).read()
     assert image.shape[:2] == marked.shape == (24, 64)
     rows, _ = placement((75, 200), data).inside

@@ -28,7 +28,7 @@ def oblong(tmp_path_factory, dataset):
     return root
 
 
-@pytest.fixture(scope="module", params=["data.tile=40", "data.fit=pad", "data.fit=crop"])
+@pytest.fixture(scope="module", params=["data.tile=40", "data.resize=pad", "data.resize=crop"])
 def work(request, tmp_path_factory, oblong):
     """A working folder with a run and its export: (folder, run, file)."""
     folder = tmp_path_factory.mktemp("work")

@@ -21,7 +21,7 @@ EVERY = {
     "draem": ["--set", "unet.width=4", "--epochs", "1"],
     "dinomaly": ["--set", "backbone.name=vit_tiny_patch16_224", "--epochs", "1"],
     "fastflow": ["--set", "fastflow.ratio=0.1", "--epochs", "1"],
-    "patchcore": ["--set", "data.fit=pad"],
+    "patchcore": ["--set", "data.resize=pad"],
     "padim": ["--set", "padim.channels=8"],
     "patch_memory": ["--set", "backbone.name=efficientnet_lite0"],
 }
