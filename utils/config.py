@@ -109,7 +109,7 @@ class DinomalyConfig(Section):
 
 class BackboneConfig(Section):
     name: Name
-    layers: Literal["auto"] | Annotated[tuple[int | str, ...], Field(min_length=1)]
+    layers: Literal["auto"] | Annotated[tuple[int, ...], Field(min_length=1)]
     weights: str | None
 
 
@@ -213,7 +213,7 @@ WORDS = {
 EXPECTED = {
     "device": "auto, cuda, cuda:1 (a certain GPU), mps or cpu",
     "data.size": "a side from 32 to 8192 pixels, or [height, width]",
-    "backbone.layers": "auto or a list of layers, such as [2,4]",
+    "backbone.layers": "auto or a list of layers, such as [2,3]",
     "data.tile": "0 or a side from 32 to 8192 pixels",
     "train.crop": "0 or a side from 32 to 8192 pixels",
     "train.micro_batch": "auto or a whole number from 1",

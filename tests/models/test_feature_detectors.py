@@ -14,7 +14,7 @@ from data.good_images import GoodImages
 from data.tensors import to_pixels, turned
 from inspection.torch_inspector import load_detector
 from models import build_model, padim
-from models.backbones import EfficientNetLite, concatenated
+from models.backbones import Backbone, concatenated
 from models.memory_bank import rows
 from training import distributed
 from training.checkpoint import Checkpoint, Progress, save_checkpoint
@@ -23,7 +23,7 @@ from utils.device import place
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
-CHANNELS = 24 + 40  # of blocks 2 and 4
+CHANNELS = 24 + 40  # of levels 1 and 2
 PLAIN = {"patchcore.coreset": 1.0, "patchcore.density": 0, "score.smooth": 0}
 
 
@@ -61,7 +61,7 @@ def test_detectors_find_the_spot(name, good, defective):
 def test_checkpoint_alone_gives_the_same_answer(name, good, tmp_path, monkeypatch):
     model = place(fitted(name, good), CPU)
     file = saved(model, tmp_path)
-    monkeypatch.setattr(EfficientNetLite, "load", None)  # nothing is fetched at inference
+    monkeypatch.setattr(Backbone, "load", None)  # nothing is fetched at inference
     torch.manual_seed(9)
     loaded, _ = load_detector(file, CPU)
     for ours, theirs in zip(model(good)[:2], loaded(good)[:2], strict=True):
