@@ -66,7 +66,8 @@ def main() -> int:
         model.load_pretrained()
     if run.folder is not None:
         former = read_calibrations(run.folder / "last.pt", run.checkpoint)
-        run.say(dropped(former, "the detector learns on"), file=sys.stderr)
+        if (line := dropped(former, "the detector learns on")) and distributed.is_writer():
+            print(line, file=sys.stderr)
 
     images = run.load_images(hold_out=is_network)
     learned = train(run, model, optimizer, images) if is_network else fit(run, model, images)
