@@ -97,7 +97,7 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to do: all is learned and calibrated."""
+        """Return whether all is learned and calibrated."""
         if not self.checkpoint.calibrations or self.additions:
             return False
         return self.checkpoint.optimizer is None or self.progress.epoch >= self.config.train.epochs
