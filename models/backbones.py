@@ -126,7 +126,7 @@ class Backbone(nn.Module):
             state = read_weights(packaged_weights(self.name))
         else:
             state = self._download(setting)
-        source = weights or f"what {self.name} comes with"
+        source = f"{setting}={weights}" if weights else f"the package of {self.name}"
         # The number of batches seen matters to training alone, and not all files have it.
         own = {k: v for k, v in self.network.state_dict().items() if "num_batches" not in k}
         if "_conv_stem.weight" in state:

@@ -42,15 +42,15 @@ def read_weights(file: Path, setting: str = "") -> dict[str, Tensor]:
         UserError: if the file is missing, is damaged, or holds anything else or values that are
             not finite.
     """
-    named = f", which {setting} names" if setting else ""
+    source = f"{setting}={file}" if setting else str(file)
     try:
         state = read_plain(file)
     except FileNotFoundError:
-        raise UserError(f"no weights at {file}{named}") from None
+        raise UserError(f"{source}: there is no such file") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{file}{named} is damaged or holds no tensors by name")
+        raise UserError(f"{source} is damaged or holds no tensors by name")
     for name, tensor in state.items():
         # Of a training that diverged; every score would be nan.
         if not tensor.isfinite().all():
-            raise UserError(f"{file}{named} holds values in {name} that are not finite")
+            raise UserError(f"{source} holds values in {name} that are not finite")
     return state

@@ -132,7 +132,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         assert "\n" not in str(caught.value)
         assert all(word in str(caught.value) for word in words), str(caught.value)
 
-    refused("no weights at", "weights.pt", "backbone.weights")
+    refused("backbone.weights=", "weights.pt", "no such file")
     torch.save(state | {"bn1.weight": torch.zeros(5)}, file)
     refused("bn1.weight", "[5]", "[32]")
     torch.save(state | {"bn1.weight": torch.full((32,), torch.nan)}, file)
