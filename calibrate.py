@@ -32,10 +32,10 @@ from inspection.open_run import (
     parse_checked,
     select_categories,
 )
-from inspection.recalibrate import rescore, set_calibrations
+from inspection.recalibrate import rescore, rescored_config, set_calibrations
 from inspection.threshold import Calibration, dropped, promises
 from training.folders import named_checkpoint
-from utils.config import differences, rescored_config
+from utils.config import differences
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from data.cache import DecodedImages
+from data.images import batches
 from data.mvtec import category_in_path
 from data.tensors import to_batch
-from utils.batches import batches
 from utils.errors import UserError
 
 MIN_FOLDS = 20

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -157,6 +158,13 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
             band = Image.alpha_composite(Image.new("RGBA", band.size, (0, 0, 0, 255)), band)
         pixels[top:bottom] = band.convert("RGB")
     return pixels
+
+
+def batches(items: Iterable[Result], size: int) -> Iterator[list[Result]]:
+    """Yield the items in order, `size` at a time; the last ones may be fewer."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 def read_ahead(

@@ -11,12 +11,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
+from data.images import batches
 from data.mvtec import category_in_path
 from data.region import read_with_region, with_region
 from data.resize import WHOLE, Window, resize
 from data.tiles import Grid
 from inspection.threshold import Calibration
-from utils.batches import batches
 from utils.config import Config
 from utils.errors import UserError
 

@@ -11,8 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from utils.config import ALL, Config, config_from
 from utils.errors import UserError
-from utils.files import new_folder
-from utils.yaml_files import read_yaml
+from utils.files import new_folder, read_yaml
 
 Kind = TypeVar("Kind")
 ROOT = Path("checkpoints")

@@ -20,15 +20,30 @@ from models import refuse_unread
 from training import distributed
 from training.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from training.folders import find_run, new_run
-from utils.config import Config, resumed_config
+from utils.config import Config, changed, differences
 from utils.device import pick_device
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.flags import overrides_from
 from utils.memory import peak_mib
 
+RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs"]
+"""Settings that a resumed run may change: they alter nothing that it has learned so far."""
+
 LONGER = 0.25
 """Share of its epochs that a network goes on for if images are added and no number is given."""
+
+
+def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
+    """Return a run's settings with `overrides`; raises `UserError` for what cannot change."""
+    resumed = changed(config, overrides)
+    for key, (old, new) in differences(config, resumed).items():
+        if key not in RESUMABLE:
+            raise UserError(
+                f"{key} is {old!r:.80} in this run and cannot change to {new!r:.80} on --resume "
+                f"(only {', '.join(RESUMABLE)} can); leave out --resume to start a new run"
+            )
+    return resumed
 
 
 class Run:

@@ -22,8 +22,7 @@ from streams import heartbeat, verdict_log
 from streams.source import Frame, Source
 from streams.verdict_log import VerdictLog
 from streams.videos import Videos
-from utils.addresses import masked
-from utils.errors import UserError
+from utils.errors import UserError, masked
 from utils.optional_packages import need
 
 
