@@ -35,14 +35,12 @@ class GoodImages:
         groups: a number for each; shots of one part share theirs.
         folds: number of the fold of each.
         held_out: whether it is kept from training.
-        digests: `pixel_digest` of each.
     """
 
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     folds: list[int] = field(default_factory=list)
     held_out: list[bool] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
 
     def extended(
         self, names: Sequence[str], groups: Sequence[int], share: float, seed: int, limit: int = 0

@@ -1,5 +1,6 @@
 """Reading image files: whatever a camera or a scanner wrote becomes RGB uint8."""
 
+import hashlib
 import math
 import os
 from collections import deque
@@ -165,6 +166,13 @@ def batches(items: Iterable[Result], size: int) -> Iterator[list[Result]]:
     remaining = iter(items)
     while batch := list(islice(remaining, size)):
         yield batch
+
+
+def pixel_digest(image: np.ndarray) -> str:
+    """Return a digest of an image's pixels, uint8 [H, W, C]: the same for copies in any format."""
+    digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image))
+    return digest.hexdigest()
 
 
 def read_ahead(

@@ -63,9 +63,7 @@ def load_images(
         raise UserError("nothing is added: the run has these images, or they cannot be read")
     of_groups = groups(names, config.calibration.group)
     good = good.extended(names, of_groups, share, config.seed, 0 if known else config.data.limit)
-    images = images.only(np.flatnonzero(np.isin(names, good.names)))
-    good.digests = images.digests
-    return config, good, images
+    return config, good, images.only(np.flatnonzero(np.isin(names, good.names)))
 
 
 def _additions(names: Sequence[str], root: Path, categories: list[str]) -> dict[Path, str]:

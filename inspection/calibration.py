@@ -65,6 +65,7 @@ def calibrate_detector(
             float(levels[own].mean()),
             config.calibration.false_alarms,
             independent=len(np.unique(groups[own])),
+            digests=[images.digests[place] for place in own],
         )
         for part, own in good.by_category().items()
     }

@@ -8,8 +8,8 @@ future good parts will exceed. docs/verdict.md says how well that holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -102,6 +102,7 @@ class Calibration:
         peaks: highest pixel of each of their maps, in the same order.
         independent: how many of them are independent; several images of one part count once.
         by_hand: whether a person has set the threshold.
+        digests: `pixel_digest` of each image, by which it is known again.
     """
 
     threshold: float
@@ -114,6 +115,7 @@ class Calibration:
     peaks: list[float]
     independent: int
     by_hand: bool = False
+    digests: list[str] = field(default_factory=list)
 
     def is_defect(self, score: float) -> bool:
         """Whether an image of this score is called defective."""
@@ -175,14 +177,19 @@ class Calibration:
 
     def with_false_alarms(self, false_alarms: float) -> Calibration:
         """The same scores with thresholds that call another share of good parts defective."""
-        return calibrate(self.scores, self.peaks, self.low, false_alarms, self.independent)
+        return calibrate(
+            self.scores, self.peaks, self.low, false_alarms, self.independent, self.digests
+        )
 
-    def with_scores(self, scores: list[float], peaks: list[float]) -> Calibration:
+    def with_scores(
+        self, scores: list[float], peaks: list[float], digests: list[str]
+    ) -> Calibration:
         """The same with those of further good images; a threshold set by hand stays."""
         more = replace(
             self,
             scores=self.scores + scores,
             peaks=self.peaks + peaks,
+            digests=self.digests + digests,
             independent=self.independent + len(scores),
         )
         if self.by_hand:
@@ -212,6 +219,7 @@ def calibrate(
     level: float,
     false_alarms: float,
     independent: int | None = None,
+    digests: Sequence[str] = (),
 ) -> Calibration:
     """Set the thresholds so that a share of `false_alarms` of future good parts exceeds them.
 
@@ -225,6 +233,7 @@ def calibrate(
         level: of the anomaly map on good parts: the cold end of the heatmap's colours.
         false_alarms: share in (0, 0.5).
         independent: how many of the images are independent; None: all of them.
+        digests: `pixel_digest` of each image.
     """
     independent = len(scores) if independent is None else independent
     threshold, pixel_threshold = (
@@ -240,6 +249,7 @@ def calibrate(
         scores=scores,
         peaks=peaks,
         independent=independent,
+        digests=list(digests),
     )
 
 
