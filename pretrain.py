@@ -69,7 +69,7 @@ def main() -> int:
     args = parse_args()
     # These take seconds to import; --help and wrong flags have been answered without them.
     from data.cache import decode_all
-    from data.depth import with_depth
+    from data.images import with_depth
     from data.listing import expand
     from models.backbones import build_encoder
     from training.seed import seed_step

@@ -30,8 +30,8 @@ from inspection.open_run import (
     open_run,
     parse_checked,
 )
+from inspection.output import entry, say
 from inspection.panel import COMPRESSION, panel
-from inspection.results import entry, say
 from inspection.threshold import Calibration
 from streams.alerts import Mqtt, Webhook
 from streams.annotated_video import AnnotatedVideo, annotate

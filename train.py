@@ -40,7 +40,7 @@ def main() -> int:
     args = parse_args()
     # These take seconds to import; --help and wrong flags have been answered without them.
     from inspection.calibration import calibrate_detector
-    from inspection.log_panels import log_panels
+    from inspection.panel import log_panels
     from inspection.threshold import dropped, promises
     from inspection.torch_inspector import read_calibrations
     from models.detector import TrainedDetector

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from data.cache import DecodedImages, decode_all
-from data.depth import with_depth
 from data.good_images import GoodImages, by_category
+from data.images import with_depth
 from data.listing import expand
 from data.mvtec import Category, category_in_path
 from data.region import keep_region

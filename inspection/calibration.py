@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from data.cache import DecodedImages
 from data.good_images import Fold, GoodImages, in_folds
-from inspection.inspector import shown_score
+from inspection.inspector import valid_score
 from inspection.threshold import Calibration, calibrate
 from inspection.torch_inspector import pick_inference_batch
 from models.detector import Detector
@@ -52,7 +52,7 @@ def calibrate_detector(
                 grid, tiles = images.grids[place], images.tiles[images.places([place])]
                 maps, of_tiles = zip(*islice(found, len(grid)), strict=True)
                 maps, valid = np.stack(maps), grid.valid_pixels(tiles)
-                scores[place] = shown_score(maps, of_tiles, valid, config.score.reduce)
+                scores[place] = valid_score(maps, of_tiles, valid, config.score.reduce)
                 values = grid.join(maps)[grid.join(valid)]
                 peaks[place], levels[place] = values.max(), np.median(values)
                 bar.update()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.image_score import image_score as image_score
+
 SSIM_CONSTANTS = (0.01**2, 0.03**2)
 """Those of SSIM for values in [0, 1]."""
 
@@ -83,18 +85,3 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     padded = F.pad(maps, (radius, radius, radius, radius), mode="reflect")
     blurred = F.conv2d(padded, kernel[:, :, None, :], groups=channels)
     return F.conv2d(blurred, kernel[:, :, :, None], groups=channels)
-
-
-def image_score(maps: Tensor, reduce: str) -> Tensor:
-    """One score an image: [B, 1, H, W] -> [B].
-
-    Args:
-        maps: anomaly maps.
-        reduce: "max", or "top1" for the mean of the highest 1% of the pixels, which a
-            single noisy pixel does not decide and a small defect still does.
-    """
-    pixels = maps.flatten(1)
-    if reduce == "max":
-        return pixels.amax(dim=1)
-    count = max(1, pixels.shape[1] // 100)
-    return pixels.topk(count, dim=1).values.mean(dim=1)

@@ -9,7 +9,7 @@ from data.cache import decode_all
 from data.good_images import GoodImages, in_folds
 from data.tiles import OVERLAP, Grid, shrinking_hint
 from inspection.calibration import calibrate_detector
-from inspection.panel import tiles
+from inspection.panel import pictures_of
 from inspection.regions import regions
 from models import build_model
 from models.detector import Detector, Prediction
@@ -23,7 +23,7 @@ def noise(*size):
     return np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
 
 
-@pytest.mark.parametrize("size", [(200, 131), (64, 64), (65, 300), (40, 100), (20, 30)])
+@pytest.mark.parametrize("size", [(200, 131), (64, 64), (65, 300), (64, 112), (64, 113)])
 def test_what_is_cut_and_joined_is_as_it_was(size):
     image, data = noise(*size), settings(size=64, tile=64)
     grid = Grid.over(size, data)
@@ -71,7 +71,8 @@ def test_a_dot_that_shrinking_loses_is_found_in_its_tile():
     assert np.array_equal(found.image, found.reconstruction)
     (region,) = regions(found, calibration)
     assert region.box == (321, 613, 4, 4)
-    small = {name: np.asarray(shown, int) for name, shown in tiles(found, calibration, 128).items()}
+    shown = pictures_of(found, calibration, 128)
+    small = {name: np.asarray(picture, int) for name, picture in shown.items()}
     for picture in (small["heatmap"], small["overlay"] - small["input"]):
         assert np.ptp(picture, axis=(0, 1)).max() > 50  # though the dot is half a pixel here
 
@@ -94,7 +95,7 @@ class Red(Detector):
 @pytest.fixture
 def files(tmp_path):
     """Images of several sizes, one of them damaged."""
-    shapes = [(100, 70), (64, 64), (150, 150), (90, 64), (30, 200)]
+    shapes = [(100, 70), (64, 64), (150, 150), (90, 64), (64, 200), (63, 200)]
     paths = [tmp_path / f"{number}.png" for number in range(len(shapes))]
     for number, (path, shape) in enumerate(zip(paths, shapes, strict=True)):
         Image.fromarray(noise(*shape) // 2 + number * 20).save(path)
@@ -105,7 +106,7 @@ def files(tmp_path):
 def test_tiles_of_an_image_are_of_its_fold_and_make_its_score(files):
     inspector = Brightest(size=32, tile=64)
     images, readable = decode_all(files, inspector.config.data, quiet=True)
-    assert [grid.size for grid in images.grids] == [(100, 70), (64, 64), (150, 150), (30, 200)]
+    assert [grid.size for grid in images.grids] == [(100, 70), (64, 64), (150, 150), (64, 200)]
     assert list(map(len, images.grids)) == [4, 1, 9, 4]
     assert len(images.tiles) == 18
     good = GoodImages(
