@@ -21,13 +21,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from benchmarks.experiment import Experiment
+from benchmarks.experiment import Experiment, with_absolute_paths
 from data.mvtec import Category, list_categories
 from models import DETECTORS, check_model, reads, refuse_unread
-from utils.config import category_names, changed, differences, load_config, with_absolute_paths
+from utils.config import category_names, changed, differences, load_config
 from utils.errors import UserError, run_script
+from utils.files import read_yaml
 from utils.flags import add_setting_flags, assignment, overrides_from, script_parser
-from utils.yaml_files import read_yaml
 
 MAX_WAIT = timedelta(days=30)  # of a process of torchrun for the others, which train meanwhile
 OTHER_FLAGS = {"model": "--models", "data.category": "--categories"}

@@ -11,17 +11,19 @@
     python calibrate.py RUN --category tile --threshold 1.2   one of several categories in a run
 
 RUN is a run folder or an .onnx file of export.py. What a run was calibrated to before stays in it.
-Each further good image counts as one of those that the run was calibrated on; a threshold that was
-set by hand stays, but where scores are made in another way: a line says that it goes.
+Each further good image counts as one of those that the run was calibrated on, but a copy of one of
+these counts once; a threshold that was set by hand stays, but where scores are made in another way:
+a line says that it goes.
 """
 
 import argparse
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
+import numpy as np
 from tqdm import tqdm
 
-from data.images import ImageError, read_ahead
+from data.images import ImageError, pixel_digest, read_ahead
 from data.listing import expand
 from inspection.inspector import Inspector
 from inspection.open_run import (
@@ -32,10 +34,10 @@ from inspection.open_run import (
     parse_checked,
     select_categories,
 )
-from inspection.recalibrate import rescore, set_calibrations
+from inspection.recalibrate import rescore, rescored_config, set_calibrations
 from inspection.threshold import Calibration, dropped, promises
 from training.folders import named_checkpoint
-from utils.config import differences, rescored_config
+from utils.config import differences
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
 
@@ -67,36 +69,45 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def inspect(
-    inspector: Inspector, names: list[str], what: str
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Inspect the images named; a damaged one is a `UserError`.
+Found = dict[str, tuple[list[float], list[float], list[str]]]
+"""Of each category: scores of images, the highest pixels of their maps, and digests of them."""
 
-    Returns:
-        For each category that they show, their scores and the highest pixels of their maps.
+
+def inspect(inspector: Inspector, names: list[str], what: str, once: bool) -> Found:
+    """Inspect the images named; raises `UserError` if one is damaged or none are left.
+
+    Args:
+        inspector: the detector.
+        names: image files, folders or patterns.
+        what: name of the images in messages.
+        once: leave out copies of images that a category was calibrated on, or of one another:
+            good images that count twice would promise more than they tell.
     """
     paths = expand(names)
-    found = {inspector.category_of(path): ([], []) for path in paths}
-    inspections = inspector.inspect_all(read_ahead(paths, inspector.read))
-    for path, inspection in tqdm(inspections, what, len(paths), unit="image", disable=None):
-        if isinstance(inspection, ImageError):
-            raise UserError(str(inspection))
-        scores, peaks = found[inspector.category_of(path)]
+    found: Found = {inspector.category_of(path): ([], [], []) for path in paths}
+    known = {category: set(inspector.calibrations[category].digests) for category in found}
+
+    def distinct() -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+        for path, image in tqdm(read_ahead(paths, inspector.read), what, len(paths), disable=None):
+            if isinstance(image, ImageError):
+                raise UserError(str(image))
+            category, digest = inspector.category_of(path), pixel_digest(image)
+            if not once or digest not in known[category]:
+                known[category].add(digest)
+                yield (category, digest), image
+
+    for (category, digest), inspection in inspector.inspect_all(distinct()):
+        scores, peaks, digests = found[category]
         scores.append(inspection.score)
         peaks.append(float(inspection.anomaly_map.max()))
+        digests.append(digest)
+    left = sum(len(digests) for *_, digests in found.values())
+    if not left:
+        raise UserError(f"all {len(paths)} {what} count already; name others")
+    if left < len(paths):
+        line = f"left out: {len(paths) - left} of {len(paths)} {what}, which count already"
+        print(line, file=sys.stderr)
     return found
-
-
-def refuse_known(inspector: Inspector, names: list[str], root: str) -> None:
-    """Raise `UserError` if an image counts already: counted twice, it would promise more.
-
-    An export does not tell which images it was calibrated on.
-    """
-    good = getattr(inspector, "good", None)
-    known = {Path(root, name).resolve() for name in good.names} if good else set()
-    for path in expand(names):
-        if path.resolve() in known:
-            raise UserError(f"{path} counts already: the run was calibrated on it; name others")
 
 
 def print_found(category: str, calibration: Calibration, scores: list[float]) -> None:
@@ -136,9 +147,8 @@ def main() -> int:
         after = rescore(inspector, config, root)  # of all categories, for one setting serves all
         if line := dropped(of_all, "it is not comparable with scores made in another way"):
             print(line, file=sys.stderr)
-    refuse_known(inspector, args.good, root)
-    good = inspect(inspector, args.good, "good images") if args.good else {}
-    defects = inspect(inspector, args.defects, "known defects") if args.defects else {}
+    good = inspect(inspector, args.good, "good images", once=True) if args.good else {}
+    defects = inspect(inspector, args.defects, "known defects", once=False) if args.defects else {}
     for category in before:
         one = after[category]
         if category in good:
@@ -148,7 +158,7 @@ def main() -> int:
         if args.threshold is not None:
             one = one.with_threshold(args.threshold)
         if category in defects:
-            scores, _ = defects[category]
+            scores, *_ = defects[category]
             print_found(category, one, scores)
             one = one.finding_all(scores) if args.accept else one
         after[category] = one

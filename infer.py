@@ -30,8 +30,15 @@ from inspection.open_run import (
     open_run,
     parse_checked,
 )
-from inspection.pictures import KINDS, named_kinds, panel_names, save_pictures
-from inspection.results import entry, result_files, say
+from inspection.output import (
+    KINDS,
+    entry,
+    named_kinds,
+    panel_names,
+    result_files,
+    save_pictures,
+    say,
+)
 from streams.source import is_video
 from training.folders import run_name
 from utils.errors import UserError, run_script

@@ -1,7 +1,7 @@
 """Adapt a backbone to unlabelled photographs of a plant (self-supervised: VICReg).
 
     python pretrain.py photos/ more/                            the packaged EfficientNet-Lite0
-    python pretrain.py photos/ --encoder resnet18               a network of torchvision
+    python pretrain.py photos/ --encoder resnet18               a convolutional network of timm
     python pretrain.py photos/ --from-scratch --lr 1e-3         from random weights
     python pretrain.py photos/ --set backbone.weights=FILE      go on from an earlier file
 
@@ -16,36 +16,31 @@ Every image in the folders, and below them, is learned from, good or not. To mea
 honestly afterwards, give train/good alone: test images must not be among them.
 """
 
-if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
-    from utils.interrupt import quiet_start
-
-    quiet_start()
-
 import argparse
 from pathlib import Path
 
 from utils.config import differences, load_config
-from utils.errors import UserError, answer_early, run_script
+from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, overrides_from, script_parser
 
 READ = (
     *("seed", "device", "unet.encoder", "backbone.weights"),
-    *("data.size", "data.fit", "data.tile", "data.overlap", "data.depth", "data.max_megapixels"),
+    *("data.size", "data.resize", "data.tile", "data.depth", "data.max_megapixels"),
     *("train.epochs", "train.batch", "train.crop", "train.lr", "train.precision"),
 )
-"""Settings that are heeded here."""
+"""Settings that are used here."""
 
 DEFAULTS = {"data.size": 256, "train.epochs": 100, "train.batch": 32, "train.lr": 1e-4}
-"""Settings that are others here than in config.yaml."""
+"""Settings that have other defaults here than in config.yaml."""
 
 
 def parse_args() -> argparse.Namespace:
-    """Flags of the command line; raises `UserError` for those that are not right."""
+    """Return flags and settings of the command line; raises `UserError` for wrong ones."""
     parser = script_parser(__doc__)
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of images, used whole")
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of images, all of them used")
     parser.add_argument("--encoder", metavar="NAME", default="efficientnet_lite0")
     parser.add_argument("--from-scratch", action="store_true", help="start from random weights")
-    output = "default: checkpoints/<encoder>.pt; numbered where that is taken"
+    output = "default: checkpoints/<encoder>.pt; numbered where that exists"
     parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     side = "side of the squares to learn from, in pixels; 0: whole images (train.crop)"
     parser.add_argument("--crop", type=int, metavar="N", default=128, help=side)
@@ -56,9 +51,9 @@ def parse_args() -> argparse.Namespace:
     args.settings = load_config(overrides=DEFAULTS | own | overrides_from(args))
     for key in differences(load_config(), args.settings):
         if key not in READ:
-            raise UserError(f"{key} says nothing to pretrain.py; it reads {', '.join(READ)}")
+            raise UserError(f"{key} is not used by pretrain.py; it uses {', '.join(READ)}")
     if args.settings.unet.encoder == "scratch":
-        raise UserError("--encoder scratch names no network; name one, and add --from-scratch")
+        raise UserError("--encoder scratch is no network; name one, and add --from-scratch")
     if args.from_scratch and args.settings.backbone.weights:
         raise UserError("take one of --from-scratch and backbone.weights")
     if args.settings.train.batch == 1:
@@ -69,76 +64,19 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-if __name__ == "__main__":
-    answer_early(parse_args)  # --help and wrong flags, before the slow imports
-
-import math
-
-import numpy as np
-import torch
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import update_bn
-
-from data.cache import decode_all
-from data.depth import with_depth
-from data.listing import expand
-from data.tensors import to_batch
-from models.backbones import Backbone, build_encoder
-from models.self_supervised import SelfSupervised, vicreg_loss, view
-from training.progress_bar import StepBar
-from training.seed import epoch_order, random_crops, seed_step
-from utils.config import Config
-from utils.device import autocast, pick_device, place
-from utils.files import new_file, replacing
-
-
-def write_weights(encoder: Backbone, file: Path) -> None:
-    """Write what `backbone.weights` reads; a kill on the way leaves the file as it was."""
-    with replacing(file) as stream:
-        torch.save(encoder.network.state_dict(), stream)
-
-
-def full_batches(config: Config, epoch: int, count: int) -> np.ndarray:
-    """Places of `count` images, [steps, batch]; what is too little for a batch is repeated."""
-    size = config.train.batch
-    return np.resize(epoch_order(config.seed, epoch, count), (max(1, count // size), size))
-
-
-def learn(model: SelfSupervised, images: np.ndarray, config: Config, file: Path) -> bool:
-    """Epochs of steps on uint8 images [N, H, W, 3], each written; False if the user stops them."""
-    train, device = config.train, next(model.parameters()).device
-    steps = train.epochs * len(full_batches(config, 0, len(images)))
-    optimizer = torch.optim.Adam(model.parameters(), train.lr)
-    schedule = OneCycleLR(optimizer, train.lr, total_steps=steps)
-    model.train()
-    with StepBar(steps, 0) as bar:
-        for epoch in range(train.epochs):
-            losses = []
-            for step, places in enumerate(full_batches(config, epoch, len(images))):
-                seed_step(config.seed, epoch, step)
-                squares = random_crops(images[places], train.crop, config.seed, epoch, step)
-                batch = to_batch(squares, device)
-                with autocast(device, train.precision):
-                    first, second = (model(view(batch)) for _ in range(2))
-                loss = vicreg_loss(first.float(), second.float())
-                losses.append(loss.item())
-                if not math.isfinite(losses[-1]):
-                    raise UserError(f"training diverged; lower --lr, which is {train.lr:g}")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                bar.step(epoch, np.mean(losses))
-                if bar.stopped(device):
-                    return False
-            bar.say(f"epoch {epoch + 1}/{train.epochs}  loss {np.mean(losses):.3f}")
-            write_weights(model.encoder, file)
-    return True
-
-
 def main() -> int:
     """Learn from all images and write the weights; returns the exit status."""
     args = parse_args()
+    # These take seconds to import; --help and wrong flags have been answered without them.
+    from data.cache import decode_all
+    from data.images import with_depth
+    from data.listing import expand
+    from models.backbones import build_encoder
+    from training.seed import seed_step
+    from training.self_supervised import SelfSupervised, learn
+    from utils.device import pick_device, place
+    from utils.files import new_file
+
     config, name = args.settings, args.settings.unet.encoder
     device = pick_device(config.device)
     seed_step(config.seed, epoch=-1, step=-1)
@@ -150,13 +88,8 @@ def main() -> int:
     config = with_depth(config, paths)
     images = decode_all(paths, config.data)[0].tiles
     file = new_file(args.output or Path("checkpoints", f"{name}.pt"))
-    write_weights(encoder, file)
     print(f"{name}: {len(images)} images, {device} -> {file}")
     whole = learn(model, images, config, file)
-    # The statistics of batch normalisation lag behind, and are of views: detectors see none.
-    seen = full_batches(config, config.train.epochs, len(images))[:32]
-    update_bn((to_batch(images[places], device) for places in seen), model)
-    write_weights(encoder, file)
     use = f"--set unet.encoder={name} --set backbone.weights={file}"
     print(f"{'done' if whole else 'stopped; kept so far'}\nnext: python train.py {use}")
     return 0 if whole else 130

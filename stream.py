@@ -30,8 +30,8 @@ from inspection.open_run import (
     open_run,
     parse_checked,
 )
+from inspection.output import entry, say
 from inspection.panel import COMPRESSION, panel
-from inspection.results import entry, say
 from inspection.threshold import Calibration
 from streams.alerts import Mqtt, Webhook
 from streams.annotated_video import AnnotatedVideo, annotate
@@ -43,9 +43,8 @@ from streams.verdict_log import VerdictLog
 from streams.videos import Videos
 from streams.watch import Watch
 from training.folders import run_name
-from utils.addresses import masked
 from utils.config import category_names
-from utils.errors import UserError, run_script
+from utils.errors import UserError, masked, run_script
 from utils.flags import script_parser
 from utils.interrupt import StopRequest
 

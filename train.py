@@ -41,7 +41,7 @@ def main() -> int:
     # These take seconds to import; --help and wrong flags have been answered without them.
     from data.good_images import in_folds
     from inspection.calibration import calibrate_detector
-    from inspection.log_panels import log_panels
+    from inspection.panel import log_panels
     from inspection.threshold import dropped, promises
     from inspection.torch_inspector import pick_inference_batch, read_calibrations
     from models.detector import TrainedDetector
@@ -67,7 +67,8 @@ def main() -> int:
         model.load_pretrained()
     if run.folder is not None:
         former = read_calibrations(run.folder / "last.pt", run.checkpoint)
-        run.say(dropped(former, "the detector learns on"), file=sys.stderr)
+        if (line := dropped(former, "the detector learns on")) and distributed.is_writer():
+            print(line, file=sys.stderr)
 
     images = run.load_images(hold_out=is_network)
     with model.caching():

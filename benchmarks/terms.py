@@ -20,13 +20,13 @@ from tqdm import tqdm
 from benchmarks.table import markdown
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
-from data.resize import fit
+from data.resize import resize_to_input
 from data.tensors import to_batch
 from evaluation.metrics import auroc
 from evaluation.synthetic_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
-from models.anomaly_maps import image_score
 from models.drawn_defects.synthetic import PseudoImage
+from models.image_score import image_score
 from models.unet import UNetAutoencoder
 from training.folders import named_checkpoint
 from utils.errors import UserError, run_script
@@ -44,7 +44,7 @@ def scores(
         if isinstance(read, ImageError):
             print(f"left out: {read}", file=sys.stderr)
             continue
-        batch = to_batch(fit(read[0], data)[None], inspector.device)
+        batch = to_batch(resize_to_input(read[0], data)[None], inspector.device)
         terms, _ = detector.terms(batch)
         by_term = image_score(terms.transpose(0, 1), detector.config.score.reduce)
         found.append([*by_term.tolist(), detector(batch).score.item()])

@@ -59,7 +59,7 @@ def called_defective(
     learns = isinstance(model, TrainedDetector)
     share, places = config.calibration.holdout if learns else 0, list(range(len(images)))
     names = [f"{config.data.category}/{place}" for place in places]
-    run.good = GoodImages.dealt(names, places, share, config.seed)
+    run.good = GoodImages().extended(names, places, share, config.seed)
     decoded = DecodedImages.whole(images)
     with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
         folds = in_folds(decoded, run.good, 1, run.device)

@@ -1,6 +1,5 @@
 """The training images, decoded once and kept at training size."""
 
-import hashlib
 import os
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.images import ImageError, header_size, read_ahead
+from data.images import ImageError, header_size, pixel_digest, read_ahead
 from data.region import read_with_region
 from data.tiles import Grid
 from utils.config import DataConfig
@@ -63,13 +62,6 @@ class DecodedImages:
     def image(self, index: int) -> np.ndarray:
         """Return an image joined of its tiles, without padding: uint8 [H, W, 3]."""
         return self.grids[index].join(self.tiles[self.places([index])])[..., :3]
-
-
-def pixel_digest(image: np.ndarray) -> str:
-    """Return a digest of an image's pixels, uint8 [H, W, C]: the same for copies in any format."""
-    digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image))
-    return digest.hexdigest()
 
 
 def decode_all(

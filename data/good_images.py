@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from data.cache import DecodedImages
+from data.images import batches
 from data.mvtec import category_in_path
 from data.tensors import to_batch
-from utils.batches import batches
 from utils.errors import UserError
 
 MIN_FOLDS = 20
@@ -42,66 +42,46 @@ class GoodImages:
     folds: list[int] = field(default_factory=list)
     held_out: list[bool] = field(default_factory=list)
 
-    @classmethod
-    def dealt(
-        cls, names: list[str], groups: list[int], share: float, seed: int, limit: int = 0
+    def extended(
+        self, names: Sequence[str], groups: Sequence[int], share: float, seed: int, limit: int = 0
     ) -> "GoodImages":
-        """Hold out a share of the images of each category and deal all into folds, by group.
+        """Return these images and further ones, some of these held out, all dealt into folds anew.
+
+        Of each category whole groups are held out, at random, until the share is reached; what is
+        held out already stays so, and of the further groups one at least is learned from.
 
         Args:
-            names: files relative to data.root.
+            names: of all images, these first.
             groups: a number for each.
-            share: share of the images to hold out: whole groups until it is reached.
+            share: share of the images of a category to hold out.
             seed: decides which.
-            limit: images of a category at most that are not held out, at random; a higher limit
-                adds to those of a lower one. 0: all.
+            limit: further images of a category at most that are not held out, at random; a higher
+                limit adds to those of a lower one. 0: all.
 
         Raises:
             UserError: if those of a category are all of one group.
         """
-        chosen: dict[int, bool] = {}  # index -> held out
-        for category, own in by_category(names).items():
-            sizes = Counter(groups[one] for one in own)
-            if len(sizes) < 2:
-                raise UserError(_too_few(category, len(own)))
-            order = np.random.default_rng(seed).permutation(sorted(sizes)).tolist()
-            held_out, count = set(), 0
-            for group in order[:-1]:  # one at least is learned from
-                if count >= share * len(own):
-                    break
-                held_out.add(group)
-                count += sizes[group]
-            own = sorted(own.tolist(), key=lambda one: order.index(groups[one]))
-            learned = [one for one in own if groups[one] not in held_out]
-            chosen |= {one: True for one in own if groups[one] in held_out}
-            chosen |= {one: False for one in learned[: limit or None]}
-        kept = sorted(chosen)
-        groups = [groups[one] for one in kept]
-        return cls([names[one] for one in kept], groups, deal(groups), [chosen[o] for o in kept])
-
-    def with_added(
-        self, names: list[str], groups: list[int], share: float, seed: int
-    ) -> "GoodImages":
-        """Return the same with further images, all dealt into folds anew.
-
-        What is held out stays so; of the further images whole groups are, at random, as long as
-        no more than the share of all images is.
-
-        Args:
-            names: of the further images.
-            groups: a number for each image, known or further.
-            share: share of all images to hold out at most.
-            seed: decides which.
-        """
         known = len(self.names)
-        held_out = dict(zip(groups[:known], self.held_out, strict=True))
-        sizes = Counter(group for group in groups[known:] if group not in held_out)
-        left = share * len(groups) - sum(self.held_out)
-        for group in np.random.default_rng(seed).permutation(sorted(sizes)).tolist():
-            held_out[group] = sizes[group] <= left
-            left -= held_out[group] * sizes[group]
+        held_out = dict(zip(groups[:known], self.held_out, strict=True))  # by group
+        kept = list(range(known))
+        for category, own in by_category(names).items():
+            if len({groups[one] for one in own}) < 2:
+                raise UserError(_too_few(category, len(own)))
+            sizes = Counter(groups[one] for one in own if groups[one] not in held_out)
+            order = np.random.default_rng(seed).permutation(sorted(sizes)).tolist()
+            count = sum(held_out.get(groups[one], False) for one in own)
+            for group in order:
+                held_out[group] = count < share * len(own) and group != order[-1]
+                count += held_out[group] * sizes[group]
+            further = own[own >= known].tolist()
+            rank = {group: place for place, group in enumerate(order)}
+            learned = [one for one in further if not held_out[groups[one]]]
+            learned.sort(key=lambda one: rank.get(groups[one], -1))  # those of known groups first
+            kept += [one for one in further if held_out[groups[one]]] + learned[: limit or None]
+        kept.sort()
+        groups = [groups[one] for one in kept]
         return GoodImages(
-            self.names + names, groups, deal(groups), [held_out[group] for group in groups]
+            [names[one] for one in kept], groups, deal(groups), [held_out[one] for one in groups]
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Which files are images: those of a folder, however deep, and those that patterns mean."""
+"""Finding image files: in a folder and all below it, and by patterns."""
 
 import glob
 import os
@@ -6,61 +6,81 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from utils.addresses import masked
-from utils.errors import UserError, say_once
+from utils.errors import UserError, masked, say_once
 
 SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2",
     ".pgm", ".ppm", ".pnm"
 }  # fmt: skip
-FORMATS = "png, jpg, bmp, tif, webp, gif, jp2, pgm or ppm"
-"""The suffixes, to tell a user; of those that mean the same, one."""
+FORMATS = "png, jpg, bmp, tif, webp, gif, jp2, pgm or ppm"  # for messages: one suffix a format
 
-CLUTTER = {"__macosx", "thumbs.db", "desktop.ini"}
-"""What archives and file managers leave behind, besides hidden files."""
+# Images of formats that are not read: their owner believes that they are.
+UNREAD = {
+    ".heic", ".heif", ".avif", ".jxl", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf",
+    ".rw2", ".exr", ".hdr", ".dcm", ".svg", ".j2k", ".jpx", ".tga", ".pcx", ".psd"
+}  # fmt: skip
+
+# Folders and files of archives, operating systems and file servers, in lower case. Some hold
+# thumbnails or deleted copies of the images beside them, which would be learned and counted again.
+CLUTTER = {
+    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found",
+    "$recycle.bin", "recycler", "recycled", "system volume information",  # Windows
+    "@eadir", "#recycle", "#snapshot", "@tmp",  # Synology
+    "@recycle", "@recently-snapshot", "@thumb", "@upload_cache",  # QNAP
+    "~snapshot", "network trash folder", "temporary items"  # NetApp, Apple
+}  # fmt: skip
+
+
+def is_clutter(name: str) -> bool:
+    """Return whether the name of a file or folder is hidden or one of `CLUTTER`, in any case."""
+    return name.startswith(".") or name.lower() in CLUTTER
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file's name says image; hidden files are none."""
-    return path.suffix.lower() in SUFFIXES and not _is_clutter(path.name)
+    """Return whether the file's name is that of an image, and not clutter."""
+    return path.suffix.lower() in SUFFIXES and not is_clutter(path.name)
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders directly in a folder, by name; hidden ones are none, nor is what archives add."""
-    return sorted(path for path in folder.glob("*") if path.is_dir() and not _is_clutter(path.name))
+    """Return the folders directly in a folder, by name and without clutter."""
+    return sorted(path for path in folder.glob("*") if path.is_dir() and not is_clutter(path.name))
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files in a folder and all below it, by name; none where there is no such folder.
+    """Return the image files in a folder and all below it, by name; none if there is no folder.
 
-    Files that are no images are told on stderr, in a line: one may have meant them.
+    Files of other kinds are named in a line on stderr: one may have meant them.
 
     Raises:
         UserError: if a folder below it may not be read.
     """
     found, others = [], Counter()
     for path in _walk(folder):
-        if not path.is_file():  # a pipe would wait for ever, a dangling link is no file
+        if not path.is_file():  # a pipe would block for ever, a dangling link is no file
             others["no regular file"] += 1
         elif is_image(path):
             found.append(path)
         else:
             others[path.suffix.lower() or "without a suffix"] += 1
     if others:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
-        say_once(f"passed over in {folder}: {kinds}; images are read as {FORMATS}")
+        # Unread images first, so that many other kinds do not crowd them out of the line.
+        kinds = sorted(others.items(), key=lambda kind: (kind[0] not in UNREAD, -kind[1], kind[0]))
+        named = ", ".join(f"{count} {kind}" for kind, count in kinds[:5])
+        rest = sum(count for _, count in kinds[5:])
+        more = f", {rest} of other kinds" if rest else ""
+        say_once(f"passed over in {folder}: {named}{more}; images are read as {FORMATS}")
     return sorted(found)
 
 
 def expand(arguments: Iterable[str]) -> list[Path]:
-    """Image files meant by files, folders (with all below them) and glob patterns, each once.
+    """Return the image files of files, folders (with all below them) and patterns, each once.
 
-    What gives no image, such as a path that does not exist or a pattern that nothing matches, is
-    kept as it is, so that whoever reads it reports it.
+    An argument without any image, such as a path that does not exist or a pattern that nothing
+    matches, is kept as it is, so that whoever reads it reports it.
 
     Raises:
-        UserError: if an argument is empty, which a script's unset variable would be, or is the
-            address of a stream.
+        UserError: if an argument is empty, as a script's unset variable is, or is the address of a
+            stream.
     """
     found: list[Path] = []
     for argument in arguments:
@@ -74,24 +94,20 @@ def expand(arguments: Iterable[str]) -> list[Path]:
             matches = list_images(path)
         elif not path.exists() and glob.has_magic(argument):
             for name in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  (may be absolute)
-                matches += _meant(Path(name))
+                match = Path(name)
+                # A pattern reaches into clutter only where it names it.
+                if any(is_clutter(part) for part in match.parts if part not in path.parts):
+                    continue
+                if match.is_dir():
+                    matches += list_images(match)
+                elif is_image(match) and match.is_file():
+                    matches.append(match)
         found += matches or [path]
     return list(dict.fromkeys(found))
 
 
-def _meant(path: Path) -> list[Path]:
-    """The images that a path stands for which matches a pattern."""
-    if path.is_dir():
-        return [] if _is_clutter(path.name) else list_images(path)
-    return [path] if is_image(path) and path.is_file() else []
-
-
-def _is_clutter(name: str) -> bool:
-    return name.startswith(".") or name.lower() in CLUTTER
-
-
 def _walk(folder: Path) -> Iterator[Path]:
-    """All but folders in a folder and below, without clutter; links to folders are followed."""
+    """Yield the files in a folder and below, without clutter; links to folders are followed."""
     seen: set[Path] = set()  # a link may lead back up
 
     def refuse(error: OSError) -> None:
@@ -100,7 +116,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
     for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         real = Path(where).resolve()
-        folders[:] = [] if real in seen else [name for name in folders if not _is_clutter(name)]
+        folders[:] = [] if real in seen else [name for name in folders if not is_clutter(name)]
         if real not in seen:
-            yield from (Path(where, name) for name in names if not _is_clutter(name))
+            yield from (Path(where, name) for name in names if not is_clutter(name))
         seen.add(real)

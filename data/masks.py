@@ -6,82 +6,134 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy import ndimage
 
 from data.images import DEFAULTS, ImageError, opened
 from data.listing import list_images
 from utils.config import DataConfig
 
-LABELS = 15
-"""Where a mask's highest whole number is no higher, its values number kinds of defects."""
+MAX_LABEL = 15  # a mask whose highest whole number is no higher holds labels of defects
+MAX_LABELS = 32  # kinds of defects in one mask at most; soft masks have more values
 
 
 def find_masks(images: Sequence[Path], kind: Path, masks: Path) -> list[Path | None]:
-    """The mask of each image: named <stem>_mask or <stem>, in the same subfolder.
+    """Return the mask of each image, or None: named <stem>_mask or <stem>, in the same subfolder.
 
-    In place of the subfolder it may lie flat, if but one image has that stem.
+    Instead of in the subfolder it may lie flat, if only one image has that stem. A folder <stem> of
+    several masks (MVTec LOCO) stands for their union.
 
     Args:
         images: files in `kind` and below.
         kind: test/<kind>.
         masks: ground_truth/<kind>.
     """
-    there: dict[tuple[Path, str], Path] = {}
+    files: dict[tuple[Path, str], Path] = {}
+    folders = set()
     for mask in list_images(masks):
-        there.setdefault((mask.parent.relative_to(masks), mask.stem), mask)
+        files.setdefault((mask.parent.relative_to(masks), mask.stem), mask)
+        folders.add(mask.parent)
     stems = Counter(image.stem for image in images)
 
     def find(image: Path) -> Path | None:
         places = [image.parent.relative_to(kind)]
         places += [Path()] if stems[image.stem] == 1 else []
-        keys = [(place, image.stem + end) for place in places for end in ("_mask", "")]
-        return next((there[key] for key in keys if key in there), None)
+        for place in places:
+            for name in (f"{image.stem}_mask", image.stem):
+                if (place, name) in files:
+                    return files[place, name]
+            if masks / place / image.stem in folders:
+                return masks / place / image.stem
+        return None
 
     return [find(image) for image in images]
 
 
 def read_mask(path: Path, size: tuple[int, int], data: DataConfig = DEFAULTS) -> np.ndarray:
-    """Read a ground-truth mask: bool [H, W], True where the defect is; see `read_marked`.
+    """Read a ground-truth mask: bool [H, W], True on the defect; see `read_marked`.
 
     Args:
-        path: the file.
+        path: the file, or a folder of several, whose union is the mask.
         size: (height, width) of its image.
         data: settings; `max_megapixels` is read.
 
     Raises:
-        ImageError: if it cannot be read, is not of the size of its image, or marks nothing.
+        ImageError: if it cannot be read, is not of the size of its image, or marks nothing or
+            everything.
     """
-    mask = read_marked(path, data)
-    if mask.shape != size:
-        raise ImageError(
-            f"mask {path} is {mask.shape[1]}x{mask.shape[0]} but its image is {size[1]}x{size[0]}"
-        )
+    mask = np.zeros(size, bool)
+    for file in list_images(path) if path.is_dir() else [path]:
+        marked = read_marked(file, data)
+        if marked.shape != size:
+            raise ImageError(
+                f"mask {file} is {marked.shape[1]}x{marked.shape[0]} but its image is "
+                f"{size[1]}x{size[0]}"
+            )
+        mask |= marked
     if not mask.any():
         raise ImageError(f"mask {path} is empty, but its image is one of a defect")
+    if mask.all():
+        raise ImageError(f"mask {path} has no background, which is 0; it marks the whole image")
     return mask
 
 
 def read_marked(path: Path, data: DataConfig = DEFAULTS) -> np.ndarray:
-    """What a mask marks: bool [H, W] of its own size; raises `ImageError`.
+    """Read what a mask marks: bool [H, W] of its own size.
 
-    That is above half of the mask's highest value, be it 0 and 1, 0 and 255, or soft; in a mask
-    of small whole numbers, which are kinds of defects, it is above 0.
+    A mask has two values, of which the higher marks; or it is soft, and marks what lies above half
+    of its highest value; or it holds labels, such as a palette's, and marks all but label 0.
+
+    Raises:
+        ImageError: if the file cannot be read, or it leaves open what the background is.
     """
     with opened(path, data) as image:
+        lossy = image.format in ("JPEG", "MPO")
         ImageOps.exif_transpose(image, in_place=True)
         values = _values(image)
     highest = values.max()
-    are_labels = np.issubdtype(values.dtype, np.integer) and highest <= LABELS
-    return values > (0 if are_labels else highest / 2)
+    if not lossy and np.issubdtype(values.dtype, np.integer) and _are_labels(values):
+        return values > 0
+    return values > highest / 2
+
+
+def _are_labels(values: np.ndarray) -> bool:
+    """Return whether whole numbers [H, W] are labels of defects, and not shades of a soft edge."""
+    if values.max() <= MAX_LABEL:
+        return True
+    present = np.unique(values)
+    if not 2 < len(present) <= MAX_LABELS:
+        return False
+    # A soft edge climbs: its shades have both lower and higher neighbours. Labels are plateaus.
+    between = (values > 0) & (values < values.max())
+    lower, higher = ndimage.minimum_filter(values, 3), ndimage.maximum_filter(values, 3)
+    on_edge = (lower < values) & (values < higher)
+    return bool(on_edge[between].mean() < 0.5)
 
 
 def _values(image: Image.Image) -> np.ndarray:
-    """What a mask says at each pixel [H, W]; its alpha channel alone if its colour is all one."""
+    """Return the values of a mask [H, W]: labels, brightness, or alpha where all is of one colour.
+
+    Raises:
+        ImageError: if its palette leaves open what the background is.
+    """
     if image.mode.startswith(("I", "F")):
         return np.asarray(image)
-    if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB")).max(axis=2)
-    pixels = np.asarray(image.convert("RGBA"))
-    colours, alpha = pixels[..., :3], pixels[..., 3]
-    if (colours == colours[0, 0]).all() and alpha.min() < alpha.max():
-        return alpha
-    return (colours.max(axis=2).astype(np.uint16) * alpha // 255).astype(np.uint8)
+    if image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA"))
+        colours, alpha = pixels[..., :3], pixels[..., 3]
+        if (colours == colours[0, 0]).all() and alpha.min() < alpha.max():
+            return alpha
+        return (colours.max(axis=2).astype(np.uint16) * alpha // 255).astype(np.uint8)
+    brightness = np.asarray(image.convert("RGB")).max(axis=2)
+    if image.mode != "P":
+        return brightness
+    # Of a palette the indices count, for its colours are arbitrary: 0 may well be white. But tools
+    # that shrink files give any grey mask a palette, in any order.
+    labels = np.asarray(image)
+    black = labels[brightness == 0]
+    if black.size and black.any():
+        raise ImageError(
+            f"its palette draws label {black.max()} black, but label 0 is the background; save it "
+            "as greyscale with a black background"
+        )
+    is_grey = np.ptp(np.asarray(image.convert("RGB")), axis=2).max() == 0
+    return brightness if black.size and is_grey else (labels > 0).astype(np.uint8)

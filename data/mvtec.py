@@ -9,6 +9,7 @@ Below each of these folders there may be others, such as one a camera.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,11 @@ from data.region import read_with_region
 from utils.config import ALL, DataConfig, nearest
 from utils.errors import UserError, say_once
 
-SYNONYMS = {"ok", "okay", "normal", "nominal", "pass", "passed", "no_defect", "defect_free"}
-"""Names that others give to the folder of good parts."""
+# Names that others give to the folder of good parts, as `_plain` returns them.
+SYNONYMS = {
+    "good", "ok", "okay", "gut", "fine", "normal", "nominal", "negative", "pass", "passed",
+    "nodefect", "defectfree", "nondefect", "nondefective", "undamaged", "intact"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class TestImage:
     Attributes:
         path: the file.
         defect: name of its folder; "good" for good parts.
-        mask: the ground-truth file, None for good parts and where it is missing.
+        mask: the ground-truth file, or folder of several; None for good parts and if it is missing.
         data: how to read both.
     """
 
@@ -45,18 +49,21 @@ class TestImage:
     data: DataConfig = DEFAULTS
 
     def __fspath__(self) -> str:
-        """The file: stands for the image in `read_ahead`."""
+        """Return the file, for `read_ahead`."""
         return str(self.path)
 
     @property
     def is_defect(self) -> bool:
-        """Whether the part is defective."""
+        """True if the part is defective."""
         return self.defect != "good"
 
     def read(self) -> tuple[np.ndarray, np.ndarray | ImageError | None]:
-        """Image, see `read_with_region`, and mask bool [H, W]; raises `ImageError` if damaged.
+        """Read the image, see `read_with_region`, and its mask, bool [H, W].
 
-        In place of the mask: None for good parts, an error where it is missing, damaged or empty.
+        Instead of the mask: None for good parts, an error where it is missing or refused.
+
+        Raises:
+            ImageError: if the image cannot be read.
         """
         image = read_with_region(self.path, self.data)
         if not self.is_defect:
@@ -90,21 +97,25 @@ class Category:
 
     @property
     def train(self) -> Path:
-        """The folder of what there is to learn from."""
+        """Folder of the images to learn from."""
         return self.folder / "train"
 
     @classmethod
     def chosen(
         cls, data: DataConfig, root: str | None = None, names: str | None = None
     ) -> list["Category"]:
-        """The categories that the settings name, but for what flags give instead."""
+        """Return the categories of the settings, or those that flags give instead."""
         root, names = root or data.root, names or data.category
-        # Where there are none, one is asked for, to say so.
+        # If there are none, any name leads to the error that says where to get the data.
         found = (list_categories(root) or ["tile"]) if names == ALL else names.split(",")
         return [cls(root, name, data) for name in found]
 
     def train_images(self) -> list[Path]:
-        """Files of train/good and below, by name; raises `UserError` if there are less than two."""
+        """Return the files of train/good and below, by name.
+
+        Raises:
+            UserError: if there are fewer than two.
+        """
         train = self.train
         images = [image for folder in _good_folders(train) for image in list_images(folder)]
         if len(images) < 2:
@@ -116,18 +127,24 @@ class Category:
         return images
 
     def test_images(self) -> list[TestImage]:
-        """Files of the test split, good ones first, then by kind and name.
+        """Return the files of the test split, good ones first, then by kind and name.
 
         Raises:
-            UserError: if there are none, or the good ones seem to go by another name.
+            UserError: if there are none, or good parts lie in a folder of another name than good.
         """
         test = self.folder / "test"
-        good = _good_folders(test)
-        kinds = subfolders(test)
-        others = [kind.name for kind in kinds if _plain(kind.name) in SYNONYMS]
-        if others and not good:
+        good, kinds = _good_folders(test), subfolders(test)
+        # Good parts in a folder of another name would be counted as missed defects.
+        others = [kind.name for kind in kinds if kind not in good and _plain(kind.name) in SYNONYMS]
+        if kinds and (others or not good):
             raise UserError(
-                f"{test / others[0]} seems to hold good parts; rename it to {test / 'good'}"
+                f"good parts to measure on belong in {test / 'good'}, but in {test} there are: "
+                f"{', '.join(repr(kind.name) for kind in kinds)}; "
+                + (
+                    f"rename {others[0]!r}, or move its images"
+                    if others
+                    else "rename that of the good parts, or make an empty one if there are none"
+                )
             )
         images = [
             TestImage(path, "good", None, self.data)
@@ -151,24 +168,26 @@ class Category:
 
 
 def category_in_path(path: str | Path, parts: Sequence[str]) -> str | None:
-    """The part that a file's nearest folder of such a name says; a single part is always meant."""
+    """Return the category of a file, by its nearest folder of that name; a single one is enough."""
     names = Path(os.path.abspath(path)).parts  # noqa: PTH100  (links)
     named = next((name for name in reversed(names) if name in parts), None)
     return parts[0] if named is None and len(parts) == 1 else named
 
 
 def list_categories(root: str | Path) -> list[str]:
-    """Names of the categories in a folder: those that have good parts to learn from."""
-    return [folder.name for folder in subfolders(Path(root)) if _good_folders(folder / "train")]
+    """Return the names of the categories in a folder: those that have a folder train."""
+    return [folder.name for folder in subfolders(Path(root)) if (folder / "train").is_dir()]
 
 
 def _good_folders(folder: Path) -> list[Path]:
-    """The subfolder of good parts, whatever its case; none if there is none."""
+    """Return the subfolders named good, in any case: none, one, or two that differ by it."""
     return [path for path in subfolders(folder) if path.name.lower() == "good"]
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace("-", "_").replace(" ", "_")
+    """Return a name without case, digits, signs and what does not matter: 0_OK-parts -> ok."""
+    words = re.findall(r"[a-z]+", name.lower())
+    return "".join(word for word in words if word not in ("part", "parts", "image", "images"))
 
 
 def _images_directly_in(folder: Path) -> int:
@@ -176,7 +195,7 @@ def _images_directly_in(folder: Path) -> int:
 
 
 def _instead(folder: Path) -> str:
-    """What a folder that lacks what was looked for holds, as the end of a sentence."""
+    """Return the end of a sentence about a missing folder: what lies in the nearest one above."""
     while not folder.is_dir():
         folder = folder.parent
     names = [path.name for path in subfolders(folder)]

@@ -1,4 +1,4 @@
-"""Pixels as files hold them (uint8, channels last) and as detectors take them (tensors)."""
+"""Conversion between pixels of files (uint8, channels last) and input of detectors (tensors)."""
 
 import math
 
@@ -9,14 +9,13 @@ from torch.nn import functional as F
 
 from data.region import OUTSIDE
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of RGB in [0, 1]: what networks trained on ImageNet are normalised by."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
 
 
 def to_batch(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1] on the device, in channels-last layout.
+    """Convert uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1] on the device, channels last.
 
-    Of [B, H, W, 4], what does not count becomes `OUTSIDE`.
+    Of [B, H, W, 4], what is outside of the region becomes `OUTSIDE`.
     """
     pixels = torch.from_numpy(images).to(device)
     batch = pixels[..., :3].permute(0, 3, 1, 2).float().div_(255)
@@ -26,15 +25,16 @@ def to_batch(images: np.ndarray, device: torch.device) -> Tensor:
 
 
 def valid_mask(images: Tensor) -> Tensor:
-    """What counts of images of `to_batch`, [B, 3, H, W]: bool [B, 1, H, W]."""
-    # Turned ones are off by rounding, those of half precision by 0.0001; 8 bits by 0.002.
+    """Return the valid mask of images of `to_batch`, [B, 3, H, W]: bool [B, 1, H, W]."""
+    # A pixel of 8 bits differs from OUTSIDE by 0.002 or more; rotations are off by rounding,
+    # half precision by 0.0001.
     return ((images - OUTSIDE).abs() > 0.001).any(dim=1, keepdim=True)
 
 
 def near(valid: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Which cells of a grid hold, or lie two cells or less from, what counts.
+    """Return the cells of a grid that hold a valid pixel or lie at most two cells from one.
 
-    What lies farther out adds nothing to the map where it counts.
+    Cells farther away add nothing to the map of valid pixels.
 
     Args:
         valid: bool [B, 1, H, W].
@@ -48,13 +48,13 @@ def near(valid: Tensor, cells: tuple[int, int]) -> Tensor:
 
 
 def to_pixels(images: Tensor) -> np.ndarray:
-    """Float [..., 3, H, W] in [0, 1] to uint8 [..., H, W, 3]; what lies outside is clipped."""
+    """Convert float [..., 3, H, W] in [0, 1] to uint8 [..., H, W, 3]; values beyond are clipped."""
     scaled = images.detach().float().clamp(0, 1).mul(255).round()
     return scaled.to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 
 def turned(images: Tensor, angle: float) -> Tensor:
-    """Images [B, C, H, W] turned about their middle; what comes from outside is reflected.
+    """Rotate images, float [B, C, H, W], about their centre; the border is reflected.
 
     Args:
         images: float images.
@@ -64,6 +64,7 @@ def turned(images: Tensor, angle: float) -> Tensor:
         return images
     height, width = images.shape[-2:]
     cos, sin = math.cos(angle), math.sin(angle)
+    # affine_grid measures both sides from -1 to 1, so the ratio is undone before turning.
     turn = images.new_tensor([[cos, sin * height / width, 0], [-sin * width / height, cos, 0]])
     grid = F.affine_grid(turn.expand(len(images), 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

@@ -1,4 +1,4 @@
-"""What a detector sees of an image, one frame or overlapping tiles, and joining what it finds."""
+"""Input of a detector, a whole image or overlapping tiles, and joining its output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,73 +6,68 @@ from pathlib import Path
 
 import numpy as np
 
+from data.images import check_size
 from data.region import read_with_region, valid_pixels
-from data.resize import WHOLE, Window, fit, placement, resize
+from data.resize import WHOLE, Slices, placement, resize, resize_to_input
 from utils.config import DataConfig
 
-FAR = 4.0
-"""Images that are shrunk by so much or more are worth a word."""
-
-SEEN = 3.0
-"""Pixels, after shrinking, that a defect has to measure to be seen at all."""
+OVERLAP = 0.25  # share of a tile that neighbours have in common, at least: a defect is whole in one
+HINT_FACTOR = 4.0  # images that are shrunk by so much or more are worth a line
+MIN_DEFECT = 3.0  # pixels, after shrinking, that a defect has to measure to be found at all
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the tiles of an image lie: evenly, from edge to edge.
+    """Positions of the tiles of an image, evenly from edge to edge.
 
     Attributes:
         size: (height, width) of the image.
-        tile: (height, width) of a tile in its pixels; a tile may be larger than the image.
-        tops: the tiles' first rows.
+        tile: (height, width) of a tile in its pixels.
+        tops: first rows of the tiles.
         lefts: their first columns.
-        shown: rows and columns of the image that the tiles show: all, unless it is cropped.
-        inside: rows and columns of the joined tiles where they are: all, unless it is padded.
+        source: rows and columns of the image that the tiles cover: all, unless it is cropped.
+        target: rows and columns of the joined tiles without padding.
     """
 
     size: tuple[int, int]
     tile: tuple[int, int]
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
-    shown: Window = WHOLE
-    inside: Window = WHOLE
+    source: Slices = WHOLE
+    target: Slices = WHOLE
 
     @classmethod
     def over(cls, size: tuple[int, int], data: DataConfig) -> "Grid":
-        """The tiles of an image of this (height, width).
+        """Return the grid of an image of this (height, width).
 
-        Neighbours overlap by `data.overlap` of a tile or more. With `data.tile` 0 there is one, the
-        frame that `data.fit` fits the image into.
+        Without `data.tile` it has one tile, the whole image resized.
         """
         if not data.tile:
             return cls(size, size, (0,), (0,), *placement(size, data))
-        tops, lefts = (_starts(side, data.tile, data.overlap) for side in size)
-        rows, columns = (
-            slice(0, round(side * frame / data.tile))
-            for side, frame in zip(size, data.size, strict=True)
-        )
-        return cls(size, (data.tile, data.tile), tops, lefts, inside=(rows, columns))
+        tops, lefts = (_starts(side, data.tile) for side in size)
+        return cls(size, (data.tile, data.tile), tops, lefts)
 
     def __len__(self) -> int:
-        """Tiles of the image."""
+        """Return the number of tiles."""
         return len(self.tops) * len(self.lefts)
 
     def cut(self, image: np.ndarray, data: DataConfig) -> np.ndarray:
-        """The tiles of an image, row by row, resized to what the detector takes.
+        """Cut an image into its tiles, row by row, and resize them to `data.size`.
 
         Args:
-            image: uint8 [H, W, C]; where it is smaller than a tile, its edge is repeated.
+            image: uint8 [H, W, C].
             data: settings that the grid was made with.
 
         Returns:
-            uint8 [T, h, w, C] of `data.size`.
+            uint8 [T, h, w, C].
+
+        Raises:
+            ImageError: if the image is smaller than a tile.
         """
         if not data.tile:
-            return fit(image, data)[None]
+            return resize_to_input(image, data)[None]
         height, width = self.tile
-        lacking = [(0, max(0, t - s)) for t, s in zip(self.tile, self.size, strict=True)]
-        if any(more for _, more in lacking):
-            image = np.pad(image, [*lacking, (0, 0)], mode="edge")
+        check_size(self.size, data)
         return np.stack(
             [
                 resize(image[top : top + height, left : left + width], data.size)
@@ -82,30 +77,27 @@ class Grid:
         )
 
     def valid_pixels(self, tiles: np.ndarray) -> np.ndarray:
-        """What counts of the tiles that `cut` made: bool [T, h, w], False in padding.
+        """Return the valid mask of the tiles of `cut`, bool [T, h, w].
 
-        False, too, outside of the region of interest, if there is one.
+        It is False in padding and outside of the region of interest.
         """
-        shown = np.zeros(tiles.shape[:3], bool)
-        shown[:, *self.inside] = True
-        return shown & valid_pixels(tiles)
+        covered = np.zeros(tiles.shape[:3], bool)
+        covered[:, *self.target] = True
+        return covered & valid_pixels(tiles)
 
     def join(self, tiles: np.ndarray) -> np.ndarray:
-        """Lay tiles side by side again, each fading into its neighbours where they overlap.
-
-        A tile weighs by a raised cosine, most in its middle, where the detector has seen what is
-        around; the weights add up to one everywhere. Padding is cut off.
+        """Join tiles, each fading into its neighbours where they overlap, and cut off padding.
 
         Args:
-            tiles: [T, h, w] or [T, h, w, C], in the order of `cut`; of bool, what any of them says.
+            tiles: [T, h, w] or [T, h, w, C], in the order of `cut`; bool tiles are joined by "or".
 
         Returns:
-            Of the type of the tiles: [rows, columns] of `inside`, and C.
+            Of the type of the tiles: [rows, columns] of `target`, and C.
         """
         if len(self) == 1:
-            return tiles[0][self.inside]
+            return tiles[0][self.target]
         inner = tiles.shape[1:3]
-        scales = [frame / part for frame, part in zip(inner, self.tile, strict=True)]
+        scales = np.divide(inner, self.tile)
         tops, lefts = (
             np.rint(np.multiply(starts, scale)).astype(int)
             for starts, scale in zip((self.tops, self.lefts), scales, strict=True)
@@ -115,49 +107,49 @@ class Grid:
         for top, down in zip(tops, _weights(tops, inner[0]), strict=True):
             for left, across in zip(lefts, _weights(lefts, inner[1]), strict=True):
                 weight = np.outer(down, across).reshape(*inner, *[1] * (tiles.ndim - 3))
-                place = slice(top, top + inner[0]), slice(left, left + inner[1])
-                joined[place] += weight * tiles[next(numbers)]
+                area = slice(top, top + inner[0]), slice(left, left + inner[1])
+                joined[area] += weight * tiles[next(numbers)]
         if np.issubdtype(tiles.dtype, np.integer):
             np.rint(joined, out=joined)
-        return joined[self.inside].astype(tiles.dtype, copy=False)
+        return joined.astype(tiles.dtype, copy=False)
 
 
 def read_tiles(path: Path, data: DataConfig) -> tuple[np.ndarray, Grid]:
-    """Read an image with its region, cut into tiles: [T, h, w, C], and where they lie."""
+    """Read an image with its region and cut it: tiles uint8 [T, h, w, C] and their grid."""
     image = read_with_region(path, data)
     grid = Grid.over(image.shape[:2], data)
     return grid.cut(image, data), grid
 
 
 def shrinking_hint(grids: Sequence[Grid], data: DataConfig) -> str | None:
-    """One line about what is lost where images are shrunk by far, or None where they are not."""
+    """Return a line about what is lost where images are shrunk by far; None where they are not."""
     if data.tile:
         return None
     sizes = np.array([grid.size for grid in grids])
     factors = sizes / data.size
-    factor = np.median(factors.max(axis=1) if data.fit == "pad" else factors.min(axis=1))
-    if factor < FAR:
+    factor = np.median(factors.max(axis=1) if data.resize == "pad" else factors.min(axis=1))
+    if factor < HINT_FACTOR:
         return None
-    and_fit = "" if data.fit == "squash" else " --set data.fit=squash"
+    and_squash = "" if data.resize == "squash" else " --set data.resize=squash"
     (height, width), (rows, columns) = np.median(sizes, axis=0).astype(int), data.size
     return (
         f"images are {height}x{width}, shrunk to {rows}x{columns}: defects below about "
-        f"{SEEN * factor:.0f} pixels vanish; --set data.tile={min(rows, columns)}{and_fit} looks "
-        "at them in full, tile by tile"
+        f"{MIN_DEFECT * factor:.0f} pixels vanish; --set data.tile={min(rows, columns)}"
+        f"{and_squash} inspects them at full resolution, tile by tile"
     )
 
 
-def _starts(whole: int, part: int, overlap: float) -> tuple[int, ...]:
-    """First pixels of the parts that cover the whole evenly, no more of them than needed."""
-    if whole <= part:
+def _starts(length: int, tile: int) -> tuple[int, ...]:
+    """Return the first pixels of the tiles that cover a length evenly, as few as possible."""
+    if length <= tile:
         return (0,)
-    step = max(1.0, part * (1 - overlap))
-    count = 1 + int(np.ceil((whole - part) / step))
-    return tuple(np.rint(np.linspace(0, whole - part, count)).astype(int).tolist())
+    count = 1 + int(np.ceil((length - tile) / (tile * (1 - OVERLAP))))
+    return tuple(np.rint(np.linspace(0, length - tile, count)).astype(int).tolist())
 
 
 def _weights(starts: np.ndarray, length: int) -> list[np.ndarray]:
-    """What each part of a line weighs, [length] each; they add up to one."""
+    """Return the weights [length] of tiles along a line; at each pixel they add up to one."""
+    # A raised cosine: highest in the middle of a tile, where the detector has the most context.
     window = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
     total = np.zeros(starts[-1] + length)
     for start in starts:

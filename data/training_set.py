@@ -1,4 +1,4 @@
-"""Which good images a run learns from, decoded: those of a new run, and those of a longer one."""
+"""The good images of a run, decoded: train/good of a new one, or its own and further ones."""
 
 import sys
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from data.cache import DecodedImages, decode_all
-from data.depth import with_depth
 from data.good_images import GoodImages, by_category
+from data.images import with_depth
 from data.listing import expand
 from data.mvtec import Category, category_in_path
 from data.region import keep_region
@@ -18,99 +18,83 @@ from utils.config import Config
 from utils.errors import UserError
 
 
-def first_images(
-    config: Config, hold_out: bool, quiet: bool = False
+def load_images(
+    config: Config, good: GoodImages, additions: Sequence[str], share: float, quiet: bool
 ) -> tuple[Config, GoodImages, DecodedImages]:
-    """Read train/good of each category for a new run.
+    """Decode the good images of a run.
 
     Args:
         config: its settings.
-        hold_out: whether `calibration.holdout` of the images are kept from training.
+        good: its images; none for a new run, which takes train/good of each category.
+        additions: further image files, folders or patterns.
+        share: share of the images to keep from training.
         quiet: no progress bar and no reports, as in all processes but one.
 
     Returns:
-        The settings with what the files decide (depth and region), the images' names and roles,
-        and the decoded images in the same order.
+        The settings, with what the files of a new run decide (depth and region); the images by
+        name; and the decoded images in the same order.
+
+    Raises:
+        UserError: if an image of the run is gone or cannot be read, or nothing is added by
+            `additions`.
     """
-    paths = [path for one in Category.chosen(config.data) for path in one.train_images()]
-    config = keep_region(with_depth(config, paths), paths)
-    images, readable = decode_all(paths, config.data, quiet)
-    names = [path.relative_to(config.data.root).as_posix() for path in readable]
-    distinct = _distinct(names, images.digests)
-    names, images = [names[one] for one in distinct], images.only(distinct)
-    if copies := len(readable) - len(distinct):
-        _warn(f"left out: {copies} of {len(readable)} good images, copies of others", quiet)
-    _warn_of_twins_and_shrinking(config, images, names, quiet)
-    good = GoodImages.dealt(
-        names,
-        groups(names, config.calibration.group),
-        config.calibration.holdout if hold_out else 0,
-        config.seed,
-        config.data.limit,
-    )
+    root = Path(config.data.root)
+    known = dict(zip(good.paths(root), good.names, strict=True))
+    if known:
+        further = _additions(additions, root, list(good.by_category()))
+    else:
+        paths = [path for one in Category.chosen(config.data) for path in one.train_images()]
+        further = {path: path.relative_to(root).as_posix() for path in paths}
+        config = keep_region(with_depth(config, paths), paths)
+    images, readable = decode_all([*known, *further], config.data, quiet)
+    if lost := sorted(known.keys() - set(readable)):
+        raise UserError(f"{len(lost)} images of this run can no longer be read, such as {lost[0]}")
+    if not further:
+        return config, good, images
+    all_names = [(known | further)[path] for path in readable]
+    distinct = _distinct(all_names, images.digests)
+    names, images = [all_names[one] for one in distinct], images.only(distinct)
+    if not quiet:
+        if copies := len(all_names) - len(names):
+            what = "of the run, or of each other" if known else "of others"
+            print(f"left out: {copies} of {len(further)} images, copies {what}", file=sys.stderr)
+        _warn_of_twins_and_shrinking(config, names, images)
+    if len(names) == len(known):
+        raise UserError("nothing is added: the run has these images, or they cannot be read")
+    of_groups = groups(names, config.calibration.group)
+    good = good.extended(names, of_groups, share, config.seed, 0 if known else config.data.limit)
     return config, good, images.only(np.flatnonzero(np.isin(names, good.names)))
 
 
-def known_images(config: Config, good: GoodImages, quiet: bool = False) -> DecodedImages:
-    """Decode the images of a run anew; raises `UserError` if one is gone or can't be read."""
-    paths = good.paths(config.data.root)
-    images, readable = decode_all(paths, config.data, quiet)
-    _refuse_lost(paths, readable)
-    return images
-
-
-def with_added(
-    config: Config, good: GoodImages, additions: Sequence[str], hold_out: bool, quiet: bool = False
-) -> tuple[GoodImages, DecodedImages]:
-    """Read the images of a run and further ones, which come last.
-
-    Args:
-        config: settings of the run.
-        good: its images.
-        additions: image files, folders or patterns.
-        hold_out: as of `first_images`.
-        quiet: likewise.
+def _additions(names: Sequence[str], root: Path, categories: list[str]) -> dict[Path, str]:
+    """Return the files that are to be added, and their names in the run.
 
     Raises:
-        UserError: if nothing is new, one is of the test split or of no category of the run, or an
-            image of the run is gone.
+        UserError: if one is not there, is of the test split, or of no category of the run.
     """
-    root, categories = Path(config.data.root), list(good.by_category())
-    known = good.paths(root)
-    there = {path.resolve() for path in known}
-    asked = _additions(additions, root, categories)
-    new = [path for path in asked if path not in there]
-    images, readable = decode_all(known + new, config.data, quiet)
-    _refuse_lost(known, readable)
-    names = good.names + [_name(path, root, categories) for path in readable[len(known) :]]
-    distinct = _distinct(names, images.digests)
-    if repeated := len(asked) - len(new) + len(names) - len(distinct):
-        _warn(f"left out: {repeated} of {len(asked)} images, known to the run or copies", quiet)
-    if len(distinct) == len(known):
-        raise UserError("nothing is added, for the run knows all of these images that can be read")
-    names, images = [names[one] for one in distinct], images.only(distinct)
-    _warn_of_twins_and_shrinking(config, images, names, quiet)
-    # An image from elsewhere may be of a known group, as if it lay beside those of its category.
-    grouped = [
-        f"{category_in_path(name, categories)}/train/good/{Path(name).name}"
-        if Path(name).is_absolute()
-        else name
-        for name in names
-    ]
-    good = good.with_added(
-        names[len(known) :],
-        groups(grouped, config.calibration.group),
-        config.calibration.holdout if hold_out else 0,
-        config.seed,
-    )
-    return good, images
+    found = {}
+    for path in (path.resolve() for path in expand(names)):
+        category = category_in_path(path, categories)
+        if not path.is_file():
+            raise UserError(f"--add finds no images at {path}")
+        if category is None:
+            raise UserError(
+                f"{path} lies in no folder named as one of the categories {', '.join(categories)}"
+            )
+        folder = (root / category).resolve()
+        if path.is_relative_to(folder / "test"):
+            raise UserError(f"{path} is of the test split, whose images are never learned from")
+        inside = path.is_relative_to(folder / "train")
+        below = f"{category}/{path.relative_to(folder).as_posix()}" if inside else path.as_posix()
+        found[path] = below
+    return found
 
 
 def _distinct(names: Sequence[str], digests: Sequence[str]) -> list[int]:
-    """Return the indices of images that aren't pixel-identical to an earlier one of a category.
+    """Return the indices of images that are not copies of an earlier one of their category.
 
-    A copy scored out of fold would be as close to its original as if it had been learned, and a
-    threshold set on such scores lies far too low.
+    A copy that is scored without its fold is as close to its original as if it had been learned:
+    a threshold set on such scores lies far too low.
     """
     first: dict[tuple[str, str], int] = {}
     for category, own in by_category(names).items():
@@ -119,51 +103,10 @@ def _distinct(names: Sequence[str], digests: Sequence[str]) -> list[int]:
     return sorted(first.values())
 
 
-def _refuse_lost(paths: Sequence[Path], readable: Sequence[Path]) -> None:
-    if lost := sorted(set(paths) - set(readable)):
-        raise UserError(
-            f"{len(lost)} images of this run can no longer be read, such as {lost[0]}; restore "
-            "what is damaged, or train a new run"
-        )
-
-
-def _additions(names: Sequence[str], root: Path, categories: list[str]) -> list[Path]:
-    """Return the files that `--add` names, resolved; raises `UserError` for wrong ones."""
-    paths = [path.resolve() for path in expand(names)]
-    tests = [(root / category / "test").resolve() for category in categories]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"--add finds no images at {path}")
-        if any(path.is_relative_to(test) for test in tests):
-            raise UserError(
-                f"{path} is of the test split, which measures on images never learned from"
-            )
-        if category_in_path(path, categories) is None:
-            raise UserError(
-                f"{path} lies in no folder named as one of the categories {', '.join(categories)}"
-            )
-    return paths
-
-
-def _name(path: Path, root: Path, categories: list[str]) -> str:
-    """Return the name of an added image in a run: below data.root, or its whole path."""
-    for category in categories:
-        train = (root / category / "train").resolve()
-        if path.is_relative_to(train):
-            return f"{category}/train/{path.relative_to(train).as_posix()}"
-    return path.as_posix()
-
-
-def _warn_of_twins_and_shrinking(
-    config: Config, images: DecodedImages, names: list[str], quiet: bool
-) -> None:
-    if config.calibration.group is None:
-        for category, own in by_category(names).items():
-            twins = find_twins(np.stack([thumbnail(images.image(one)) for one in own]))
-            _warn(twins_warning(category, [names[one] for one in own], twins), quiet)
-    _warn(shrinking_hint(images.grids, config.data), quiet)
-
-
-def _warn(text: str | None, quiet: bool) -> None:
-    if text is not None and not quiet:
-        print(text, file=sys.stderr)
+def _warn_of_twins_and_shrinking(config: Config, names: list[str], images: DecodedImages) -> None:
+    warnings = [shrinking_hint(images.grids, config.data)]
+    for category, own in by_category(names).items() if config.calibration.group is None else ():
+        twins = find_twins(np.stack([thumbnail(images.image(one)) for one in own]))
+        warnings.append(twins_warning(category, [names[one] for one in own], twins))
+    for warning in filter(None, warnings):
+        print(warning, file=sys.stderr)

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.sparse.csgraph import connected_components
 
+from data.good_images import by_category
 from utils.errors import UserError
 
 SIDE = 64  # of a thumbnail, in pixels
@@ -38,28 +39,24 @@ MIN_SHARE = 0.05
 
 
 def groups(names: Sequence[str], pattern: str | None) -> list[int]:
-    """Return the number of the group of each file: those that show one part share it.
+    """Return the number of the group of each good image: those that show one part share it.
 
     Args:
-        names: image files, with forward slashes.
-        pattern: a regular expression, searched for in the path below train/good. Files that give it
-            the same match, or the same values of its (groups), belong together; a file in which it
-            finds nothing is by itself. None: each file is.
+        names: as of `GoodImages`.
+        pattern: a regular expression, searched for in the path below train/good. Files of a
+            category that give it the same match, or the same values of its (groups), belong
+            together; a file in which it finds nothing is by itself. None: each file is.
 
     Raises:
         UserError: if it matches in no file at all.
     """
     keys: list[object] = list(range(len(names)))
-    if pattern is None:
-        return keys
-    matched = False
-    for index, name in enumerate(names):
-        match = re.search(pattern, _short(name))
-        if match and match[0]:
-            matched = True
-            folder = name.rpartition("train/good/")[0]  # of its category
-            keys[index] = folder, match.groups() or match[0]
-    if not matched:
+    for category, own in by_category(names).items() if pattern else ():
+        for index in own.tolist():
+            match = re.search(pattern, _short(names[index]))
+            if match and match[0]:
+                keys[index] = category, match.groups() or match[0]
+    if pattern and keys == list(range(len(names))):
         raise UserError(
             f"calibration.group is {pattern!r}, which is found in no good image's name, such as "
             f"{_short(names[0])}; null takes each image for a part of its own"

@@ -13,7 +13,7 @@ from inspection.open_run import open_inspector
 from training import folders as runs
 from utils.config import DataConfig, config_from
 from utils.errors import UserError
-from utils.yaml_files import read_yaml
+from utils.files import read_yaml
 
 THUMBNAIL = 192  # longer side, pixels
 EXAMPLES = 16

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
-from data.region import LEAST
+from data.region import MIN_SHARE
 from demo.detectors import Detectors, list_runs, thumbnails
 from demo.threshold import BINS, COLOURS, Result, Scale, describe, effect, histogram, verdicts
 from inspection.inspector import Inspection
-from inspection.panel import tiles
+from inspection.panel import pictures_of
 from inspection.threshold import Calibration
 from utils.errors import UserError
 
@@ -260,8 +260,8 @@ class Page:
         """Write what was painted over or outlined as a mask to download."""
         opacity = [layer[..., 3] > 0 for layer in painting["layers"]]
         mask = binary_fill_holes(np.any(opacity, axis=0))
-        if painting["background"] is None or mask.mean() < LEAST:
-            return f"Paint over {LEAST:.0%} of an image at least.", gr.update(visible=False)
+        if painting["background"] is None or mask.mean() < MIN_SHARE:
+            return f"Paint over {MIN_SHARE:.0%} of an image at least.", gr.update(visible=False)
         file = self._new_file("region.png")
         Image.fromarray(mask).save(file)
         command = f"`python train.py --set data.region={file.name}`"
@@ -310,7 +310,7 @@ class Page:
         key = opened.run, opened.category, shot.path, shot.score, verdict
         if key == drawn:
             return shown
-        drawings = tiles(shot.inspection, calibration, PICTURE)
+        drawings = pictures_of(shot.inspection, calibration, PICTURE)
         pictures = [(picture, caption) for caption, picture in drawings.items()]
         pictures = gr.update(value=pictures, visible=True, selected_index=None)
         return shown | {self.pictures: pictures, self.drawn: key}

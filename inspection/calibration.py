@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from data.cache import DecodedImages
 from data.good_images import Fold, GoodImages
-from inspection.inspector import shown_score
+from inspection.inspector import valid_score
 from inspection.threshold import Calibration, calibrate
 from models.detector import Detector
 
@@ -43,7 +43,7 @@ def calibrate_detector(
                     maps, of_tiles = zip(*islice(found, len(grid)), strict=True)
                     maps, valid = np.stack(maps), grid.valid_pixels(tiles)
                     reduce = model.config.score.reduce
-                    scores[index] = shown_score(maps, of_tiles, valid, reduce)
+                    scores[index] = valid_score(maps, of_tiles, valid, reduce)
                     values = grid.join(maps)[grid.join(valid)]
                     peaks[index], levels[index] = values.max(), np.median(values)
                     bar.update()
@@ -56,6 +56,7 @@ def calibrate_detector(
             model.config.calibration.false_alarms,
             # Shots of one part are not independent: they count once.
             independent=len(np.unique(groups[own])),
+            digests=[images.digests[index] for index in own],
         )
         for category, own in good.by_category().items()
     }

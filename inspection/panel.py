@@ -1,8 +1,12 @@
-"""Panels: input, reconstruction, heatmap and overlay of one image, side by side.
+"""Panels: input, reconstruction, heatmap and overlay of an image, side by side.
 
-Colours have one meaning in all panels of a run: the range is fixed at calibration, and half-way
+Colours have one meaning in all panels of a run: their range is fixed at calibration, and half-way
 between cold and hot lies the level that good parts hardly ever reach.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,19 +16,26 @@ from inspection.regions import region_labels
 from inspection.threshold import Calibration
 from utils.files import printable
 
-TILE = 384  # longer side of a picture in the panel, pixels
+if TYPE_CHECKING:
+    from training.run import Run
+
+# Pixels of a panel.
+PICTURE = 384  # longer side of a picture
 MARGIN = 12
 HEADER = 40
 CAPTION = 26
 BAR = 16  # width of the colour bar
+
+LOGGED = 4  # panels at most
+MAX_TINT = 0.6  # opacity of the heatmap: more would hide the photograph
 COMPRESSION = 1  # of PNG files: zlib's usual 6 takes 3 times as long, for a tenth fewer bytes
 BACKGROUND, INK = (24, 24, 27), (235, 235, 235)
 GOOD, DEFECT = (74, 222, 128), (248, 113, 113)
 
 
 def colourise(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Anomaly map float [H, W] to colours uint8 [H, W, 3]: `low` is blue, `high` is red."""
-    import matplotlib  # late, as scipy below: the first verdict need not wait for them
+    """Colour a map, float [H, W]: uint8 [H, W, 3], from blue at `low` to red at `high`."""
+    import matplotlib  # late, as scipy below: a verdict without pictures does not need them
 
     values = (anomaly_map - low) / max(high - low, 1e-12)
     colours = matplotlib.colormaps["turbo"](np.clip(values, 0, 1), bytes=True)
@@ -32,29 +43,28 @@ def colourise(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, inspection: Inspection, calibration: Calibration) -> np.ndarray:
-    """The image tinted by its heatmap; contours ring its regions, of which a good part has none.
+    """Tint an image by its heatmap and draw the contours of its regions.
 
     Args:
-        image: uint8 [H, W, 3], what the map shows of it, at any size; heatmap and contours are
-            scaled to it.
+        image: uint8 [H, W, 3], the pixels that the map covers, at any size; heatmap and contours
+            are scaled to it.
         inspection: of this image.
-        calibration: gives the colours and the regions.
+        calibration: gives colours and regions.
     """
     from scipy import ndimage
 
-    def scaled(values: np.ndarray) -> np.ndarray:
-        height, width = image.shape[:2]
-        picture = Image.fromarray(_coarse(values.astype(np.float32), (height, width)))
-        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-
-    anomaly_map = scaled(inspection.anomaly_map)
+    size = image.shape[:2]
+    anomaly_map = np.asarray(_resized(_with_peaks(inspection.anomaly_map, size), size))
     heat = colourise(anomaly_map, calibration.low, calibration.high)
-    # The tint grows with the anomaly: what is ordinary keeps the look of the photograph.
+    # Opacity grows with the square of the anomaly, up to the pixel threshold: normal areas keep
+    # the look of the photograph.
     span = max(calibration.pixel_threshold - calibration.low, 1e-12)
-    tint = 0.6 * np.clip((anomaly_map - calibration.low) / span, 0, 1)[..., None] ** 2
+    tint = MAX_TINT * np.clip((anomaly_map - calibration.low) / span, 0, 1)[..., None] ** 2
     blended = (image * (1 - tint) + heat * tint).astype(np.uint8)
-    marked = scaled(region_labels(inspection, calibration) > 0) > 0.5
-    inner = ndimage.binary_erosion(marked, iterations=2, border_value=1)  # no frame
+    inside = (region_labels(inspection, calibration) > 0).astype(np.float32)
+    marked = np.asarray(_resized(_with_peaks(inside, size), size)) > 0.5
+    # White within black: visible on any ground. border_value: no line along the image's edge.
+    inner = ndimage.binary_erosion(marked, iterations=2, border_value=1)
     outer = ndimage.binary_dilation(marked) & ~marked
     blended[marked & ~inner] = 255
     blended[outer] = 0
@@ -64,51 +74,56 @@ def overlay(image: np.ndarray, inspection: Inspection, calibration: Calibration)
 def whole_overlay(
     image: np.ndarray, inspection: Inspection, calibration: Calibration
 ) -> np.ndarray:
-    """`overlay` of a whole original image, uint8 [H, W, 3] at any size; what a crop left out stays.
+    """Draw `overlay` on a whole original image, uint8 [H, W, 3] at any size.
 
-    Returns:
-        uint8 [H, W, 3].
+    Pixels that a crop left out stay as they are.
     """
     scale = np.divide(image.shape[:2], inspection.size)
-    start, length = np.split(np.array(inspection.part), 2)
+    start, length = np.split(np.array(inspection.window), 2)
     (top, left), (bottom, right) = np.rint([start * scale, (start + length) * scale]).astype(int)
     drawn = image.copy()
     drawn[top:bottom, left:right] = overlay(image[top:bottom, left:right], inspection, calibration)
     return drawn
 
 
-def _coarse(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map [H, W], to be shrunk to (height, width), whose small peaks survive that."""
+def _with_peaks(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Widen the peaks of a map [H, W] so that small ones survive shrinking to (height, width)."""
     from scipy import ndimage
 
     reach = min(whole // part for whole, part in zip(values.shape, size, strict=True))
     return ndimage.maximum_filter(values, reach) if reach > 1 else values
 
 
-def tiles(inspection: Inspection, calibration: Calibration, side: int) -> dict[str, Image.Image]:
-    """Pictures of an inspected image by caption: input, reconstruction (if any), heatmap, overlay.
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
 
-    All have the ratio of the original image, or of what a crop shows of it; their longer side is
-    `side` pixels.
+
+def pictures_of(
+    inspection: Inspection, calibration: Calibration, side: int
+) -> dict[str, Image.Image]:
+    """Return pictures by caption: input, reconstruction (if any), heatmap and overlay.
+
+    All have the ratio of the original image, or of its cropped part; their longer side is `side`
+    pixels.
     """
-    height, width = scaled_to(side, inspection.part[2:])
-    small = Image.fromarray(inspection.image).resize((width, height), Image.Resampling.BILINEAR)
-    ends = calibration.low, calibration.high
-    pictures = {
-        "input": inspection.image,
+    size = scaled_to(side, inspection.window[2:])
+    heat = _with_peaks(inspection.anomaly_map, size)
+    small = np.asarray(_resized(inspection.image, size))
+    of_caption = {
+        "input": small,
         "reconstruction": inspection.reconstruction,
-        "heatmap": colourise(_coarse(inspection.anomaly_map, (height, width)), *ends),
-        "overlay": overlay(np.asarray(small), inspection, calibration),
+        "heatmap": colourise(heat, calibration.low, calibration.high),
+        "overlay": overlay(small, inspection, calibration),
     }
     return {
-        caption: Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-        for caption, pixels in pictures.items()
+        caption: _resized(pixels, size)
+        for caption, pixels in of_caption.items()
         if pixels is not None
     }
 
 
 def draw_verdict(canvas: Image.Image, score: float, calibration: Calibration, title: str) -> None:
-    """The verdict, the severity, the score and a title in the uppermost `HEADER` pixels."""
+    """Draw verdict, severity, score and a title into the uppermost `HEADER` pixels."""
     draw = ImageDraw.Draw(canvas)
     is_defect = calibration.is_defect(score)
     verdict, colour = ("DEFECT", DEFECT) if is_defect else ("good", GOOD)
@@ -123,8 +138,8 @@ def draw_verdict(canvas: Image.Image, score: float, calibration: Calibration, ti
 
 
 def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image.Image:
-    """One picture of an inspected image: the verdict, three or four tiles and a colour bar."""
-    shown = tiles(inspection, calibration, TILE)
+    """Return a panel: the verdict above three or four pictures and a colour bar."""
+    shown = pictures_of(inspection, calibration, PICTURE)
     width, height = shown["input"].size
     right = MARGIN + len(shown) * (width + MARGIN) + BAR + 4 * MARGIN + 30
     bottom = HEADER + height + CAPTION + MARGIN // 2
@@ -140,19 +155,34 @@ def panel(inspection: Inspection, calibration: Calibration, title: str) -> Image
     values = np.linspace(calibration.high, calibration.low, height)[:, None].repeat(BAR, axis=1)
     bar = Image.fromarray(colourise(values, calibration.low, calibration.high))
     canvas.paste(bar, (left, HEADER))
-    ticks = {0.0: calibration.high, 0.5: calibration.pixel_threshold, 1.0: calibration.low}
-    for position, value in ticks.items():
-        y = HEADER + position * (height - 14) - 2
+    for position, value in enumerate(
+        (calibration.high, calibration.pixel_threshold, calibration.low)
+    ):
+        y = HEADER + position / 2 * (height - 14) - 2  # 14: height of the text
         draw.text((left + BAR + 4, y), f"{value:.3g}", fill=INK, font=small)
     return canvas
 
 
 def stack(panels: list[Image.Image]) -> Image.Image:
-    """Panels one below the other in one picture."""
-    width = max(picture.width for picture in panels)
-    canvas = Image.new("RGB", (width, sum(picture.height for picture in panels)), BACKGROUND)
+    """Return panels one below the other as one picture."""
+    width, height = (max(p.width for p in panels), sum(p.height for p in panels))
+    canvas = Image.new("RGB", (width, height), BACKGROUND)
     top = 0
     for picture in panels:
         canvas.paste(picture, (0, top))
         top += picture.height
     return canvas
+
+
+def log_panels(run: Run) -> None:
+    """Log panels of good images to TensorBoard, once the colours of a run are calibrated."""
+    if run.config.train.log is None:
+        return
+    from inspection.torch_inspector import TorchInspector  # late: panels of an export need no torch
+
+    inspector = TorchInspector(run.folder / "last.pt", run.config.device)
+    paths = run.good.paths(run.config.data.root)
+    for number in run.good.examined[:LOGGED]:
+        title, inspection = run.good.names[number], inspector.inspect(inspector.read(paths[number]))
+        calibration = inspector.calibrations[inspector.category_of(title)]
+        run.log(**{title: np.asarray(panel(inspection, calibration, title))})

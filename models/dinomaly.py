@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.tensors import near
-from models.backbones import VisionTransformer
 from models.detector import Prediction, TrainedDetector
 from models.feature_detector import FeatureDetector
 from utils.config import Config
@@ -53,7 +52,7 @@ class Dinomaly(FeatureDetector, TrainedDetector):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, DEFAULT)
-        if not isinstance(self.backbone, VisionTransformer):
+        if not self.backbone.transformer:
             raise UserError(
                 f"dinomaly reconstructs the tokens of a vision transformer, and "
                 f"{self.backbone.name} is none; take --set backbone.name={DEFAULT}"

@@ -51,10 +51,10 @@ class PatchCore(FeatureDetector, FittedDetector):
         self.paper = config.patchcore.paper
         if self.paper:
             banks = [MemoryBank(sum(self.backbone.channels))]
-            if config.data.fit == "pad" or config.data.region:
+            if config.data.resize == "pad" or config.data.region:
                 raise UserError(
                     "patchcore.paper scores the whole frame, padding and the outside of data.region"
-                    " too; set patchcore.paper=false, or neither data.region nor data.fit=pad"
+                    " too; set patchcore.paper=false, or neither data.region nor data.resize=pad"
                 )
         else:
             layers = self.backbone.channels

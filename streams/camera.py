@@ -9,8 +9,7 @@ import numpy as np
 
 from data.images import ImageError
 from streams.source import Frame, Gap, Source, iso, now, numbered
-from utils.addresses import masked
-from utils.errors import UserError
+from utils.errors import UserError, masked
 from utils.optional_packages import opencv
 
 PAUSES = 1.0, 30.0  # seconds before the first try to open a lost camera again, and at most

@@ -13,8 +13,7 @@ import numpy as np
 from data.images import ImageError, read_ahead, read_image
 from data.listing import is_image
 from streams.source import POLL, Frame, Gap, Source, iso, now
-from utils.addresses import masked
-from utils.errors import UserError
+from utils.errors import UserError, masked
 from utils.files import write_whole
 
 PATIENCE = 5.0  # seconds that a file may stay unchanged and unreadable before it counts as bad

@@ -3,12 +3,12 @@
     checkpoints/<run>/last.pt       weights, optimiser, progress, calibrations, settings, versions
     checkpoints/<run>/config.yaml   the effective settings, to read
     checkpoints/<run>/history.csv   loss and seconds of each epoch
-    checkpoints/<run>/calibration.yaml   thresholds of each part; there once the run is finished
+    checkpoints/<run>/calibration.yaml   thresholds of each category, once the run is finished
     checkpoints/<run>/tensorboard/  events, with train.log
     checkpoints/<run>/fit.json      seconds that it took, and peak memory of the start that ended it
 
-A checkpoint holds tensors and plain data only and is read with `weights_only=True`: opening one
-from a stranger runs none of its code.
+A checkpoint holds tensors and plain data only and is read with `weights_only=True`: a foreign one
+runs no code.
 """
 
 import platform
@@ -115,7 +115,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
     ours = isinstance(content, dict) and content.get("format") == FORMAT
     if not ours or not isinstance(content.get("version"), int):
         raise UserError(damaged)
-    refuse_other(file, content["version"], VERSION, "train it anew")
+    refuse_other(file, content["version"], VERSION, "train a new run")
     parts = [content.get("config"), content.get("model")]
     if not _whole(file) or not all(isinstance(part, dict) for part in parts):
         raise UserError(damaged)

@@ -1,6 +1,7 @@
 """Training in several processes started by torchrun; in a plain run every function is a no-op."""
 
 import os
+import re
 import sys
 import time
 from datetime import timedelta
@@ -10,12 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-TORCHRUN = {
-    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
-    "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
-}  # fmt: skip
-"""What torchrun sets in the environment of its processes, apart from TORCHELASTIC_*."""
+TORCHRUN = re.compile(
+    r"(\w+_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+|TORCH_NCCL_ASYNC\w+"
+)
+"""Variables that torchrun sets in the environment of its processes."""
 
 
 def start(device: torch.device, patience: timedelta | None = None) -> None:
@@ -36,22 +35,22 @@ def stop() -> None:
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_writer() -> bool:
-    """Whether this process is the one that prints and writes files."""
+    """Return whether this process is the one that prints and writes files."""
     return rank() == 0
 
 
 def total(value: float, device: torch.device) -> float:
-    """Sum of a number over all processes."""
+    """Return the sum of a number over all processes."""
     if not dist.is_initialized():
         return value
     tensor = torch.tensor(value, dtype=torch.float32, device=device)
@@ -87,10 +86,10 @@ def average_buffers(model: nn.Module) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """What each process gives, any plain data; waits for the slowest, and can be interrupted."""
+    """Return the plain data that each process gives, in order of their ranks."""
     if not dist.is_initialized():
         return [value]
-    all_here = dist.barrier(async_op=True)
+    all_here = dist.barrier(async_op=True)  # unlike a gather, it can be interrupted
     while not all_here.is_completed():
         time.sleep(0.2)
     values = [None] * world_size()
@@ -99,13 +98,12 @@ def gather(value: Any) -> list[Any]:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for plain runs of other scripts, one at a time for each process.
+    """Return the environment for runs of other scripts, outside of the process group.
 
-    They know nothing of torchrun. The cores and the free memory of the machine are divided among
-    them, and each gets the GPU of the process that starts it.
+    Each process starts one at a time. They share the cores and the free memory of the machine, and
+    each gets the GPU of the process that starts it.
     """
-    own = [name for name in os.environ if name.startswith("TORCHELASTIC_") or name in TORCHRUN]
-    environment = {name: value for name, value in os.environ.items() if name not in own}
+    environment = {k: value for k, value in os.environ.items() if not TORCHRUN.fullmatch(k)}
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if processes > 1:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -11,15 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from utils.config import ALL, Config, config_from
 from utils.errors import UserError
-from utils.files import new_folder
-from utils.yaml_files import read_yaml
+from utils.files import new_folder, read_yaml
 
 Kind = TypeVar("Kind")
 ROOT = Path("checkpoints")
 FINISHED = "calibration.yaml"  # file of a run that is there once the run is finished
-FORMAT = "visual-defect-detection"  # what checkpoints and exports say that they are
-LONGEST = 100
-"""Characters of the categories in the name of a run: a disk takes no more than 255 in all."""
+FORMAT = "visual-defect-detection"  # in every checkpoint and export
+MAX_NAME = 100
+"""Characters of the categories in the name of a run: file systems take no more than 255 in all."""
 
 
 def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
@@ -32,7 +31,7 @@ def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
 
 
 def named_checkpoint(name: str | Path) -> Path:
-    """The checkpoint, or export, that a flag names itself or by its run; or raises `UserError`."""
+    """Return the checkpoint, or export, that a flag names; raises `UserError` if there is none."""
     file = Path(name) / "last.pt" if Path(name).is_dir() else Path(name)
     if not file.is_file():
         raise UserError(f"no checkpoint at {file}")
@@ -73,13 +72,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 def _resumable(name: str) -> Path:
     file = named_checkpoint(name)
     if file.suffix == ".onnx":
-        raise UserError(f"{file} is an export, which learns no more; name the run it is of")
+        raise UserError(f"{file} is an export, which cannot be trained; name its run")
     return file
 
 
 def new_run(config: Config) -> Path:
-    """A folder for a new run, named by category, detector and time; created."""
-    category = config.data.category.replace(",", "+")[:LONGEST]
+    """Create a folder for a new run, named by category, detector and time."""
+    category = config.data.category.replace(",", "+")[:MAX_NAME]
     stem = f"{category}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         return new_folder(ROOT / stem)
@@ -88,7 +87,7 @@ def new_run(config: Config) -> Path:
 
 
 def run_name(file: Path) -> str:
-    """What a run is called, given its checkpoint; an export goes by its own name, with .onnx."""
+    """Return the name of a run, given its checkpoint, or that of an export, with .onnx."""
     return file.resolve().parent.name if file.name == "last.pt" else file.name
 
 
@@ -101,7 +100,7 @@ def find_run(
 ) -> Path:
     """Return the checkpoint that `named` gives, or else the newest one under checkpoints/.
 
-    Says on stderr which newer ones it passes over.
+    Newer ones that are passed over are named on stderr.
 
     Args:
         named: a run folder or a file; None for the newest run.
@@ -154,10 +153,10 @@ def _categories(file: Path, config: Config) -> set[str]:
 
 
 def checked(kind: type[Kind], content: Any, file: Path, name: str) -> Kind:
-    """What a file holds under a name, as a type such as a dataclass, once it is known to fit.
+    """Return content that a file holds under a name as a type, such as a dataclass.
 
     Raises:
-        UserError: naming the place, if a type is another one or a number is not finite.
+        UserError: naming the entry, if its type is another one or a number is not finite.
     """
     try:
         adapter = TypeAdapter(kind)
@@ -165,9 +164,9 @@ def checked(kind: type[Kind], content: Any, file: Path, name: str) -> Kind:
         json.dumps(adapter.dump_python(found), allow_nan=False)
         return found
     except ValidationError as error:
-        place = ".".join(map(str, (name, *error.errors()[0]["loc"])))
-        raise UserError(f"{file} is damaged: {place} is not of the right type") from None
+        entry = ".".join(map(str, (name, *error.errors()[0]["loc"])))
+        raise UserError(f"{file} is damaged: {entry} is not of the right type") from None
     except ValueError:
         raise UserError(
-            f"{file} is damaged, or its training diverged: {name} holds what is no number"
+            f"{file} is damaged, or its training diverged: {name} are not finite"
         ) from None

@@ -3,9 +3,9 @@
 import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,35 @@ from torch.optim import Optimizer
 
 from data.cache import DecodedImages
 from data.good_images import GoodImages
-from data.training_set import first_images, known_images, with_added
+from data.training_set import load_images
 from models import refuse_unread
 from training import distributed
 from training.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from training.folders import find_run, new_run
-from utils.config import Config, resumed_config
+from utils.config import Config, changed, differences
 from utils.device import pick_device
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.flags import overrides_from
 from utils.memory import peak_mib
 
+RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs"]
+"""Settings that a resumed run may change: they alter nothing that it has learned so far."""
+
 LONGER = 0.25
 """Share of its epochs that a network goes on for if images are added and no number is given."""
+
+
+def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
+    """Return a run's settings with `overrides`; raises `UserError` for what cannot change."""
+    resumed = changed(config, overrides)
+    for key, (old, new) in differences(config, resumed).items():
+        if key not in RESUMABLE:
+            raise UserError(
+                f"{key} is {old!r:.80} in this run and cannot change to {new!r:.80} on --resume "
+                f"(only {', '.join(RESUMABLE)} can); leave out --resume to start a new run"
+            )
+    return resumed
 
 
 class Run:
@@ -56,8 +71,11 @@ class Run:
         checkpoint: Checkpoint | None = None,
         additions: Sequence[str] = (),
     ) -> None:
-        if config.train.log is not None:
-            _check_tensorboard()
+        if config.train.log is not None and find_spec("tensorboard") is None:
+            raise UserError(
+                "train.log=tensorboard needs the package tensorboard; install it with: "
+                "pip install tensorboard, or leave out train.log"
+            )
         self.checkpoint = checkpoint or Checkpoint(config, GoodImages(), {}, None, Progress())
         self.config, self.folder, self.additions = config, folder, additions
         self.good, self.history = self.checkpoint.good, self.checkpoint.history
@@ -94,13 +112,13 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to do: all is learned and calibrated."""
+        """Return whether all is learned and calibrated."""
         if not self.checkpoint.calibrations or self.additions:
             return False
         return self.checkpoint.optimizer is None or self.progress.epoch >= self.config.train.epochs
 
     def load_images(self, hold_out: bool) -> DecodedImages:
-        """Decode the good images; a new run, or one with additions, gets its `good` here.
+        """Decode the good images, and set `good` of a run that is new or has additions.
 
         Args:
             hold_out: whether some are kept from training; fitted detectors take all.
@@ -108,14 +126,12 @@ class Run:
         if not hold_out and distributed.world_size() > 1:
             name = self.config.model
             raise UserError(f"{name} is fitted in one process; start it without torchrun")
-        quiet, known = not distributed.is_writer(), len(self.good.names)
+        known, share = len(self.good.names), self.config.calibration.holdout if hold_out else 0
+        self.config, self.good, images = load_images(
+            self.config, self.good, self.additions, share, quiet=not distributed.is_writer()
+        )
         if self.additions:
-            self.good, images = with_added(self.config, self.good, self.additions, hold_out, quiet)
             self.say(f"good images: {known} known, {len(self.good.names) - known} added")
-        elif self.folder is not None:
-            images = known_images(self.config, self.good, quiet)
-        else:
-            self.config, self.good, images = first_images(self.config, hold_out, quiet)
         if side := self.config.data.tile:
             count = len(images.places(range(len(images))))
             self.say(f"{len(images)} good images are {count} tiles of {side}x{side}")
@@ -186,18 +202,7 @@ class Run:
                 self._log.add_scalar(name, value, self.progress.epoch)
         self._log.flush()
 
-    def say(self, text: str | None, file: Any = None) -> None:
-        """Print a line, if there is any, once for all processes."""
-        if text is not None and distributed.is_writer():
-            print(text, file=file or sys.stdout)
-
-
-def _check_tensorboard() -> None:
-    """Raise `UserError` if TensorBoard cannot be written."""
-    try:
-        import torch.utils.tensorboard  # noqa: F401  (whether it can be)
-    except ImportError:
-        raise UserError(
-            "train.log=tensorboard needs the package tensorboard; install it with: "
-            "pip install tensorboard, or leave out train.log"
-        ) from None
+    def say(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if distributed.is_writer():
+            print(text)

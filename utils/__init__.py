@@ -1,1 +1,1 @@
-"""What every program needs and no image has a part in: settings, runs, devices, errors, metrics."""
+"""What has no domain: settings, flags, errors, files, devices, signals."""

@@ -10,26 +10,34 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from utils.errors import UserError
-from utils.files import write_whole
-from utils.yaml_files import read_yaml
+from utils.files import read_yaml, write_whole
 
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
 
+MIN_FALSE_ALARMS = 1e-6  # nobody has images to tell less; far below it the threshold is infinite
 ALL = "all"  # the category that stands for all there are
 
 
 def category_names(value: Any) -> Any:
-    """Categories joined by commas, sorted, each without the slash that a shell completes it by."""
+    """Return categories joined by commas sorted, each without the slash that a shell completes."""
     if not isinstance(value, str):
         return value
     names = {name.strip().rstrip("/\\") for name in value.split(",")}
     if any(name in ("", ".", "..") or set(name) & set("/\\") for name in names):
         raise UserError(
-            f"data.category is {value!r} but should be the name of a folder under data.root, or "
-            "several joined by commas; where that is, --data-root says"
+            f"data.category is {value!r:.80} but should be the name of a folder under data.root, "
+            "or several joined by commas; --data-root names the folder that holds them"
         )
     return ",".join(sorted(names))
 
@@ -45,34 +53,51 @@ def _listed(value: Any) -> Any:
 
 
 def _pattern(value: str) -> str:
-    """A regular expression that compiles, as it was written."""
     try:
         re.compile(value)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"a regular expression ({error})") from None
     return value
 
 
+# Where pydantic has no plain words for a type, its description says what is right.
 Name = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=32, le=8192)]
+Size = Annotated[
+    tuple[Side, Side],
+    BeforeValidator(_pair),
+    Field(description="a side from 32 to 8192 pixels, or [height, width]"),
+]
+SideOrNone = Annotated[Literal[0] | Side, Field(description="0 or a side from 32 to 8192 pixels")]
 Count = Annotated[int, Field(ge=1)]
+CountOrAuto = Annotated[
+    Literal["auto"] | Count, Field(description="auto or a whole number from 1 on")
+]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Switch = Annotated[bool, Field(description="true or false")]
 Kind = Literal["clean", "stain", "perlin", "crack", "cut_paste", "remove", "displace"]
 
 
 class Section(BaseModel, extra="forbid", frozen=True):
     """A group of settings: no unknown keys, no changes once it is read."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python, and pydantic with it, takes True for 1."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("a number or a name, not true or false")
+        return value
+
 
 class DataConfig(Section):
-    root: str
+    root: Name
     category: Annotated[Name, BeforeValidator(category_names)]
-    size: Annotated[tuple[Side, Side], BeforeValidator(_pair)]
-    fit: Literal["squash", "pad", "crop"]
+    size: Size
+    resize: Literal["squash", "pad", "crop"]
     region: Name | None
-    tile: Literal[0] | Side
-    overlap: float = Field(ge=0, le=0.75)
+    tile: SideOrNone
     limit: int = Field(ge=0)
     depth: Literal["auto", 8, 10, 12, 14, 16]
     max_megapixels: Positive
@@ -84,29 +109,32 @@ class UNetConfig(Section):
 
 
 class CorruptionConfig(Section):
-    kinds: Annotated[tuple[Kind, ...], BeforeValidator(_listed)]
+    kinds: Annotated[tuple[Kind, ...], BeforeValidator(_listed), Field(min_length=1)]
 
 
 class LossConfig(Section):
     l1: Weight
     ssim: Weight
     perceptual: Weight
-    vgg16: str | None
+    vgg16: Name | None
     focal: Weight
 
 
 class DraemConfig(Section):
-    sharper: bool
+    sharper: Switch
 
 
 class BackboneConfig(Section):
     name: Name
-    layers: Literal["auto"] | Annotated[tuple[int | str, ...], Field(min_length=1)]
-    weights: str | None
+    layers: Annotated[
+        Literal["auto"] | Annotated[tuple[int, ...], Field(min_length=1)],
+        Field(description="auto or a list of layers, such as [2,4]"),
+    ]
+    weights: Name | None
 
 
 class PatchCoreConfig(Section):
-    paper: bool
+    paper: Switch
     coreset: float = Field(gt=0, le=1)
 
 
@@ -121,10 +149,9 @@ class PatchMemoryConfig(Section):
 class TrainConfig(Section):
     epochs: Count
     batch: Count
-    crop: Literal[0] | Side
+    crop: SideOrNone
     lr: Positive
-    cooldown: float = Field(ge=0, le=1)
-    micro_batch: Literal["auto"] | Count
+    micro_batch: CountOrAuto
     precision: Literal["auto", "float32", "bfloat16"]
     log: Literal["tensorboard"] | None
 
@@ -137,16 +164,19 @@ class ScoreConfig(Section):
 
 class CalibrationConfig(Section):
     holdout: float = Field(gt=0, lt=1)
-    false_alarms: float = Field(gt=0, lt=0.5)
+    false_alarms: float = Field(ge=MIN_FALSE_ALARMS, lt=0.5)
     group: Annotated[str, AfterValidator(_pattern)] | None
 
 
 class Config(Section):
     """Every setting of a run; config.yaml says in a line what each one does."""
 
-    model: str
+    model: Name
     seed: int = Field(ge=0, lt=2**31)
-    device: str = Field(pattern=r"^(auto|cuda|cuda:\d+|mps|cpu)$")
+    device: str = Field(
+        pattern=r"^(auto|cuda|cuda:[0-9]{1,3}|mps|cpu)$",
+        description="auto, cuda, cuda:1 (a certain GPU), mps or cpu",
+    )
     data: DataConfig
     unet: UNetConfig
     corruption: CorruptionConfig
@@ -167,10 +197,10 @@ class Config(Section):
             raise UserError(
                 f"data.tile cuts squares, but data.size is {list(data.size)}; make it one number"
             )
-        if data.tile and data.fit != "squash":
+        if data.tile and data.resize != "squash":
             raise UserError(
-                f"data.fit={data.fit} says nothing to tiles, which keep the ratio by "
-                "themselves; set data.fit=squash, or data.tile=0"
+                f"data.resize={data.resize} is not used by tiles, which keep the ratio by "
+                "themselves; set data.resize=squash, or data.tile=0"
             )
         if set(self.corruption.kinds) == {"clean"}:
             raise UserError(
@@ -184,38 +214,21 @@ class Config(Section):
             )
 
 
-RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs", "train.cooldown"]
-"""Settings that a resumed run may change: they alter nothing that it has learned so far."""
-
-WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "string": "a name",
-    "bool": "true or false",
-    "tuple": "a list",
-    "model": "a group of settings, written as 'key: value' lines below it",
+SECTIONS = {
+    name: field.annotation
+    for name, field in Config.model_fields.items()
+    if issubclass(field.annotation, Section)
 }
-"""What to say of a value of the wrong type, by the type that pydantic misses."""
-
-EXPECTED = {
-    "device": "auto, cuda, cuda:1 (a certain GPU), mps or cpu",
-    "data.size": "a side from 32 to 8192 pixels, or [height, width]",
-    "backbone.layers": "auto or a list of layers, such as [2,4]",
-    "data.tile": "0 or a side from 32 to 8192 pixels",
-    "train.crop": "0 or a side from 32 to 8192 pixels",
-    "train.micro_batch": "auto or a whole number from 1",
-}
-"""What to say of settings that pydantic has no plain words for."""
 
 
 @cache
 def default_config() -> Config:
-    """The settings of config.yaml alone."""
+    """Return the settings of config.yaml alone."""
     return config_from(read_yaml(CONFIG_FILE), source=CONFIG_FILE.name)
 
 
 def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """Settings from config.yaml, then from another file, then `overrides` such as {"train.lr": 1}.
+    """Read config.yaml, then another file over it, then `overrides` such as {"train.lr": 1}.
 
     Raises:
         UserError: for an unreadable file, an unknown key, a wrong type or an impossible value.
@@ -227,45 +240,14 @@ def load_config(path: Path | None = None, overrides: dict[str, Any] | None = Non
 
 
 def changed(config: Config, changes: dict[Any, Any], source: str = "") -> Config:
-    """The settings with others in their place; see `config_from` for what these may look like."""
+    """Return settings with others in their place, nested or by dotted key."""
     return config_from(_flat(config.model_dump()) | _flat(changes), source)
 
 
-def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:
-    """A run's settings with `overrides`; raises `UserError` for what cannot change in mid-run."""
-    resumed = changed(config, overrides)
-    for key, (old, new) in differences(config, resumed).items():
-        if key not in RESUMABLE:
-            raise UserError(
-                f"{key} is {old!r:.80} in this run and cannot change to {new!r:.80} on --resume "
-                f"(only {', '.join(RESUMABLE)} can); leave out --resume to start a new run"
-            )
-    return resumed
-
-
-def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
-    """A finished run's settings with `overrides`; raises `UserError` for what is learned."""
-    for key in overrides:
-        if not key.startswith(("score.", "data.max_megapixels")):
-            raise UserError(
-                f"{key} is learned, or given by a flag of its own; only score.* and "
-                "data.max_megapixels can be set without training"
-            )
-    return changed(config, overrides)
-
-
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, by dotted key: (old, new)."""
+    """Return the settings that differ, by dotted key: (old, new)."""
     before, after = _flat(old.model_dump()), _flat(new.model_dump())
     return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
-
-
-def with_absolute_paths(config: Config) -> Config:
-    """The same settings for a process that starts in another folder."""
-    paths = ["data.root", "data.region", "loss.vgg16", "backbone.weights"]
-    settings = _flat(config.model_dump())
-    given = {key: settings[key] for key in paths if settings[key]}
-    return changed(config, {key: str(Path(path).resolve()) for key, path in given.items()})
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -279,12 +261,12 @@ def config_from(settings: dict[Any, Any], source: str = "") -> Config:
     Raises:
         UserError: naming the key and what would be right.
     """
-    flat, nested = _flat(settings), {}
+    flat = _flat(settings)
+    nested: dict[str, Any] = {}
     for key, value in flat.items():
         section, dot, name = key.partition(".")
-        inner = nested.setdefault(section, {}) if dot else None
-        if isinstance(inner, dict):
-            inner[name] = value
+        if dot and isinstance(nested.setdefault(section, {}), dict):
+            nested[section][name] = value
         else:
             nested[key] = value
     try:
@@ -295,7 +277,7 @@ def config_from(settings: dict[Any, Any], source: str = "") -> Config:
 
 
 def nearest(word: str, choices: list[str]) -> str:
-    """A hint at the choice that is spelt most like `word`: ' (did you mean ...?)' or ''."""
+    """Return a hint at the choice spelt most like `word`: '; did you mean ...?', or ''."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -303,31 +285,39 @@ def nearest(word: str, choices: list[str]) -> str:
 def _flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     """{"train": {"lr": 1}} -> {"train.lr": 1}."""
     flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        # An empty group changes nothing; as the value of a setting it is an error, not lost.
+        is_group = isinstance(value, dict) and (value or key in SECTIONS)
+        flat |= _flat(value, f"{key}.") if is_group else {key: value}
     return flat
 
 
 def _explain(error: Any, settings: dict[str, Any]) -> str:
-    """One line for a pydantic error in settings, by dotted key."""
-    # The location goes on into branches of unions and places of pairs: the setting is wanted.
+    """One line for a pydantic error in settings by dotted key: key, value, what would be right."""
+    # A location goes on into branches of unions and items of pairs; the setting is its beginning.
     section, *rest = map(str, error["loc"])
     key = f"{section}.{rest[0]}" if rest and section not in settings else section
     if error["type"] == "extra_forbidden":
-        known = [name for name in settings if not f"{name}.".startswith(f"{key}.")]
+        known = [f"{name}.{field}" for name, one in SECTIONS.items() for field in one.model_fields]
+        known += [name for name in Config.model_fields if name not in SECTIONS]
         # Compared by its last part too: `--set epochs=3` means train.epochs.
-        last = key.rpartition(".")[2]
-        meant = [name for name in known if name.rpartition(".")[2] == last]
-        hint = f"; did you mean {meant[-1]}?" if meant else nearest(key, known)
-        return f"unknown setting {key}{hint}"
+        same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+        hint = f"; did you mean {same[-1]}?" if same else nearest(key, known)
+        return f"unknown setting {key:.80}{hint}"
     if key not in settings:
         return f"{key} is missing"
-    kind, _, fault = error["type"].partition("_")
-    message = re.sub("^(Input should be|Value error,) ", "", error["msg"])
-    if fault in ("type", "parsing", "from_float", "too_short"):
-        message = WORDS.get(kind, message)
-    message = EXPECTED.get(key, message)
+    # "Input should be a valid integer", "String should have at least 1 character", ...
+    right = re.sub(r"^(\w+ should |Value error, )|, unable to .*", "", error["msg"])
+    right = right.replace("valid tuple", "list")
+    if error["type"] == "value_error":
+        right = f"be {right}"
+    if key in SECTIONS:
+        right = "be a group of settings, written as 'key: value' lines below it"
+    else:
+        fields = SECTIONS[section].model_fields if rest else Config.model_fields
+        if about := fields[rest[0] if rest else key].description:
+            right = f"be {about}"
     choices = error.get("ctx", {}).get("expected", "").split("'")[1::2]
     hint = nearest(str(error["input"]), choices)
-    return f"{key} is {settings[key]!r} but should be {message}{hint}"
+    return f"{key} is {settings[key]!r:.80} but should {right}{hint}"

@@ -1,6 +1,7 @@
 """Errors that a user can mend: one line that says what is wrong and the way out, no traceback."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -9,9 +10,22 @@ from typing import NoReturn
 
 from utils.interrupt import catch_signals, end_quiet_start
 
+# The last @ ends the password, which people write with @ and / in it; digits before a / are a port.
+LOGIN = re.compile(r"(:/+[^:/@\s]*):(?!\d+/)\S*@")
+FIELD = re.compile(r"(?i)\b(password|passwd|pass|pwd|token|secret|key)=[^&;?#/\s]*")
+
 
 class UserError(Exception):
     """Something that the user can mend; the message names the path, option or command to do so."""
+
+
+def masked(address: str) -> str:
+    """An address, or a text with one in it, with *** in the place of passwords.
+
+    These stand before the host (`rtsp://user:secret@host`), or in a field (`?password=secret`).
+    Every address goes through here before it is printed or written.
+    """
+    return FIELD.sub(r"\1=***", LOGIN.sub(r"\1:***@", address))
 
 
 @lru_cache(maxsize=1000)  # a stream may go on for months

@@ -5,7 +5,7 @@ from typing import Any
 
 from utils.config import category_names
 from utils.errors import UserError
-from utils.yaml_files import read_value
+from utils.files import read_value
 
 FLAGS = {
     "--model": ("model", "NAME", "detector, such as patchcore"),

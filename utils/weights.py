@@ -1,4 +1,4 @@
-"""Reading files of tensors from strangers: tensors and plain data only, none of their code."""
+"""Reading files of tensors from any source: tensors and plain data only, never code."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,15 @@ from utils.errors import UserError
 
 
 def read_plain(file: Path) -> Any:
-    """What a PyTorch or safetensors file holds, on the CPU; None if it is damaged or holds code.
+    """Return the contents of a PyTorch or safetensors file on the CPU; None if it cannot be read.
+
+    That is if it is damaged, holds code or is no regular file.
 
     Raises:
         FileNotFoundError: if there is no such file.
     """
+    if file.exists() and not file.is_file():  # opening a FIFO would wait for somebody to write
+        return None
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -23,25 +27,30 @@ def read_plain(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception:  # readers raise whatever they stumble over
+    except Exception:  # the readers raise errors of any kind on damaged files
         return None
 
 
 def read_weights(file: Path, setting: str = "") -> dict[str, Tensor]:
-    """Tensors by name from a PyTorch or safetensors file.
+    """Return the tensors of a PyTorch or safetensors file by name.
 
     Args:
         file: the file.
         setting: the setting that names it, for the error; "" if none does.
 
     Raises:
-        UserError: if the file is missing, is damaged or holds anything else.
+        UserError: if the file is missing, is damaged, or holds anything else or values that are
+            not finite.
     """
+    source = f"{setting}={file}" if setting else str(file)
     try:
         state = read_plain(file)
     except FileNotFoundError:
-        named = f", which {setting} names" if setting else ""
-        raise UserError(f"no weights at {file}{named}") from None
+        raise UserError(f"{source}: there is no such file") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{file} is damaged or holds no tensors by name")
+        raise UserError(f"{source} is damaged or holds no tensors by name")
+    for name, tensor in state.items():
+        # Of a training that diverged; every score would be nan.
+        if not tensor.isfinite().all():
+            raise UserError(f"{source} holds values in {name} that are not finite")
     return state

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from data.images import upright_size
 from data.region import read_with_region, valid_pixels
-from data.resize import fit, placement
+from data.resize import placement, resize_to_input
 from utils.config import DataConfig
 
 VISIBLE = 0.03  # a pixel that changed by less, of a range of 1, does not belong to the defect
@@ -190,7 +190,8 @@ class PseudoImage:
         image = read_with_region(self.path, self.data)
         if not self.data.tile:  # tiles are cut of the whole image
             # Without padding, on which there are no defects: whoever inspects it pads it again.
-            image = fit(image, self.data)[placement(upright_size(self.path), self.data).inside]
+            target = placement(upright_size(self.path), self.data).target
+            image = resize_to_input(image, self.data)[target]
         if not self.is_defect:
             return image, None
         return spoil(image, self.defect, np.random.default_rng(self.seed))

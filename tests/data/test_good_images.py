@@ -13,14 +13,16 @@ NAMES = [f"tile/{number:03}.png" for number in range(50)]
 
 
 def test_a_share_is_held_out_by_the_seed():
-    good, again, other = (GoodImages.dealt(NAMES, list(range(50)), 0.1, seed) for seed in (3, 3, 4))
+    good, again, other = (
+        GoodImages().extended(NAMES, list(range(50)), 0.1, seed) for seed in (3, 3, 4)
+    )
     assert sum(good.held_out) == 5
     assert good == again
     assert good.held_out != other.held_out
     assert len(good.learned) == 45
-    assert not any(GoodImages.dealt(NAMES, list(range(50)), 0, 3).held_out)
+    assert not any(GoodImages().extended(NAMES, list(range(50)), 0, 3).held_out)
     for share in (0.01, 0.99):
-        assert Counter(GoodImages.dealt(NAMES[:2], [0, 1], share, 0).held_out) == {
+        assert Counter(GoodImages().extended(NAMES[:2], [0, 1], share, 0).held_out) == {
             False: 1,
             True: 1,
         }
@@ -28,7 +30,7 @@ def test_a_share_is_held_out_by_the_seed():
 
 def test_groups_stay_together():
     groups = [number // 5 for number in range(50)]
-    good = GoodImages.dealt(NAMES, groups, 0.15, seed=0)
+    good = GoodImages().extended(NAMES, groups, 0.15, seed=0)
     for held_out, fold in zip(good.held_out, good.folds, strict=True):
         assert isinstance(fold, int)
         assert isinstance(held_out, bool)
@@ -37,7 +39,7 @@ def test_groups_stay_together():
         assert len(set(good.held_out[own])) == len(set(good.folds[own])) == 1
     assert sum(good.held_out) == 10
     with pytest.raises(UserError, match="calibration.group"):
-        GoodImages.dealt(NAMES, [0] * 50, 0.1, seed=0)
+        GoodImages().extended(NAMES, [0] * 50, 0.1, seed=0)
 
 
 @pytest.mark.parametrize("count", [2, 15, 40, 209, 900])
@@ -49,10 +51,10 @@ def test_folds_are_many_and_of_a_size(count):
 
 
 def test_limits_are_nested_and_leave_the_held_out_images_alone():
-    everything = GoodImages.dealt(NAMES, list(range(50)), 0.1, seed=0)
+    everything = GoodImages().extended(NAMES, list(range(50)), 0.1, seed=0)
     previous: set[str] = set()
     for limit in (1, 4, 16, 100):
-        good = GoodImages.dealt(NAMES, list(range(50)), 0.1, seed=0, limit=limit)
+        good = GoodImages().extended(NAMES, list(range(50)), 0.1, seed=0, limit=limit)
         learned = {good.names[place] for place in good.learned}
         held_out = set(good.names) - learned
         assert held_out == {n for n, out in zip(NAMES, everything.held_out, strict=True) if out}
@@ -62,24 +64,24 @@ def test_limits_are_nested_and_leave_the_held_out_images_alone():
 
 
 def test_added_images_leave_the_held_out_ones_as_they_are():
-    good = GoodImages.dealt(NAMES, list(range(50)), 0.1, seed=0)
+    good = GoodImages().extended(NAMES, list(range(50)), 0.1, seed=0)
     more = [f"/new/{number}.png" for number in range(21)]  # of the only category
-    added = good.with_added(more, [*range(50), 7, *range(50, 70)], 0.1, seed=0)
+    added = good.extended(NAMES + more, [*range(50), 7, *range(50, 70)], 0.1, seed=0)
     assert added.names == NAMES + more
     assert added.held_out[:50] == good.held_out
     assert added.held_out[50] == good.held_out[7]  # of a known group
     assert added.folds[50] == added.folds[7]
-    assert sum(added.held_out) == 7 + good.held_out[7]
+    assert sum(added.held_out) == 8  # of 71, where a tenth is asked for
     assert [len(own) for own in added.by_category().values()] == [71]
-    one = good.with_added(more[:1], list(range(51)), 0.1, seed=0)
+    one = good.extended([*NAMES, more[0]], list(range(51)), 0.1, seed=0)
     assert not one.held_out[50]  # it is there to be learned from
-    fitted = GoodImages.dealt(NAMES, list(range(50)), 0, seed=0)
-    assert not any(fitted.with_added(more, list(range(71)), 0, seed=0).held_out)
+    fitted = GoodImages().extended(NAMES, list(range(50)), 0, seed=0)
+    assert not any(fitted.extended(NAMES + more, list(range(71)), 0, seed=0).held_out)
 
 
 def test_a_single_image_is_no_matter_of_groups():
     with pytest.raises(UserError, match="a single good image of tile") as caught:
-        GoodImages.dealt(NAMES[:1], [0], 0.1, seed=0)
+        GoodImages().extended(NAMES[:1], [0], 0.1, seed=0)
     assert "calibration.group" not in str(caught.value)
 
 
@@ -106,7 +108,7 @@ def test_what_lies_elsewhere_is_of_the_part_that_its_folder_is_named_by():
 
 
 def test_images_that_are_gone_are_named(tmp_path):
-    good = GoodImages.dealt(NAMES[:3], [0, 1, 2], 0, seed=0)
+    good = GoodImages().extended(NAMES[:3], [0, 1, 2], 0, seed=0)
     (tmp_path / "tile").mkdir()
     for name in NAMES[:2]:
         (tmp_path / name).touch()

@@ -1,4 +1,6 @@
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -7,8 +9,7 @@ from drawn_images import settings
 from PIL import Image
 
 from data import images
-from data.depth import find_depth, with_depth
-from data.images import ImageError, read_ahead, read_image
+from data.images import ImageError, find_depth, read_ahead, read_image, with_depth
 from data.listing import list_images
 from data.resize import resize
 from data.tensors import to_batch, to_pixels
@@ -105,15 +106,129 @@ def test_the_depth_is_the_smallest_that_holds_the_values(tmp_path, highest, dept
     assert find_depth([sixteen(tmp_path / "a.png", 7, highest)], settings()) == depth
 
 
-def test_colours_of_twelve_bits_are_refused_for_their_upper_half_is_all_that_is_read(tmp_path):
+def write_tiff(path, values, photometric=2, planar=1, order="<", sample_format=1):
+    """Write an uncompressed TIFF of any layout, of values [H, W] or [H, W, C], in few lines."""
+    planes = list(np.moveaxis(values, 2, 0)) if planar == 2 else [values]
+    data = [plane.astype(plane.dtype.newbyteorder(order)).tobytes() for plane in planes]
+    starts = [8 + sum(map(len, data[:number])) for number in range(len(data))]
+    (height, width), channels = values.shape[:2], values[0, 0].size
+    tags = {
+        256: [width], 257: [height], 258: [values.dtype.itemsize * 8] * channels, 259: [1],
+        262: [photometric], 273: starts, 277: [channels], 278: [height], 279: list(map(len, data)),
+        284: [planar], 338: [0] * max(0, channels - 3), 339: [sample_format] * channels,
+    }  # fmt: skip
+    tags = {tag: numbers for tag, numbers in tags.items() if numbers}
+    end = 8 + sum(map(len, data))
+    directory, more = struct.pack(order + "H", len(tags)), b""
+    for tag, numbers in tags.items():
+        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        if len(packed) > 4:
+            at = end + 2 + 12 * len(tags) + 4 + len(more)
+            packed, more = struct.pack(order + "I", at), more + packed
+        directory += struct.pack(order + "HHI", tag, 4, len(numbers)) + packed
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    whole = mark + struct.pack(order + "I", end) + b"".join(data) + directory + bytes(4) + more
+    path.write_bytes(whole)
+    return path
+
+
+def deep(highest):
+    return np.random.default_rng(0).integers(0, highest + 1, (40, 30, 3), np.uint16)
+
+
+def scaled(values, depth):
+    return np.rint(values * (255 / (2**depth - 1))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("depth", [12, 16])
+@pytest.mark.parametrize(
+    "name",
+    ["a.png", "lzw.tif", "deflate.tif", "little.tif", "big.tif", "planes.tif", "swapped.tif"],
+)
+def test_colours_of_sixteen_bits_are_scaled_as_grey_is(tmp_path, name, depth):
     import cv2  # Pillow writes no such files
 
-    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 4000, np.uint16))
-    depth = find_depth([tmp_path / "a.png"], settings())
+    values, path = deep(2**depth - 1), tmp_path / name
+    if name in ("a.png", "lzw.tif", "deflate.tif"):
+        flags = [cv2.IMWRITE_TIFF_COMPRESSION, 8] if name == "deflate.tif" else []
+        cv2.imwrite(str(path), values[..., ::-1].copy(), flags)
+    else:
+        order = ">" if name in ("big.tif", "swapped.tif") else "<"
+        write_tiff(
+            path, values, planar=2 if name in ("planes.tif", "swapped.tif") else 1, order=order
+        )
+    assert find_depth([path], settings()) == depth
+    assert np.array_equal(read_image(path, settings(depth=depth)), scaled(values, depth))
+
+
+def test_alpha_of_sixteen_bits_is_laid_on_black(tmp_path):
+    import cv2
+
+    values = deep(4095)
+    alpha = np.full(values.shape[:2], 65535, np.uint16)
+    alpha[:20] = 0
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([values[..., ::-1], alpha]))
+    assert find_depth([tmp_path / "a.png"], settings()) == 12
+    pixels = read_image(tmp_path / "a.png", settings(depth=12))
+    assert (pixels[:20] == 0).all()
+    assert np.array_equal(pixels[20:], scaled(values, 12)[20:])
+
+
+def test_deep_colours_are_turned_upright(tmp_path):
+    import cv2
+
+    values = deep(65535)
+    cv2.imwrite(str(tmp_path / "a.png"), values[..., ::-1].copy())
+    with Image.open(tmp_path / "a.png") as image:
+        exif = image.getexif()
+    exif[0x0112] = 6
+    content = (tmp_path / "a.png").read_bytes()
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "a.png").write_bytes(content[:33] + chunk + content[33:])  # behind the header
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.rot90(scaled(values, 16), -1))
+
+
+def test_colours_whose_upper_half_is_all_that_is_read_need_all_bits(tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "a.ppm"), np.full((4, 4, 3), 4000, np.uint16))
+    depth = find_depth([tmp_path / "a.ppm"], settings())
     assert depth == 12
     with pytest.raises(ImageError, match="16-bit colours need data.depth=16, not 12"):
-        read_image(tmp_path / "a.png", settings(depth=depth))
-    assert (read_image(tmp_path / "a.png") == 15).all()
+        read_image(tmp_path / "a.ppm", settings(depth=depth))
+    assert np.abs(read_image(tmp_path / "a.ppm").astype(int) - 15.5).max() < 1
+
+
+def test_white_is_zero_in_some_tiffs(tmp_path):
+    values = deep(65535)[..., 0]
+    path = write_tiff(tmp_path / "a.tif", 65535 - values, photometric=0)
+    assert np.array_equal(read_image(path), rgb(scaled(values, 16)))
+
+
+@pytest.mark.parametrize(
+    ("values", "sample_format", "words"),
+    [
+        (np.zeros((4, 6), np.float16), 3, "TIFF of 1 channel of 16-bit floating point is not"),
+        (np.zeros((4, 6), np.float64), 3, "TIFF of 1 channel of 64-bit floating point is not"),
+        (np.zeros((4, 6, 5), np.uint8), 1, "TIFF of 5 channels of 8-bit integers is not supported"),
+    ],
+)
+def test_layouts_of_tiff_that_are_not_supported_are_named(tmp_path, values, sample_format, words):
+    path = write_tiff(tmp_path / "a.tif", values, photometric=1, sample_format=sample_format)
+    with pytest.raises(ImageError, match=words):
+        read_image(path)
+
+
+def test_packed_bitmaps_of_four_bits_are_refused(tmp_path):
+    pixels = bytes([8, 0x12, 0, 0, 8, 0x34, 0, 1])  # two rows of eight
+    header = struct.pack("<IiiHHIIiiII", 40, 8, 2, 1, 4, 2, len(pixels), 0, 0, 16, 0)
+    palette = b"".join(bytes([16 * n, 16 * n, 16 * n, 0]) for n in range(16))
+    offset = 14 + len(header) + len(palette)
+    head = b"BM" + struct.pack("<IHHI", offset + len(pixels), 0, 0, offset)
+    (tmp_path / "a.bmp").write_bytes(head + header + palette + pixels)
+    with pytest.raises(ImageError, match="run-length encoded BMP of 4 bits"):
+        read_image(tmp_path / "a.bmp")
 
 
 def test_files_of_several_pages_are_refused_by_their_number(tmp_path):
@@ -125,6 +240,14 @@ def test_files_of_several_pages_are_refused_by_their_number(tmp_path):
     # Phones put a preview behind the photograph.
     pages[0].save(tmp_path / "e.jpg", format="MPO", save_all=True, append_images=pages[1:])
     assert np.abs(read_image(tmp_path / "e.jpg").astype(int) - 10).max() < 3
+
+
+def test_images_smaller_than_a_tile_are_refused(tmp_path):
+    path = save(tmp_path / "a.png", Image.new("L", (80, 63)))
+    with pytest.raises(ImageError, match="80x63 is smaller than a tile, data.tile=64"):
+        read_image(path, settings(tile=64))
+    path = save(tmp_path / "b.png", Image.new("L", (80, 64)))
+    assert read_image(path, settings(tile=64)).shape == (64, 80, 3)
 
 
 def test_large_images_need_a_setting(tmp_path):
@@ -219,8 +342,8 @@ def test_read_ahead_holds_few_bytes_of_large_images(tmp_path, monkeypatch):
         begun.clear()
         return max(len(begun) - seen for seen, _ in enumerate(read_ahead(paths, read), start=1))
 
-    for room, ahead in ((1, 0), (70_000, 2), (2**30, 8)):  # an image takes 30000 bytes
-        monkeypatch.setattr(images, "AHEAD", room)
+    for limit, ahead in ((1, 0), (70_000, 2), (2**30, 8)):  # an image takes 30000 bytes
+        monkeypatch.setattr(images, "MAX_BYTES", limit)
         assert most_ahead() <= ahead
     assert len(begun) == len(paths)
 

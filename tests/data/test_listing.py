@@ -19,7 +19,9 @@ def names(folder):
 def test_subfolders_count_and_clutter_does_not(tmp_path, capsys):
     touch(tmp_path, "b.png", "monday/a.png", "cam1/x/c.JPG", ".hidden.png", "._b.png", ".DS_Store",
           "Thumbs.db", ".ipynb_checkpoints/b-checkpoint.png", "__MACOSX/monday/._a.png",
-          "monday/__MACOSX/d.png")  # fmt: skip
+          "monday/__MACOSX/d.png", "@eaDir/b.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/a.png",
+          "monday/@EADIR/a.png", "@Recycle/a.png", "@Recently-Snapshot/a.png", "lost+found/a.png",
+          "$RECYCLE.BIN/S-1-5/a.png", "System Volume Information/a.png")  # fmt: skip
     assert names(tmp_path) == ["b.png", "cam1/x/c.JPG", "monday/a.png"]
     assert capsys.readouterr().err == ""
     assert list_images(tmp_path / "nowhere") == []
@@ -37,6 +39,20 @@ def test_what_is_passed_over_is_told_in_a_line(tmp_path, capsys):
         assert words in line
     list_images(tmp_path)
     assert capsys.readouterr().err == ""  # once
+
+
+def test_photographs_of_other_formats_are_named_first(tmp_path, capsys):
+    touch(tmp_path, *(f"{n}.{suffix}" for suffix in ("a", "b", "c", "d", "e", "f") for n in "12"))
+    touch(tmp_path, "photo.heic")
+    list_images(tmp_path)
+    assert ": 1 .heic, 2 .a, 2 .b, 2 .c, 2 .d, 4 of other kinds;" in capsys.readouterr().err
+
+
+def test_patterns_reach_into_clutter_only_by_its_name(tmp_path):
+    touch(tmp_path, "a/1.png", "a/@eaDir/2.png", ".hidden/3.png")
+    assert expand([str(tmp_path / "**/*.png")]) == [tmp_path / "a/1.png"]
+    assert expand([str(tmp_path / "a/*")]) == [tmp_path / "a/1.png"]
+    assert expand([str(tmp_path / "a/@eaDir/*.png")]) == [tmp_path / "a/@eaDir/2.png"]
 
 
 def test_links_are_followed_but_not_round(tmp_path):

@@ -19,6 +19,8 @@ def masks():
     black = np.zeros((*SIZE, 3), np.uint8)
     palette = Image.fromarray(TRUTH.astype(np.uint8), "P")
     palette.putpalette([0, 0, 0, 128, 0, 0])
+    on_white = Image.fromarray(TRUTH.astype(np.uint8), "P")
+    on_white.putpalette([255, 255, 255, 128, 0, 0])
     return {
         "0-255.png": Image.fromarray(white),
         "0-1.png": Image.fromarray(TRUTH.astype(np.uint8)),
@@ -30,6 +32,15 @@ def masks():
         "alpha-alone.png": Image.fromarray(np.dstack([black, white])),
         "alpha-and-white.png": Image.fromarray(np.dstack([black + 255, white])),
         "opaque.png": Image.fromarray(np.dstack([white] * 3 + [np.full_like(white, 255)])),
+        "palette-on-white.png": on_white,
+        "grey-palette.png": Image.fromarray(white).convert("P"),
+        "labels-above-15.png": Image.fromarray(
+            np.where(np.arange(64) < 30, white // 255 * 20, white // 255 * 200).astype(np.uint8)
+        ),
+        "labels-16-bits.png": Image.fromarray(
+            np.where(np.arange(64) < 30, white // 255 * 20, white.astype(np.uint16) * 3)
+        ),
+        "two-high-values.png": Image.fromarray(np.where(TRUTH, 200, 90).astype(np.uint8)),
         "labels.png": Image.fromarray(np.where(np.arange(64) < 30, faint // 4, faint)),
     }
 
@@ -57,6 +68,38 @@ def test_masks_that_mark_nothing_or_do_not_fit_are_refused(tmp_path):
         read_mask(tmp_path / "empty.png", SIZE)
     with pytest.raises(ImageError, match="64x48 but its image is 49x48"):
         read_mask(tmp_path / "empty.png", (48, 49))
+
+
+def test_masks_without_a_background_or_with_two_are_refused(tmp_path):
+    for name, value in {"ones.png": 1, "white.png": 255}.items():
+        Image.new("L", SIZE[::-1], value).save(tmp_path / name)
+        with pytest.raises(ImageError, match=f"{name} has no background"):
+            read_mask(tmp_path / name, SIZE)
+    palette = Image.fromarray(TRUTH.astype(np.uint8), "P")
+    palette.putpalette([255, 255, 255, 0, 0, 0])  # white on black as a picture, inverted by label
+    palette.save(tmp_path / "both.png")
+    with pytest.raises(ImageError, match="both.png: its palette draws label 1 black"):
+        read_mask(tmp_path / "both.png", SIZE)
+
+
+def test_a_soft_edge_of_few_shades_is_no_label(tmp_path):
+    fine = np.zeros((4 * SIZE[0], 4 * SIZE[1]), np.uint8)
+    fine[42:121, 81:202] = 255
+    small = Image.fromarray(fine).resize(SIZE[::-1], Image.Resampling.BOX)
+    small.save(tmp_path / "a.png")
+    assert 2 < len(np.unique(small)) < 12
+    assert read_mask(tmp_path / "a.png", SIZE).sum() == pytest.approx(79 * 121 / 16, rel=0.05)
+
+
+def test_masks_of_a_folder_an_image_are_united(tmp_path):
+    kind, truth = tmp_path / "test/logical", tmp_path / "ground_truth/logical"
+    (truth / "000").mkdir(parents=True)
+    for number, columns in enumerate((slice(20, 35), slice(30, 50))):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[10:30, columns] = 230 + number  # the kind of defect, in MVTec LOCO
+        Image.fromarray(mask).save(truth / f"000/{number:03d}.png")
+    assert find_masks([kind / "000.png", kind / "001.png"], kind, truth) == [truth / "000", None]
+    assert np.array_equal(read_mask(truth / "000", SIZE), TRUTH)
 
 
 def test_masks_lie_as_their_images_or_flat_where_that_is_clear(tmp_path):

@@ -52,23 +52,38 @@ def test_clutter_is_no_kind_of_defect(category):
     assert len({test.defect for test in tests}) == 1 + 5
 
 
-def test_good_parts_are_found_in_any_case_and_hinted_at_by_other_names(category, capsys):
+def test_good_parts_are_found_in_any_case_and_nothing_beside_the_kinds(category, capsys):
     (category / "train/good").rename(category / "train/Good")
     (category / "test/good").rename(category / "test/GOOD")
     tile = Category(category.parent, "tile")
     assert len(tile.train_images()) == 11
     assert sum(not test.is_defect for test in tile.test_images()) == 3
     assert list_categories(category.parent) == ["tile"]
-    (category / "test/GOOD").rename(category / "test/OK")
-    with pytest.raises(UserError, match="OK seems to hold good parts; rename it to .*test/good"):
-        tile.test_images()
     (category / "train/Good").rename(category / "train/normal")
     with pytest.raises(UserError, match="no images in .*train/good; .* there is: normal"):
         tile.train_images()
-    (category / "test/OK").rename(category / "test/good")
+    with pytest.raises(UserError, match="no images in .*train/good; .* there is: normal"):
+        Category.chosen(settings(category="all"), str(category.parent))[0].train_images()
     Image.new("L", (8, 8)).save(category / "test/astray.png")
     assert len(tile.test_images()) == 3 + 5 * 2
     assert "left out: 1 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fine", "Good ", "OK_parts", "0_good", "gut", "negative", "non-defective", "brauchbar"],
+)
+def test_good_parts_of_another_name_are_never_counted_as_defective(category, name):
+    (category / "test/good").rename(category / "test" / name)
+    tile = Category(category.parent, "tile")
+    with pytest.raises(UserError, match=f"belong in .*test/good, .* there are: .*'{name}'"):
+        tile.test_images()
+    (category / "test/good").mkdir()
+    if name == "brauchbar":  # which might be a defect
+        assert sum(test.is_defect for test in tile.test_images()) == 3 + 5 * 2
+    else:
+        with pytest.raises(UserError, match=f"rename '{name}'"):
+            tile.test_images()
 
 
 def test_empty_masks_are_told(category):

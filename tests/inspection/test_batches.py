@@ -15,7 +15,7 @@ from data.good_images import GoodImages, in_folds
 from data.images import ImageError
 from evaluation.measure import score_split
 from evaluation.synthetic_split import pseudo_readers
-from inspection import calibration, pictures, torch_inspector
+from inspection import calibration, output, torch_inspector
 from inspection.torch_inspector import TorchInspector, load_detector
 from utils.errors import UserError
 
@@ -161,8 +161,8 @@ def test_scripts_write_in_order_whatever_the_batch(trained, dataset, tmp_path, m
             raise KeyboardInterrupt  # as Ctrl-C does while a batch is written
         return panel(inspection, calibration, name)
 
-    panel = pictures.panel
-    monkeypatch.setattr(pictures, "panel", panel_or_stop)
+    panel = output.panel
+    monkeypatch.setattr(output, "panel", panel_or_stop)
     sys.argv[sys.argv.index("out")] = "stopped"
     with pytest.raises(KeyboardInterrupt):
         infer.main()

@@ -6,9 +6,9 @@ import pytest
 from scipy import ndimage
 
 from inspection.inspector import Inspection
+from inspection.output import entry
 from inspection.panel import colourise, overlay, panel
 from inspection.regions import Region, region_labels, regions
-from inspection.results import entry
 from inspection.threshold import Calibration
 from streams.annotated_video import annotate
 

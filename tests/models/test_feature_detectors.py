@@ -122,7 +122,7 @@ def test_patchcore_map_is_the_mean_distance_to_its_banks(good, defective):
     assert (model.normalisation.std != 1).all()
 
 
-@pytest.mark.parametrize("settings", [{"data.fit": "pad"}, {"data.region": "mask.png"}])
+@pytest.mark.parametrize("settings", [{"data.resize": "pad"}, {"data.region": "mask.png"}])
 def test_the_papers_patchcore_is_refused_where_it_scores_what_is_not_valid(settings):
     with pytest.raises(UserError, match="patchcore.paper"):
         detector("patchcore", **{"patchcore.paper": True} | settings)

@@ -8,7 +8,7 @@ from fitted import in_folds, saved
 from data.tensors import to_batch
 from inspection.torch_inspector import load_detector
 from models import build_model
-from models.backbones import STRIDES, EfficientNetLite, build_encoder
+from models.backbones import STRIDES, build_encoder
 from models.drawn_defects.corruption import KINDS
 from training.loop import pick_micro_batch, train_step
 from utils.config import load_config
@@ -78,10 +78,10 @@ def test_a_run_opens_without_the_package_of_its_encoder(tmp_path, monkeypatch):
     detector.finish(in_folds(*torch.rand(3, 3, 64, 64).split(1)))
     state, file = detector.state_dict(), saved(detector, tmp_path)
 
-    def missing(self):
+    def missing(name):
         raise UserError("not installed")
 
-    monkeypatch.setattr(EfficientNetLite, "download", missing)
+    monkeypatch.setattr("models.backbones.packaged_weights", missing)
     loaded, _ = load_detector(file, CPU)
     assert_equal_states(state, loaded.state_dict())
     images = torch.rand(2, 3, 64, 64)
@@ -107,7 +107,7 @@ def test_another_encoder_takes_its_weights_from_a_file(tmp_path):
     assert detector(torch.rand(1, 3, 50, 70)).anomaly_map.shape == (1, 1, 50, 70)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "vgg11"])
 def test_encoders_have_a_map_at_each_stride(name):
     torch.manual_seed(0)
     encoder = build_encoder(name)
@@ -121,8 +121,8 @@ def test_encoders_have_a_map_at_each_stride(name):
     [
         ("resnet81", ["unet.encoder is 'resnet81'", "did you mean resnet"]),
         ("scratsh", ["did you mean scratch?"]),
-        ("vit_b_16", ["vit_b_16", "convolutional"]),
-        ("alexnet", ["unet.encoder alexnet", "strides 2, 4, 8, 16, 32", "resnet18"]),
+        ("vit_tiny_patch16_224", ["vit_tiny_patch16_224", "strides 2, 4, 8, 16, 32"]),
+        ("convnext_atto", ["unet.encoder convnext_atto", "convolutional", "resnet18"]),
     ],
 )
 def test_networks_that_are_no_encoder_are_named(name, words):
@@ -228,8 +228,3 @@ def test_where_the_gate_closes_the_network_reconstructs_without_the_detail():
 def test_images_too_small_for_the_coarsest_level_are_refused(settings):
     with pytest.raises(UserError, match=r"(data.size|train.crop) of \d+ pixels is too small"):
         build_model(load_config(overrides={"data.size": 64} | settings))
-
-
-def test_the_levels_of_a_torchvision_encoder_are_its_stages():
-    layers = ("relu", "layer1", "layer2", "layer3", "layer4")
-    assert build_encoder("resnet18").layers == build_encoder("resnet50").layers == layers

@@ -54,7 +54,7 @@ def test_a_fit_takes_them_in_and_is_calibrated_on_all(fitted, more):
     assert "from 16 good images" in result.stdout
     result = run_script("train.py", "--add", more / "000.png", cwd=folder)
     assert result.returncode == 2
-    assert "the run knows all of these images" in result.stderr
+    assert "nothing is added: the run has these images" in result.stderr
 
 
 def test_what_an_addition_replaces_or_ignores_is_said(fitted, more):

@@ -4,6 +4,7 @@ import shutil
 import pytest
 import yaml
 from conftest import assert_one_line, run_script
+from PIL import Image
 
 from inspection.open_run import open_inspector
 from training.checkpoint import load_checkpoint
@@ -61,11 +62,24 @@ def test_fewer_false_alarms_and_further_good_images(run, dataset, tmp_path):
     assert after.false_alarms == 0.005
 
 
-def test_images_that_the_run_was_calibrated_on_do_not_count_twice(run, dataset, tmp_path):
+def test_good_images_count_once(run, dataset, tmp_path):
     before = calibration_of(run)
-    result = run_script("calibrate.py", run, "--good", dataset / "tile/train/good", cwd=tmp_path)
-    assert_one_line(result, "counts already")
+    known = dataset / "tile/train/good"
+    result = run_script("calibrate.py", run, "--good", known, cwd=tmp_path)
+    assert_one_line(result, "all 11 good images count already")
     assert calibration_of(run) == before
+    # A copy in another format, beside images that are new, one of them twice.
+    copies = tmp_path / "copies"
+    shutil.copytree(dataset / "tile/test/good", copies)
+    shutil.copy(copies / "000.png", copies / "again.png")
+    Image.open(known / "000.png").save(copies / "learned.bmp")
+    result = run_script("calibrate.py", run, "--good", copies, cwd=tmp_path)
+    assert_one_line(result, "left out: 2 of 5 good images", status=0)
+    after = calibration_of(run)
+    assert len(after.scores) == len(after.digests) == len(before.scores) + 3
+    result = run_script("calibrate.py", run, "--good", dataset / "tile/test/good", cwd=tmp_path)
+    assert_one_line(result, "all 3 good images count already")
+    assert calibration_of(run) == after
 
 
 def test_known_defects_are_found_by_the_threshold_that_is_accepted(run, dataset, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from data.images import read_image
 from demo.detectors import Detectors
 from inspection.open_run import open_inspector
-from inspection.panel import tiles, whole_overlay
+from inspection.panel import pictures_of, whole_overlay
 
 pytest.importorskip("onnxscript")
 
@@ -28,7 +28,7 @@ def oblong(tmp_path_factory, dataset):
     return root
 
 
-@pytest.fixture(scope="module", params=["data.tile=40", "data.fit=pad", "data.fit=crop"])
+@pytest.fixture(scope="module", params=["data.tile=40", "data.resize=pad", "data.resize=crop"])
 def work(request, tmp_path_factory, oblong):
     """A working folder with a run and its export: (folder, run, file)."""
     folder = tmp_path_factory.mktemp("work")
@@ -74,7 +74,7 @@ def test_every_script_says_the_same_of_an_image(work, oblong):
             str(run / "last.pt") if not number else str(file), paths[0]
         )
         assert found.score == pytest.approx(expected[0], rel=1e-4)
-        assert tiles(found, calibration, 64)["overlay"].height <= 64
+        assert pictures_of(found, calibration, 64)["overlay"].height <= 64
         drawn = whole_overlay(read_image(paths[0]), found, calibration)
         assert drawn.shape == (80, 56, 3)
 

@@ -17,7 +17,7 @@ from PIL import Image
 import infer
 import stream
 from inspection import open_run
-from inspection.pictures import panel_names
+from inspection.output import panel_names
 from utils.errors import UserError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="of POSIX")

@@ -18,7 +18,7 @@ def test_detectors_take_what_was_learned(model, photos, dataset, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "--set backbone.weights=checkpoints/efficientnet_lite0.pt" in result.stdout
     state = torch.load(tmp_path / "checkpoints/efficientnet_lite0.pt", weights_only=True)
-    name = "_blocks.0._depthwise_conv.weight"
+    name = "blocks.0.0.conv_dw.weight"
     flags = ["--data-root", dataset, "--model", model, "--size", 64, "--batch", 4]
     flags += ["--set", "unet.width=4", "--epochs", 1] if model == "unet" else []
     for weights in ([], ["--set", "backbone.weights=checkpoints/efficientnet_lite0.pt"]):
@@ -35,9 +35,9 @@ def test_detectors_take_what_was_learned(model, photos, dataset, tmp_path):
 def test_stopped_early_it_keeps_what_it_has_and_nothing_is_overwritten(
     photos, dataset, tmp_path, monkeypatch
 ):
-    import pretrain
+    from training import self_supervised
 
-    loss = pretrain.vicreg_loss
+    loss = self_supervised.vicreg_loss
 
     def interrupted(*embedded):
         signal.raise_signal(signal.SIGINT)
@@ -47,13 +47,34 @@ def test_stopped_early_it_keeps_what_it_has_and_nothing_is_overwritten(
     theirs.write_text("a user's")
     scratch = ["--from-scratch", "--output", theirs]
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "vicreg_loss", interrupted)
+        patch.setattr(self_supervised, "vicreg_loss", interrupted)
         result = run_script("pretrain.py", photos, *QUICK, *scratch, cwd=tmp_path)
     assert result.returncode == 130, result.stderr
     assert theirs.read_text() == "a user's"
     go_on = ["--epochs", 1, "--set", "backbone.weights=plant-2.pt"]
     result = run_script("pretrain.py", photos, *QUICK, *go_on, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("culprit", ["nan", "loss", "statistics"])
+def test_a_training_that_diverged_keeps_nothing(culprit, photos, tmp_path, monkeypatch):
+    from training import self_supervised
+
+    lr, words = {
+        "nan": (1e30, "the loss is not finite"),
+        "loss": (10, "the loss rose from"),
+        "statistics": (1e-4, "bn1.running_var holds values that are not finite"),
+    }[culprit]
+    if culprit == "statistics":  # which the loss in training does not depend on
+
+        def update(batches, model):
+            model.encoder.network.bn1.running_var.fill_(torch.inf)
+
+        monkeypatch.setattr(self_supervised, "update_bn", update)
+    result = run_script("pretrain.py", photos, *QUICK, "--lr", lr, "--epochs", 2, cwd=tmp_path)
+    assert_one_line(result, "training diverged", words, "lower --lr")
+    assert "done" not in result.stdout
+    assert list(tmp_path.rglob("*.pt")) == []
 
 
 @pytest.mark.parametrize(

@@ -188,3 +188,24 @@ def test_absent_device_is_one_line(trained, dataset, tmp_path):
     result = run_script("train.py", "--data-root", dataset, "--device", "cuda", cwd=tmp_path)
     assert_one_line(result, "cuda is not available", "cpu")
     assert_one_line(run_script("eval.py", "--device", "cuda", cwd=folder), "cuda", "cpu")
+
+
+def test_copies_are_learned_and_counted_once_and_said_in_the_test_split(dataset, tmp_path):
+    category = tmp_path / "data/tile"
+    shutil.copytree(dataset / "tile", category)
+    for path in sorted((category / "train/good").iterdir())[:5]:
+        with Image.open(path) as image:  # the same pixels in another file format
+            image.save(path.with_suffix(".bmp"))
+    shutil.copy(category / "train/good/003.png", category / "test/good/learned.png")
+    flags = ["--data-root", category.parent, "--model", "padim", "--size", "64"]
+    result = run_script("train.py", *flags, "--set", "padim.channels=8", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "left out: 5 of 16 images, copies of others" in result.stderr
+    assert "padim on tile: 11 good images" in result.stdout
+    assert "from 11 good images" in result.stdout
+    result = run_script("eval.py", "--html", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "1 of 14 test images are copies" in result.stderr
+    assert "learned.png" in result.stderr
+    (page,) = tmp_path.glob("outputs/*/eval/report.html")
+    assert "1 of 14 test images are copies" in page.read_text("utf-8")

@@ -17,13 +17,12 @@ from PIL import Image
 import stream
 from data.images import read_image
 from inspection.open_run import open_inspector
-from inspection.results import entry
+from inspection.output import entry
 from streams import heartbeat, verdict_log
 from streams.source import Frame, Source
 from streams.verdict_log import VerdictLog
 from streams.videos import Videos
-from utils.addresses import masked
-from utils.errors import UserError
+from utils.errors import UserError, masked
 from utils.optional_packages import need
 
 

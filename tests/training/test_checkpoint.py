@@ -73,7 +73,7 @@ def test_foreign_files_are_refused_and_run_nothing(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("step", "words"), [(1, "newer version .*git pull"), (-1, "older version .*train it anew")]
+    ("step", "words"), [(1, "newer version .*git pull"), (-1, "older version .*train a new run")]
 )
 def test_other_versions_are_refused(tmp_path, checkpoint, monkeypatch, step, words):
     monkeypatch.setattr(module, "VERSION", module.VERSION + step)

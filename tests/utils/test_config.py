@@ -6,10 +6,11 @@ import pytest
 from conftest import REPO, assert_one_line, run_script
 
 from models import refuse_unread
-from utils.config import Config, default_config, differences, load_config, resumed_config
+from training.run import resumed_config
+from utils.config import Config, default_config, differences, load_config
 from utils.errors import UserError
+from utils.files import read_yaml
 from utils.flags import add_setting_flags, overrides_from
-from utils.yaml_files import read_yaml
 
 
 def test_config_yaml_alone_holds_the_defaults_and_explains_them():
@@ -28,7 +29,7 @@ def test_config_yaml_alone_holds_the_defaults_and_explains_them():
     [
         ("train.lrr", 1, ["train.lrr", "train.lr?"]),
         ("epochs", 3, ["unknown setting epochs", "train.epochs"]),
-        ("train.epochs", "many", ["train.epochs", "whole number"]),
+        ("train.epochs", "many", ["train.epochs is 'many'", "valid integer"]),
         ("train.epochs", 0, ["train.epochs", "greater than or equal to 1"]),
         ("train.lr", float("nan"), ["train.lr", "finite"]),
         ("score.reduce", "maxx", ["score.reduce", "did you mean max?"]),

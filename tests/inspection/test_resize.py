@@ -1,4 +1,4 @@
-"""The way from an image into the frame and back, however it is fitted."""
+"""From an image to the size of the detector and back, for each way of resizing."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from PIL import Image
 from data.cache import DecodedImages
 from data.good_images import GoodImages, in_folds
 from data.images import read_image, upright_size
-from data.resize import fit, placement
+from data.resize import placement, resize_to_input
 from data.tiles import Grid
 from inspection.calibration import calibrate_detector
+from inspection.output import region_mask
 from inspection.panel import whole_overlay
-from inspection.pictures import mask
 from inspection.regions import regions
 from inspection.threshold import calibrate
 from models.detector import Detector, Prediction
@@ -26,8 +26,8 @@ from utils.errors import UserError
 SIDE = 128
 
 
-def config(fit, **overrides):
-    settings = {"data.size": SIDE, "data.fit": fit, "score.reduce": "max"}
+def config(resize, **overrides):
+    settings = {"data.size": SIDE, "data.resize": resize, "score.reduce": "max"}
     return load_config(overrides=settings | overrides)
 
 
@@ -36,13 +36,13 @@ class Brightest(Brightness):
 
     calibrations = {"tile": calibrate([0.1, 0.2], [0.1, 0.2], level=0.0, false_alarms=0.02)}
 
-    def __init__(self, fit, size):
-        self.config = config(fit)
-        self.inside = placement(size, self.config.data).inside
+    def __init__(self, resize, size):
+        self.config = config(resize)
+        self.target = placement(size, self.config.data).target
 
     def predict(self, images):
         maps = np.ones(images.shape[:3], np.float32)
-        maps[:, *self.inside] = images[:, *self.inside, 0] / 255
+        maps[:, *self.target] = images[:, *self.target, 0] / 255
         return maps, maps.max(axis=(1, 2)), None
 
 
@@ -52,28 +52,28 @@ def extent(marked):
     return columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1
 
 
-@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("resize", ["squash", "pad", "crop"])
 @pytest.mark.parametrize("size", [(500, 1260), (1260, 500), (100, 64)])
-def test_a_spot_comes_out_where_it_is_in_the_original(fit, size):
+def test_a_spot_comes_out_where_it_is_in_the_original(resize, size):
     image = np.full((*size, 3), 10, np.uint8)
     # Off the middle, and inside the square that a crop keeps.
     side = min(size) // 8
     top, left = size[0] // 2 + side, size[1] // 2 - 2 * side
     image[top : top + side, left : left + side] = 255
-    inspector = Brightest(fit, size)
+    inspector = Brightest(resize, size)
     found = inspector.inspect(image)
     pixel = max(size) / SIDE  # of the frame, in the original's pixels
     box = pytest.approx((left, top, side, side), abs=2 * pixel)
     (region,) = regions(found, inspector.calibrations["tile"])
     assert region.box == box
     assert region.area == pytest.approx(side**2, rel=0.4)
-    anomaly_map = found.at_original_size(found.anomaly_map, unseen=np.nan)
+    anomaly_map = found.at_original_size(found.anomaly_map, outside=np.nan)
     assert anomaly_map.shape == size
-    assert np.isnan(anomaly_map).any() == (fit == "crop")
+    assert np.isnan(anomaly_map).any() == (resize == "crop")
     y, x = np.unravel_index(np.nanargmax(anomaly_map), size)
     assert top <= y < top + side
     assert left <= x < left + side
-    assert extent(mask(found, inspector.calibrations["tile"])) == box
+    assert extent(region_mask(found, inspector.calibrations["tile"])) == box
     drawn = whole_overlay(image // 2, found, inspector.calibrations["tile"])
     assert extent((drawn == 255).all(axis=2)) == box
     # At another scale, as in a video: small peaks are kept there, and a pixel is two of these.
@@ -86,12 +86,12 @@ def test_ratios_are_kept_but_by_squash():
     image = np.zeros((64, 256, 3), np.uint8)
     image[:, 112:144] = 255  # 32 wide: an eighth of the width
     widths = {
-        name: (fit(image, config(name).data)[64, :, 0] > 127).sum()
+        name: (resize_to_input(image, config(name).data)[64, :, 0] > 127).sum()
         for name in ("squash", "pad", "crop")
     }
     assert widths == {"squash": 16, "pad": 16, "crop": 64}
     image[0], image[-1] = 200, 90
-    padded = fit(image, config("pad").data)
+    padded = resize_to_input(image, config("pad").data)
     assert padded.shape == (SIDE, SIDE, 3)
     assert (padded[:48] == padded[48]).all()  # the border is repeated
     assert (padded[80:] == padded[79]).all()
@@ -148,8 +148,8 @@ def test_sizes_are_those_of_upright_images(tmp_path):
 
 def test_synthesised_defects_are_on_the_image_and_not_on_its_padding(tmp_path):
     Image.new("RGB", (200, 75), (90, 90, 90)).save(tmp_path / "a.png")
-    data = settings(size=64, fit="pad")
+    data = settings(size=64, resize="pad")
     image, marked = PseudoImage(tmp_path / "a.png", "foreign", data, (0,)).read()
     assert image.shape[:2] == marked.shape == (24, 64)
-    rows, _ = placement((75, 200), data).inside
-    assert placement(image.shape[:2], data).inside[0] == rows  # padded again, it lies there
+    rows, _ = placement((75, 200), data).target
+    assert placement(image.shape[:2], data).target[0] == rows  # padded again, it lies there

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models.backbones import LITE, build_encoder
-from models.self_supervised import SelfSupervised, vicreg_loss, view
+from training.self_supervised import SelfSupervised, vicreg_loss, view
 
 
 def test_loss_by_hand():
@@ -39,7 +39,7 @@ def test_what_learns_is_the_backbone_in_training_mode():
     torch.manual_seed(0)
     model = SelfSupervised(build_encoder(LITE)).train()
     images = torch.rand(4, 3, 64, 64)
-    running = model.encoder.network._bn0.running_mean.clone()
+    running = model.encoder.network.bn1.running_mean.clone()
     vicreg_loss(model(images), model(images.flip(-1))).backward()
     assert all(parameter.grad is not None for parameter in model.encoder.parameters())
-    assert not torch.equal(model.encoder.network._bn0.running_mean, running)
+    assert not torch.equal(model.encoder.network.bn1.running_mean, running)

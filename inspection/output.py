@@ -1,0 +1,171 @@
+"""Output of an inspection: the printed line, results.jsonl, results.csv and pictures."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from inspection.inspector import Inspection
+from inspection.panel import COMPRESSION, panel, whole_overlay
+from inspection.regions import region_labels, regions
+from inspection.threshold import Calibration
+from utils.config import nearest
+from utils.errors import UserError
+from utils.files import new_file, printable
+
+KINDS = ("panel", "map", "mask", "overlay")  # of pictures, as `infer.py --save` names them
+FILES = ("panel", "map", "map_npy", "mask", "overlay")  # as results do: a map is written twice
+MAX_NAME_BYTES = 230  # of a panel or its folder: disks take 255; `_overlay` or a number follow
+COLUMNS = ["path", "category", "verdict", "score", "severity", "threshold", "regions"]
+COLUMNS += ["x", "y", "width", "height", "area", "peak", *FILES]  # x to peak: strongest region
+
+
+def say(inspection: Inspection, calibration: Calibration, name: object) -> str:
+    """Print the verdict on an image, and return it: good or defect."""
+    verdict = calibration.verdict(inspection.score)
+    mark = "DEFECT" if verdict == "defect" else "good  "
+    severity = calibration.severity(inspection.score)
+    print(f"{mark}  severity {severity:5.2f}  score {inspection.score:.5f}  {name}")
+    return verdict
+
+
+def entry(inspection: Inspection, category: str, calibration: Calibration) -> dict[str, Any]:
+    """Return the result of an inspection by name, for JSON."""
+    return {
+        "category": category,
+        "verdict": calibration.verdict(inspection.score),
+        "score": inspection.score,
+        "severity": calibration.severity(inspection.score),
+        "threshold": calibration.threshold,
+        "regions": [region._asdict() for region in regions(inspection, calibration)],
+    }
+
+
+@contextmanager
+def result_files(
+    folder: Path,
+) -> Iterator[Callable[[Path, dict[str, Any], Mapping[str, Path]], None]]:
+    """Open results.jsonl and results.csv in a folder; `FileExistsError` if it holds either.
+
+    Yields:
+        A function that writes a line of each for an image: its path, its `entry`, and those of its
+        `FILES` that were written.
+    """
+    with (
+        # buffering=1: a line is written out as soon as it is complete, so that a kill costs no
+        # more than the image at hand.
+        (folder / "results.jsonl").open("x", buffering=1, encoding="utf-8") as lines,
+        # backslashreplace: the name of a file need not be UTF-8
+        (folder / "results.csv").open(
+            "x", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
+        ) as table,
+    ):
+        rows = csv.DictWriter(table, COLUMNS)
+        rows.writeheader()
+
+        def add(path: Path, said: dict[str, Any], files: Mapping[str, Path]) -> None:
+            row = {"path": str(path), **said, **{name: str(file) for name, file in files.items()}}
+            print(json.dumps(row), file=lines)
+            row["regions"] = len(said["regions"])
+            for strongest in said["regions"][:1]:  # a table has columns for one
+                row |= dict(zip(["x", "y", "width", "height"], strongest["box"], strict=True))
+                row |= {"area": strongest["area"], "peak": strongest["peak"]}
+            rows.writerow(row)
+
+        yield add
+
+
+def named_kinds(text: str) -> tuple[str, ...]:
+    """Return the kinds of pictures that `--save` names; raises `UserError` for an unknown one."""
+    kinds = () if text == "none" else tuple(text.split(","))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(
+                f"--save is {text!r} but should be none, or some of {','.join(KINDS)}"
+                + nearest(kind, list(KINDS))
+            )
+    return kinds
+
+
+def panel_names(paths: Sequence[PurePath]) -> list[Path]:
+    """Return names for panels of images, in folders that lie to one another as the images' do.
+
+    Two may be the same, as those of part.jpg and part.png are.
+
+    Args:
+        paths: absolute, and free of `..`.
+
+    Returns:
+        Relative paths of .png files, of characters and lengths that a disk takes.
+    """
+
+    def name(part: str) -> str:
+        plain = re.sub(r"[\\/:]", "", printable(part))  # of a drive, too: D:\ becomes D
+        return plain.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+
+    folders = [path.parent.parts for path in paths]
+    common = len(os.path.commonprefix(folders))
+    return [
+        Path(*map(name, folder[common:]), name(path.stem) + ".png")
+        for folder, path in zip(folders, paths, strict=True)
+    ]
+
+
+def region_mask(inspection: Inspection, calibration: Calibration) -> np.ndarray:
+    """Return the mask of all regions in the original image: bool [H, W]."""
+    inside = region_labels(inspection, calibration) > 0
+    return inspection.at_original_size(inside, outside=0) > 0.5
+
+
+def save_pictures(
+    kinds: Collection[str],
+    name: Path,
+    inspection: Inspection,
+    calibration: Calibration,
+    title: str,
+    original: Callable[[], np.ndarray],
+) -> dict[str, Path]:
+    """Write pictures of an inspected image; no file is overwritten, see `new_file`.
+
+    Args:
+        kinds: of `KINDS`.
+        name: .png file of the panel; the others lie beside it, as <stem>_map.tif and so on.
+        inspection: of the image.
+        calibration: gives colours and regions.
+        title: of the panel.
+        original: reads the image, uint8 [H, W, 3], for the overlay.
+
+    Returns:
+        The files by their name in `FILES`.
+    """
+    files = {}
+
+    def new(file: str, ending: str) -> Path:
+        files[file] = new_file(name.with_name(name.stem + ending))
+        return files[file]
+
+    if "panel" in kinds:
+        _save(panel(inspection, calibration, title), new("panel", ".png"))
+    if "map" in kinds:
+        values = inspection.at_original_size(inspection.anomaly_map, outside=np.nan)
+        Image.fromarray(values).save(new("map", "_map.tif"))
+        np.save(new("map_npy", "_map.npy"), values)
+    if "mask" in kinds:
+        marked = Image.fromarray(region_mask(inspection, calibration)).convert("L")  # 0 and 255
+        _save(marked, new("mask", "_mask.png"))
+    if "overlay" in kinds:
+        # Of the file itself: `Inspection.image` is small, and black outside of the region.
+        pixels = whole_overlay(original(), inspection, calibration)
+        _save(Image.fromarray(pixels), new("overlay", "_overlay.png"))
+    return files
+
+
+def _save(picture: Image.Image, file: Path) -> None:
+    picture.save(file, compress_level=COMPRESSION)
