@@ -44,8 +44,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Evaluate each category and write the results; returns the exit status."""
     args = parse_args()
-    from evaluation.evaluate import evaluate  # slow to import, as all from here on
-    from evaluation.report import mean_tables, overview, refuse_foreign, replace_files
+    # Slow to import: --help and wrong flags are answered before.
+    from evaluation.evaluate import evaluate, record_folders, refuse_foreign, replace_files
+    from evaluation.report import mean_tables, overview
 
     file, inspector = open_run(args)
     categories = open_categories(args, inspector)
@@ -57,6 +58,8 @@ def main() -> int:
     for folder in (output, *folders.values()):
         folder.mkdir(parents=True, exist_ok=True)
         refuse_foreign(folder)
+    if several:
+        record_folders(output, folders)
 
     metrics, problems = {}, []
     for category in categories:
@@ -66,7 +69,7 @@ def main() -> int:
         )
         problems += some
     if several:
-        replace_files(output, mean_tables(metrics))
+        replace_files(output, mean_tables(metrics), keep=folders)
         print(f"{overview(metrics)}\n")
     print(f"metrics, plots and worst cases are in {output}")
     for problem in problems:

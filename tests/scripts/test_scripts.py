@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 
 def read_csv(path):
-    with path.open() as stream:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
