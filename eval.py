@@ -8,7 +8,7 @@
 
 Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases; of a run
 of several categories, to a folder for each in there, and their mean. Pixels outside of data.region
-are not counted.
+are left out.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from inspection.open_run import (
 )
 from training.folders import run_name
 from utils.errors import run_script
-from utils.flags import add_batch_flag, script_parser
+from utils.flags import add_batch_flag, file_or_folder, script_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     add_run_flags(parser)
     add_category_flag(parser)
     add = parser.add_argument
-    add("--output", type=Path, metavar="DIR", help="default: outputs/<run>/eval")
+    add("--output", type=file_or_folder, metavar="DIR", help="default: outputs/<run>/eval")
     text = "measure with defects drawn on good images, to choose settings by; "
     add("--synthetic", action="store_true", help=text + "the test split is not touched")
     add("--html", action="store_true", help="also write all of it as one page, report.html")

@@ -11,21 +11,23 @@ from typing import NoReturn
 from utils.interrupt import catch_signals, end_quiet_start
 
 # The last @ ends the password, which people write with @ and / in it; digits before a / are a port.
-LOGIN = re.compile(r"(:/+[^:/@\s]*):(?!\d+/)\S*@")
-FIELD = re.compile(r"(?i)\b(password|passwd|pass|pwd|token|secret|key)=[^&;?#/\s]*")
+# Without a scheme it is a login only where no slash follows, as it does in rtsp:// and C:\.
+LOGIN = re.compile(r"(?i)((?::/+|(?<!\S)['\"]?)[^:/@\s]*(?::|%3a))(?![/\\]|\d+/)\S*@")
+# Fields such as access_token, api_key and loginpas, and those of user=admin_password=...
+FIELD = re.compile(r"(?i)(?<=[?&;/=])([\w-]*(?:pas|pwd|token|secret|key|auth)[\w-]*)=[^&;?#/\s]*")
 
 
 class UserError(Exception):
     """Something that the user can mend; the message names the path, option or command to do so."""
 
 
-def masked(address: str) -> str:
-    """An address, or a text with one in it, with *** in the place of passwords.
+def masked(text: str) -> str:
+    """Return an address, or a text with some in it, with *** in the place of passwords.
 
     These stand before the host (`rtsp://user:secret@host`), or in a field (`?password=secret`).
-    Every address goes through here before it is printed or written.
+    Every address goes through here before it is printed or written, and every error.
     """
-    return FIELD.sub(r"\1=***", LOGIN.sub(r"\1:***@", address))
+    return FIELD.sub(r"\1=***", LOGIN.sub(r"\1***@", text))
 
 
 @lru_cache(maxsize=1000)  # a stream may go on for months
@@ -82,4 +84,4 @@ def run_script(main: Callable[[], int]) -> NoReturn:
 
 
 def _say(error: object) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {masked(str(error))}", file=sys.stderr)
