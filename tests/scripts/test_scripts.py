@@ -147,6 +147,7 @@ def test_eval_of_a_single_class_leaves_nothing_of_the_last_one(trained, dataset,
     folder, run, _ = trained
     shutil.copytree(dataset / "tile", tmp_path / "tile")
     (tmp_path / "tile/test/good").rename(tmp_path / "good")
+    (tmp_path / "tile/test/good").mkdir()
     flags = ["--data-root", tmp_path, "--output", "one"]
     result = run_script("eval.py", *flags, "--html", cwd=folder)
     assert result.returncode == 0, result.stderr
