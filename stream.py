@@ -10,11 +10,6 @@ Writes a line of JSON for each frame to outputs/<run>/stream/verdicts-<day>-<num
 goes; earlier files stay. The exit status is 1 if anything failed.
 """
 
-if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
-    from utils.interrupt import quiet_start
-
-    quiet_start()
-
 import argparse
 import sys
 import time

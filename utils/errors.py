@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NoReturn
 
-from utils.interrupt import catch_signals, end_quiet_start
+from utils.interrupt import catch_signals
 
 # The last @ ends the password, which people write with @ and / in it; digits before a / are a port.
 # Without a scheme it is a login only where no slash follows, as it does in rtsp:// and C:\.
@@ -36,15 +36,6 @@ def say_once(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def answer_early(parse_args: Callable[[], object]) -> None:
-    """Read the arguments ahead of a script's slow imports: --help and mistakes end it here."""
-    try:
-        parse_args()
-    except UserError as error:
-        _say(error)
-        sys.exit(2)
-
-
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's `main` and exit with its status.
 
@@ -57,7 +48,6 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     # A log file shows each line as it comes, and a name that its encoding lacks stops nothing.
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     sys.stderr.reconfigure(errors="backslashreplace")
-    end_quiet_start()
     with catch_signals() as received:
         try:
             status = main()
