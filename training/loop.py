@@ -24,7 +24,7 @@ COOLDOWN = 0.3
 the number of epochs, so that a run can be lengthened."""
 
 MAX_LOSS_RATIO = 100
-"""Of the mean loss of an epoch to that of the first step: more is no training any longer."""
+"""Of the mean loss of an epoch to that of the first step, above which a training has diverged."""
 
 CPU_SIZE = 256 * 256  # pixels of an image up to which a CPU is fast enough
 
@@ -123,8 +123,8 @@ def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: Decode
 def refuse_diverged(run: Run, model: nn.Module, loss: float = 0.0) -> None:
     """Raise `UserError` if the mean loss of an epoch, or a value in the model, shows divergence.
 
-    Batch normalisation takes a loss of finite values from weights of any scale, and infinite
-    running statistics enter no loss at all.
+    A finite loss proves little: batch normalisation hides the scale of the weights, and its running
+    statistics enter no loss in training.
     """
     first = abs(run.progress.first_loss)
     if loss > MAX_LOSS_RATIO * max(1.0, first):  # a likelihood starts near zero, or below
@@ -137,14 +137,14 @@ def refuse_diverged(run: Run, model: nn.Module, loss: float = 0.0) -> None:
 def fit(run: Run, model: FittedDetector, images: DecodedImages) -> bool:
     """Fit in one pass over the images, fold by fold, and finish; False if the user stops it.
 
-    A pass that was stopped starts over, and draws the same again.
+    Nothing of a pass is saved: one that was stopped starts over.
     """
     run.begin(model, None, "one pass")
     folds = in_folds(images, run.good, run.config.train.batch, run.device)
     batches = ((fold.number, batch) for fold in folds for batch in fold)
     with StepBar(sum(map(len, folds))) as bar:
         for step, (number, batch) in enumerate(batches):
-            seed_step(run.config.seed, 0, step)
+            seed_step(run.config.seed, 0, step)  # of the step alone: starting over, all is the same
             model.collect(batch, number)
             bar.step()
             if bar.stopped(run.device):
