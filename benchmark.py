@@ -27,7 +27,7 @@ from models import DETECTORS, check_model, reads, refuse_unread
 from utils.config import category_names, changed, differences, load_config
 from utils.errors import UserError, run_script
 from utils.files import read_yaml
-from utils.flags import add_setting_flags, assignment, overrides_from, script_parser
+from utils.flags import add_setting_flags, assignment, file_or_folder, overrides_from, script_parser
 
 MAX_WAIT = timedelta(days=30)  # of a process of torchrun for the others, which train meanwhile
 OTHER_FLAGS = {"model": "--models", "data.category": "--categories"}
@@ -41,12 +41,12 @@ def parse_args() -> argparse.Namespace:
     add("--models", nargs="+", metavar="NAME", help="detectors, by default all")
     add("--categories", nargs="+", type=category_names, metavar="NAME", help="default: all")
     text = "YAML files over config.yaml; one that names a model is for that"
-    add("--config", nargs="+", type=Path, default=[], metavar="FILE", help=text)
+    add("--config", nargs="+", type=file_or_folder, default=[], metavar="FILE", help=text)
     flags = ["--data-root", "--size", "--epochs", "--batch", "--lr", "--seed", "--device", "--set"]
     add_setting_flags(parser, flags)
     several = {"nargs": 2, "action": "append", "default": [], "metavar": ("MODEL", "KEY=VALUE")}
     add("--for", dest="own", **several, help="a setting for one detector only, over the others")
-    add("--output", type=Path, metavar="DIR", default=Path("outputs/benchmark"))
+    add("--output", type=file_or_folder, metavar="DIR", default=Path("outputs/benchmark"))
     return parser.parse_args()
 
 

@@ -1,19 +1,18 @@
-"""Set a finished run's verdict anew, without training.
+"""Change the threshold of a finished run, without training.
 
-    python calibrate.py                                    what the newest run promises
+    python calibrate.py                                    false alarms to expect of the newest run
     python calibrate.py RUN --false-alarms 0.005           call fewer good parts defective
     python calibrate.py RUN --threshold 1.2                by hand
     python calibrate.py RUN --good alarms/                 further good images, such as false alarms
-    python calibrate.py RUN --defects known/               how many known defects are found at what
+    python calibrate.py RUN --defects known/               known defects found at which threshold
     python calibrate.py RUN --defects known/ --accept      the threshold that finds them all
-    python calibrate.py RUN --set score.reduce=max         how maps become scores
+    python calibrate.py RUN --set score.reduce=max         how scores are computed of maps
     python calibrate.py RUN --set data.max_megapixels=400  read larger images
     python calibrate.py RUN --category tile --threshold 1.2   one of several categories in a run
 
-RUN is a run folder or an .onnx file of export.py. What a run was calibrated to before stays in it.
-Each further good image counts as one of those that the run was calibrated on, but a copy of one of
-these counts once; a threshold that was set by hand stays, but where scores are made in another way:
-a line says that it goes.
+RUN is a run folder or an .onnx file of export.py. Former thresholds are kept in it. Each further
+good image counts as one of those that the run was calibrated on, copies of these once. A threshold
+set by hand stays, unless scores are computed in another way: then it is dropped, with a line.
 """
 
 import argparse
@@ -42,7 +41,7 @@ from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
-"""Shares of false alarms that known defects are looked for at."""
+"""Shares of false alarms at which the known defects found are counted."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -141,7 +140,9 @@ def main() -> int:
     config = rescored_config(inspector.config, dict(args.set))
     changed = differences(inspector.config, config)
     if changed and file.suffix == ".onnx":
-        raise UserError("an export has its settings fixed; set those of its run and export it anew")
+        raise UserError(
+            "the settings of an export are fixed; set those of its run, and export that"
+        )
     after = dict(before)
     if {"score.smooth", "score.reduce"} & set(changed):
         after = rescore(inspector, config, root)  # of all categories, for one setting serves all

@@ -8,7 +8,7 @@
 
 Prints the metrics and writes them to outputs/<run>/eval/ with plots and the worst cases; of a run
 of several categories, to a folder for each in there, and their mean. Pixels outside of data.region
-are not counted.
+are left out.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from inspection.open_run import (
 )
 from training.folders import run_name
 from utils.errors import run_script
-from utils.flags import add_batch_flag, script_parser
+from utils.flags import add_batch_flag, file_or_folder, script_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     add_run_flags(parser)
     add_category_flag(parser)
     add = parser.add_argument
-    add("--output", type=Path, metavar="DIR", help="default: outputs/<run>/eval")
+    add("--output", type=file_or_folder, metavar="DIR", help="default: outputs/<run>/eval")
     text = "measure with defects drawn on good images, to choose settings by; "
     add("--synthetic", action="store_true", help=text + "the test split is not touched")
     add("--html", action="store_true", help="also write all of it as one page, report.html")
@@ -44,8 +44,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Evaluate each category and write the results; returns the exit status."""
     args = parse_args()
-    from evaluation.evaluate import evaluate  # slow to import, as all from here on
-    from evaluation.report import mean_tables, overview, refuse_foreign, replace_files
+    # Slow to import: --help and wrong flags are answered before.
+    from evaluation.evaluate import evaluate, record_folders, refuse_foreign, replace_files
+    from evaluation.report import mean_tables, overview
 
     file, inspector = open_run(args)
     categories = open_categories(args, inspector)
@@ -57,6 +58,8 @@ def main() -> int:
     for folder in (output, *folders.values()):
         folder.mkdir(parents=True, exist_ok=True)
         refuse_foreign(folder)
+    if several:
+        record_folders(output, folders)
 
     metrics, problems = {}, []
     for category in categories:
@@ -66,7 +69,7 @@ def main() -> int:
         )
         problems += some
     if several:
-        replace_files(output, mean_tables(metrics))
+        replace_files(output, mean_tables(metrics), keep=folders)
         print(f"{overview(metrics)}\n")
     print(f"metrics, plots and worst cases are in {output}")
     for problem in problems:

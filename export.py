@@ -24,7 +24,7 @@ from inspection.open_run import (
 )
 from training.folders import FORMAT, named_checkpoint, run_name
 from utils.errors import UserError, run_script
-from utils.flags import add_setting_flags, script_parser
+from utils.flags import add_setting_flags, file_or_folder, script_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +32,12 @@ def parse_args() -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add("--checkpoint", type=named_checkpoint, metavar="RUN", help="run folder or its last.pt")
-    add("--output", type=Path, metavar="FILE", help="default: checkpoints/<run>/<run>.onnx")
+    add(
+        "--output",
+        type=file_or_folder,
+        metavar="FILE",
+        help="default: checkpoints/<run>/<run>.onnx",
+    )
     smaller = parser.add_mutually_exclusive_group()
     add_smaller = smaller.add_argument
     kind = {"dest": "kind", "action": "store_const", "default": ""}

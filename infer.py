@@ -43,7 +43,7 @@ from streams.source import is_video
 from training.folders import run_name
 from utils.errors import UserError, run_script
 from utils.files import empty_folder, new_folder
-from utils.flags import add_batch_flag, script_parser
+from utils.flags import add_batch_flag, file_or_folder, script_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,7 +55,12 @@ def parse_args() -> argparse.Namespace:
     add_category_flag(parser)
     text = "call what scores above X defective, in this start; default: as calibrated"
     add("--threshold", type=finite_threshold, metavar="X", help=text)
-    add("--output", type=Path, metavar="DIR", help="a new folder; default: outputs/<run>/infer")
+    add(
+        "--output",
+        type=file_or_folder,
+        metavar="DIR",
+        help="a new folder; default: outputs/<run>/infer",
+    )
     text = f"pictures to write: {', '.join(KINDS)}, joined by commas, or none; default: panel"
     add("--save", type=named_kinds, default=("panel",), metavar="KINDS", help=text)
     add_batch_flag(parser)

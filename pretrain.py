@@ -21,7 +21,7 @@ from pathlib import Path
 
 from utils.config import differences, load_config
 from utils.errors import UserError, run_script
-from utils.flags import add_setting_flags, overrides_from, script_parser
+from utils.flags import add_setting_flags, file_or_folder, overrides_from, script_parser
 
 READ = (
     *("seed", "device", "unet.encoder", "backbone.weights"),
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--encoder", metavar="NAME", default="efficientnet_lite0")
     parser.add_argument("--from-scratch", action="store_true", help="start from random weights")
     output = "default: checkpoints/<encoder>.pt; numbered where that exists"
-    parser.add_argument("--output", type=Path, metavar="FILE", help=output)
+    parser.add_argument("--output", type=file_or_folder, metavar="FILE", help=output)
     side = "side of the squares to learn from, in pixels; 0: whole images (train.crop)"
     parser.add_argument("--crop", type=int, metavar="N", default=128, help=side)
     flags = ["--size", "--epochs", "--batch", "--lr", "--seed", "--device", "--set"]

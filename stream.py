@@ -10,11 +10,6 @@ Writes a line of JSON for each frame to outputs/<run>/stream/verdicts-<day>-<num
 goes; earlier files stay. The exit status is 1 if anything failed.
 """
 
-if __name__ == "__main__":  # before what takes long to import: Ctrl-C is quiet from here on
-    from utils.interrupt import quiet_start
-
-    quiet_start()
-
 import argparse
 import sys
 import time
@@ -45,19 +40,20 @@ from streams.watch import Watch
 from training.folders import run_name
 from utils.config import category_names
 from utils.errors import UserError, masked, run_script
-from utils.flags import script_parser
+from utils.flags import file_or_folder, script_parser
 from utils.interrupt import StopRequest
 
 
 def parse_args() -> argparse.Namespace:
     """Flags of the command line; raises `UserError` if they clash."""
     parser = script_parser(__doc__)
-    add, file = parser.add_argument, {"type": Path, "metavar": "FILE"}
+    add, file = parser.add_argument, {"type": file_or_folder, "metavar": "FILE"}
     many = {"action": "append", "default": []}
+    watch = {"type": lambda name: Watch(file_or_folder(name)), "metavar": "DIR"}
     several = many | {"dest": "sources"}  # in the order they are named
     add("videos", nargs="*", metavar="VIDEO", help="video files or patterns")
     add("--camera", **several, type=Camera, metavar="N", help="a number, or a stream's address")
-    add("--watch", **several, type=Watch, metavar="DIR", help="images there, and all to come")
+    add("--watch", **several, **watch, help="images there, and all to come")
     add("--again", action="store_true", help="inspect images of an earlier start of --watch anew")
     add_run_flags(parser)
     word = "the category shown, of a run of several: one for all, or one for each source in order"
@@ -66,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     word = "call what scores above X defective: one for all, or one for each source in order"
     number = {"type": finite_threshold, "metavar": "X"}
     add("--threshold", dest="thresholds", **many, **number, help=word)
-    add("--output", type=Path, metavar="DIR", help="default: outputs/<run>/stream")
+    add("--output", type=file_or_folder, metavar="DIR", help="default: outputs/<run>/stream")
     add("--frames", type=int, metavar="N", help="stop after N frames")
     add("--panels", action="store_true", help="write a panel for each defective frame")
     add("--video", **file, help="write an annotated video of one source, .mp4 or .avi")

@@ -81,9 +81,10 @@ def main() -> int:
         if learned and distributed.is_writer():
             calibrations = calibrate_detector(model, images, run.good, folds)
     if not learned:
-        finished = (run.folder / FINISHED).exists()  # a fit that images were to be added to
-        way = "is as it was" if finished else "goes on with: python train.py --resume"
-        run.say(f"stopped; {run.folder} {way}{'' if finished else f' {run.folder}'}")
+        # A finished fit that images were to be added to has not been touched.
+        untouched = (run.folder / FINISHED).exists()
+        way = f"go on with: python train.py --resume {run.folder}"
+        run.say(f"stopped; {f'{run.folder} is as it was' if untouched else way}")
     elif distributed.is_writer():
         run.save(model, optimizer, {name: asdict(one) for name, one in calibrations.items()})
         log_panels(run)

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.experiment import Row
-from utils.files import replacing, write_whole
+from utils.files import CSV_ENCODING, replacing, write_whole
 
 COLUMNS = {
     "image_auroc": ("image AUROC (95% interval)", ".3f"),
@@ -38,7 +38,8 @@ def write_results(rows: list[Row], folder: Path) -> None:
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(folder / "results.csv", text.getvalue())
+    with replacing(folder / "results.csv") as file:
+        file.write(text.getvalue().encode(CSV_ENCODING))
     write_whole(folder / "results.md", table(rows) + "\n")
     with replacing(folder / "chart.png") as file:
         save_chart(rows, file)

@@ -34,7 +34,7 @@ from training.run import Run
 from training.seed import seed_step
 from utils.config import Config, changed, load_config
 from utils.device import place
-from utils.flags import add_setting_flags, overrides_from, script_parser
+from utils.flags import add_setting_flags, file_or_folder, overrides_from, script_parser
 
 HIDDEN = 0.2
 NUMBERS = [0, 40, 15]
@@ -100,7 +100,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(DETECTORS), metavar="NAME")
     parser.add_argument("--categories", nargs="+", default=["tile"], metavar="NAME")
     parser.add_argument("--seeds", type=int, default=10, metavar="N")
-    parser.add_argument("--output", type=Path, default=Path("outputs/verdict.csv"), metavar="FILE")
+    output = {"type": file_or_folder, "default": Path("outputs/verdict.csv")}
+    parser.add_argument("--output", **output, metavar="FILE")
     flags = ["--data-root", "--size", "--epochs", "--batch", "--lr", "--device", "--set"]
     add_setting_flags(parser, flags)
     args = parser.parse_args()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from scipy import ndimage
 
 from data.images import DEFAULTS, ImageError, opened
 from data.listing import list_images
@@ -104,6 +103,8 @@ def _are_labels(values: np.ndarray) -> bool:
         return False
     # A soft edge climbs: its shades have both lower and higher neighbours. Labels are plateaus.
     between = (values > 0) & (values < values.max())
+    from scipy import ndimage  # late: a verdict needs no mask
+
     lower, higher = ndimage.minimum_filter(values, 3), ndimage.maximum_filter(values, 3)
     on_edge = (lower < values) & (values < higher)
     return bool(on_edge[between].mean() < 0.5)

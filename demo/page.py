@@ -18,6 +18,7 @@ from inspection.inspector import Inspection
 from inspection.panel import pictures_of
 from inspection.threshold import Calibration
 from utils.errors import UserError
+from utils.files import CSV_ENCODING
 
 PICTURE = 640  # longer side of a picture on the page, pixels
 TITLE = "Visual defect detection"
@@ -321,7 +322,7 @@ class Page:
             return dict.fromkeys(hidden, gr.update(visible=False))
         table = verdicts(results, calibration)
         file = self._new_file("verdicts.csv")
-        table.to_csv(file, index=False)
+        table.to_csv(file, index=False, encoding=CSV_ENCODING)
         defects, good, failed = (
             (table["verdict"] == kind).sum() for kind in ("defect", "good", "")
         )

@@ -1,6 +1,7 @@
 """One evaluation, from the images of a category to the files that are written of it."""
 
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,12 @@ import numpy as np
 
 from data.images import pixel_digest, read_ahead
 from data.mvtec import Category, TestImage
-from evaluation.html_report import html_report
 from evaluation.measure import collect_pixels, measure, score_split
 from evaluation.metrics import BinnedPixelScores, PixelScores
 from evaluation.report import (
+    html_report,
     kinds_table,
     plots,
-    replace_files,
     stacked,
     summary,
     tables,
@@ -22,7 +22,23 @@ from evaluation.report import (
 )
 from evaluation.synthetic_split import pseudo_readers
 from inspection.inspector import Inspector
-from utils.files import printable
+from utils.errors import UserError
+
+FILES = {
+    "metrics.json",
+    "metrics.csv",
+    "scores.csv",
+    "histogram.png",
+    "roc.png",
+    "lowest_defective.png",
+    "highest_good.png",
+    "report.html",
+}
+"""All that an evaluation writes."""
+
+WRITTEN = "eval_files.txt"
+"""Lists the files, and the folders of categories with a slash, that an evaluation wrote into its
+folder: all else there is the user's."""
 
 
 def evaluate(
@@ -81,7 +97,66 @@ def evaluate(
         kinds = kinds_table(rows, metrics, calibration)
         lines = notices + problems
         about = f"{file}; {measured_on}"
-        page = html_report(title, about, metrics, kinds, curves, panels, lines, config)
-        files["report.html"] = printable(page).encode()
+        files["report.html"] = html_report(
+            title, about, metrics, kinds, curves, panels, lines, config
+        )
     replace_files(output, files)
     return metrics, problems
+
+
+def refuse_foreign(folder: Path, names: Iterable[str] = FILES) -> None:
+    """Raise `UserError` if a file of one of these names is there that no evaluation wrote."""
+    for name in sorted(set(names) - _written(folder)):
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder / name} is none of eval.py, and nothing is overwritten; name another "
+                "folder by --output"
+            )
+
+
+def record_folders(output: Path, names: Iterable[str]) -> None:
+    """List folders of categories as written, before they are: an evaluation may be interrupted."""
+    written = _written(output) | {f"{name}/" for name in names}
+    (output / WRITTEN).write_text("\n".join(sorted(written)), encoding="utf-8")
+
+
+def replace_files(folder: Path, files: Mapping[str, bytes], keep: Iterable[str] = ()) -> None:
+    """Write an evaluation's files, in place of all that the last one in this folder wrote.
+
+    Args:
+        folder: where.
+        files: contents by name.
+        keep: names of the folders of categories that this evaluation has written already.
+
+    Raises:
+        UserError: as `refuse_foreign` does.
+    """
+    refuse_foreign(folder, files)
+    kept = {f"{name}/" for name in keep}
+    _remove(folder, _written(folder) - kept)
+    (folder / WRITTEN).write_text("\n".join([*files, *sorted(kept)]), encoding="utf-8")
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def _written(folder: Path) -> set[str]:
+    """Return what the last evaluation in a folder listed of files and of folders of categories."""
+    try:
+        lines = (folder / WRITTEN).read_text("utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return set()
+    # A list that somebody else wrote must not reach outside of the folder.
+    inside = {line for line in lines if line == f"{Path(line).name}/" and line not in ("/", "../")}
+    return inside | FILES.intersection(lines)
+
+
+def _remove(folder: Path, written: set[str]) -> None:
+    """Remove files of an evaluation, and folders of categories unless a user's files are there."""
+    for name in written:
+        if name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        elif (folder / name / WRITTEN).exists():
+            _remove(folder / name, _written(folder / name))
+            (folder / name / WRITTEN).unlink()
+            if not any((folder / name).iterdir()):
+                (folder / name).rmdir()

@@ -1,34 +1,37 @@
-"""What is said of an evaluation: printed, and in the files that it writes."""
+"""Report of an evaluation: text to print, and the contents of the files that are written.
 
+Metrics are those of `evaluation.measure`, by name. Undefined ones are NaN; they are left out of the
+text and the page, null in JSON and empty in CSV.
+"""
+
+import base64
 import csv
 import io
 import json
+import platform
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+import yaml
+from jinja2 import Environment, FileSystemLoader
+from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.metrics import roc_curve
 
 from evaluation.measure import Row, scores_by_class
-from evaluation.plots import histogram, roc
 from inspection.inspector import Inspector
 from inspection.panel import panel, stack
 from inspection.threshold import Calibration
-from utils.errors import UserError
-from utils.files import printable
+from utils.config import Config
+from utils.files import CSV_ENCODING, printable
 
-WORST = 4  # images in each picture of worst cases
-FILES = {
-    "metrics.json",
-    "metrics.csv",
-    "scores.csv",
-    "histogram.png",
-    "roc.png",
-    "lowest_defective.png",
-    "highest_good.png",
-    "report.html",
-}
+MAX_CASES = 4  # images in each picture of worst cases
+GOOD, DEFECT = "#2a9d5c", "#d1495b"  # colours of the curves
+
 MEANS = {
     "image_auroc": ("image AUROC", ".4f"),
     "image_ap": ("image AP", ".4f"),
@@ -41,13 +44,11 @@ MEANS = {
     "ms_per_image": ("ms an image", ".0f"),
     "peak_mib": ("peak MiB", ".0f"),
 }
-"""What is averaged over categories: name -> (heading, format)."""
-WRITTEN = "eval_files.txt"
-"""Says which of these an evaluation wrote: what else lies in its folder is the user's."""
+"""Metrics that are averaged over categories: name -> (heading, format)."""
 
 
 def summary(metrics: dict[str, float], synthetic: bool) -> str:
-    """The metrics as text, the image AUROC first; those that are NaN are left out."""
+    """Return the metrics of a category as text, the image AUROC first."""
     m, good, defective = metrics, metrics["good_images"], metrics["defective_images"]
 
     def line(name: str, value: float, form: str = ".4f", note: str = "") -> str | None:
@@ -80,8 +81,8 @@ def summary(metrics: dict[str, float], synthetic: bool) -> str:
         line("AUPRO at FPR 0.05", m["aupro_0.05"]),
     ]
     if m["pixel_error"] > 0:
-        error = m["pixel_error"] + 5e-6  # rounded up
-        lines.append(f"pixel metrics are counted in bins: off by at most {error:.5f}")
+        error = m["pixel_error"] + 5e-6  # five digits, rounded up: it is a bound
+        lines.append(f"pixel metrics are computed in bins: off by at most {error:.5f}")
     lines += [f"speed              {m['ms_per_image']:.0f} ms an image, {m['batch']} at a time", ""]
     kinds = [name.removeprefix("auroc_") for name in m if name.startswith("auroc_")]
     lines += [line(f"AUROC of {kind:<16}", m[f"auroc_{kind}"]) for kind in kinds]
@@ -91,7 +92,7 @@ def summary(metrics: dict[str, float], synthetic: bool) -> str:
 def kinds_table(
     rows: Sequence[Row], metrics: dict[str, float], calibration: Calibration
 ) -> list[dict]:
-    """For each kind of defect, and for good parts, how many there are and how many are right."""
+    """Return a row for each kind of defect and one for good parts, by heading."""
     table = []
     for kind in sorted({row.kind for row in rows}, key=lambda kind: (kind == "good", kind)):
         scores = [row.score for row in rows if row.kind == kind]
@@ -112,7 +113,7 @@ def kinds_table(
 def tables(
     rows: Sequence[Row], metrics: dict[str, float], calibration: Calibration
 ) -> dict[str, bytes]:
-    """metrics.json, where NaN is null, metrics.csv, and scores.csv with a line an image."""
+    """Return metrics.json, metrics.csv and scores.csv, which has a line for each image."""
     scores = [
         [row.test.path, row.test.defect, row.score, calibration.verdict(row.score)] for row in rows
     ]
@@ -123,16 +124,16 @@ def tables(
     }
 
 
-def mean_metrics(found: Mapping[str, dict[str, float]]) -> dict[str, float]:
-    """The mean over categories of their metrics; NaN where one of them has none."""
-    return {name: fmean(metrics[name] for metrics in found.values()) for name in MEANS}
+def mean_metrics(by_category: Mapping[str, dict[str, float]]) -> dict[str, float]:
+    """Return the means over categories; NaN where one of them has none."""
+    return {name: fmean(one[name] for one in by_category.values()) for name in MEANS}
 
 
-def overview(found: Mapping[str, dict[str, float]]) -> str:
-    """A line of text for each category, and one for their mean; what is undefined is empty."""
-    width = max(map(len, found))
+def overview(by_category: Mapping[str, dict[str, float]]) -> str:
+    """Return a line of text for each category, and one for their mean."""
+    width = max(map(len, by_category))
     lines = ["  ".join([" " * width, *(heading for heading, _ in MEANS.values())])]
-    for category, metrics in {**found, "MEAN": mean_metrics(found)}.items():
+    for category, metrics in {**by_category, "MEAN": mean_metrics(by_category)}.items():
         values = (
             ("" if isnan(metrics[name]) else format(metrics[name], form)).rjust(len(heading))
             for name, (heading, form) in MEANS.items()
@@ -141,86 +142,115 @@ def overview(found: Mapping[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def mean_tables(found: Mapping[str, dict[str, float]]) -> dict[str, bytes]:
-    """metrics.json of the mean over categories, and metrics.csv with a line for each and for it."""
-    mean = mean_metrics(found)
-    lines = [["category", *MEANS]]
-    lines += [[category, *(one[name] for name in MEANS)] for category, one in found.items()]
-    return {
-        "metrics.json": _json(mean),
-        "metrics.csv": _csv([*lines, ["mean", *mean.values()]]),
-    }
+def mean_tables(by_category: Mapping[str, dict[str, float]]) -> dict[str, bytes]:
+    """Return metrics.json of the means, and metrics.csv with a line for each category too."""
+    mean = mean_metrics(by_category)
+    lines = [[name, *(one[key] for key in MEANS)] for name, one in by_category.items()]
+    table = [["category", *MEANS], *lines, ["mean", *mean.values()]]
+    return {"metrics.json": _json(mean), "metrics.csv": _csv(table)}
 
 
 def plots(
     rows: Sequence[Row], metrics: dict[str, float], calibration: Calibration
 ) -> dict[str, bytes]:
-    """histogram.png, and roc.png where there are both good and defective images."""
+    """Return histogram.png of the scores, and roc.png if there are good and defective images."""
     good, defect = scores_by_class(rows)
-    files = {"histogram.png": histogram(good, defect, calibration.threshold)}
+    threshold = calibration.threshold
+    edges = np.histogram_bin_edges(np.concatenate([good, defect, [threshold]]), 40)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    if len(good):
+        axes.hist(good, edges, color=GOOD, alpha=0.7, label=f"good ({len(good)})")
+    if len(defect):
+        axes.hist(defect, edges, color=DEFECT, alpha=0.6, label=f"defective ({len(defect)})")
+    axes.axvline(threshold, color="0.2", linestyle="--", label=f"threshold {threshold:.4g}")
+    axes.set(xlabel="score", ylabel="images")
+    axes.legend()
+    files = {"histogram.png": _png(figure)}
     if len(good) and len(defect):
-        files["roc.png"] = roc(good, defect, metrics["image_auroc"])
+        labels = np.repeat([0, 1], [len(good), len(defect)])
+        false_rate, true_rate, _ = roc_curve(labels, np.concatenate([good, defect]))
+        figure = Figure(figsize=(5, 5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)  # chance
+        axes.plot(false_rate, true_rate, color=DEFECT)
+        axes.set(
+            xlabel="share of good parts called defective",
+            ylabel="share of defective parts found",
+            title=f"image AUROC {metrics['image_auroc']:.3f}",
+            aspect="equal",
+        )
+        files["roc.png"] = _png(figure)
     return files
 
 
 def worst_cases(
     rows: Sequence[Row], inspector: Inspector, calibration: Calibration
 ) -> dict[str, list[Image.Image]]:
-    """Panels of the lowest defective images and the highest good ones, by name, where there are."""
-    low = sorted((row for row in rows if row.test.is_defect), key=lambda row: row.score)
-    high = sorted((row for row in rows if not row.test.is_defect), key=lambda row: -row.score)
-    return {
-        name: [
-            panel(
-                inspector.inspect(row.test.read()[0]),
-                calibration,
-                f"{row.test.defect}/{row.test.path.name}",
-            )
-            for row in chosen[:WORST]
-        ]
-        for name, chosen in {"lowest_defective": low, "highest_good": high}.items()
-        if chosen
+    """Return panels of the defective images with the lowest scores and good ones with the highest.
+
+    They are by name, lowest_defective and highest_good; a class without images has none.
+    """
+    ordered = sorted(rows, key=lambda row: row.score)
+    chosen = {
+        "lowest_defective": [row for row in ordered if row.test.is_defect][:MAX_CASES],
+        "highest_good": [row for row in ordered[::-1] if not row.test.is_defect][:MAX_CASES],
     }
+    panels = {}
+    for name, cases in chosen.items():
+        for row in cases:
+            # Inspected once more: maps of all test images would not fit in memory.
+            inspection = inspector.inspect(row.test.read()[0])
+            title = f"{row.test.defect}/{row.test.path.name}"
+            panels.setdefault(name, []).append(panel(inspection, calibration, title))
+    return panels
 
 
 def stacked(panels: Mapping[str, list[Image.Image]]) -> dict[str, bytes]:
-    """The panels of each name as one picture, <name>.png."""
-    files = {}
-    for name, pictures in panels.items():
-        buffer = io.BytesIO()
-        stack(pictures).save(buffer, "PNG")
-        files[f"{name}.png"] = buffer.getvalue()
-    return files
+    """Return the panels of each name as one picture, <name>.png."""
+    return {f"{name}.png": _encoded(stack(several), "PNG") for name, several in panels.items()}
 
 
-def refuse_foreign(folder: Path, names: Iterable[str] = FILES) -> None:
-    """Raise `UserError` if a file of one of these names is there that no evaluation wrote."""
-    for name in sorted(set(names) - _written(folder)):
-        if (folder / name).exists():
-            raise UserError(
-                f"{folder / name} is none of eval.py, and nothing is overwritten; name another "
-                "folder by --output"
-            )
+def html_report(
+    title: str,
+    about: str,
+    metrics: Mapping[str, float],
+    kinds: Sequence[Mapping[str, object]],
+    plots: Mapping[str, bytes],
+    panels: Mapping[str, Sequence[Image.Image]],
+    problems: Sequence[str],
+    config: Config,
+) -> bytes:
+    """Return an evaluation as one page that needs no other file, made by report.html.j2.
 
-
-def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write an evaluation's files, in place of all that the last one in this folder wrote.
-
-    Raises:
-        UserError: as `refuse_foreign` does.
+    Args:
+        title: its heading.
+        about: a line below it: what was measured.
+        metrics: by name.
+        kinds: rows of `kinds_table`, at least one.
+        plots: PNG pictures of curves, by name.
+        panels: of `worst_cases`.
+        problems: lines on images that were left out, and the like.
+        config: settings of the run.
     """
-    refuse_foreign(folder, files)
-    for name in _written(folder):
-        (folder / name).unlink(missing_ok=True)
-    (folder / WRITTEN).write_text("\n".join(files), encoding="utf-8")
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-
-
-def _written(folder: Path) -> set[str]:
-    """Names of the files that the last evaluation in this folder wrote."""
-    written = folder / WRITTEN
-    return FILES.intersection(written.read_text("utf-8").split()) if written.exists() else set()
+    # Names of files and folders cannot break the page: autoescape.
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    )
+    pages.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    pages.filters["jpeg"] = lambda picture: _encoded(picture, "JPEG", quality=85)
+    page = pages.get_template("report.html.j2").render(
+        title=title,
+        about=about,
+        m=metrics,
+        kinds=kinds,
+        plots=plots,
+        panels=panels,
+        problems=problems,
+        settings=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+        made=f"{time.strftime('%Y-%m-%d %H:%M')}, Python {platform.python_version()}",
+    )
+    return printable(page).encode()
 
 
 def _json(metrics: dict[str, float]) -> bytes:
@@ -229,7 +259,19 @@ def _json(metrics: dict[str, float]) -> bytes:
 
 
 def _csv(lines: Iterable[Iterable]) -> bytes:
-    """Lines of entries; NaN, which alone differs from itself, is left empty."""
     buffer = io.StringIO(newline="")
+    # NaN alone differs from itself.
     csv.writer(buffer).writerows([x if x == x else None for x in line] for line in lines)
-    return printable(buffer.getvalue()).encode()
+    return printable(buffer.getvalue()).encode(CSV_ENCODING)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _encoded(picture: Image.Image, form: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()

@@ -18,7 +18,7 @@ from inspection.regions import region_labels, regions
 from inspection.threshold import Calibration
 from utils.config import nearest
 from utils.errors import UserError
-from utils.files import new_file, printable
+from utils.files import CSV_ENCODING, new_file, printable
 
 KINDS = ("panel", "map", "mask", "overlay")  # of pictures, as `infer.py --save` names them
 FILES = ("panel", "map", "map_npy", "mask", "overlay")  # as results do: a map is written twice
@@ -64,7 +64,7 @@ def result_files(
         (folder / "results.jsonl").open("x", buffering=1, encoding="utf-8") as lines,
         # backslashreplace: the name of a file need not be UTF-8
         (folder / "results.csv").open(
-            "x", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
+            "x", buffering=1, encoding=CSV_ENCODING, errors="backslashreplace", newline=""
         ) as table,
     ):
         rows = csv.DictWriter(table, COLUMNS)

@@ -31,7 +31,7 @@ def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
 
 
 def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibration]:
-    """Calibrate a run anew, all categories of it, whose maps become scores in another way.
+    """Calibrate all categories of a run again, with scores computed in another way.
 
     Args:
         inspector: a checkpoint, which gets the settings.

@@ -1,5 +1,6 @@
 """Frozen networks of timm, pretrained on photographs, and the feature maps of their layers."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -152,6 +153,9 @@ class Backbone(nn.Module):
         """Return the weights that timm has for the network, by name."""
         import timm
 
+        # Without a network it is tried again for about a minute, each time with a warning.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        print(f"fetching the weights of {self.name}")
         try:
             return timm.create_model(tagged(self.name), pretrained=True).state_dict()
         except Exception as error:  # no network, no such host, a proxy's page, a full disk

@@ -43,6 +43,7 @@ class Progress:
         step: the next one of that epoch, from 0.
         loss_sum: of the epoch so far, summed over images.
         seconds: spent in the epoch so far.
+        first_loss: loss of the very first step.
         micro_batch: images at once; kept, since another split would change the last bits.
     """
 
@@ -50,6 +51,7 @@ class Progress:
     step: Count = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
+    first_loss: float = 0.0
     micro_batch: Count = 0
 
 

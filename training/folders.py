@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from utils.config import ALL, Config, config_from
 from utils.errors import UserError
 from utils.files import new_folder, read_yaml
+from utils.flags import file_or_folder
 
 Kind = TypeVar("Kind")
 ROOT = Path("checkpoints")
@@ -32,7 +33,8 @@ def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
 
 def named_checkpoint(name: str | Path) -> Path:
     """Return the checkpoint, or export, that a flag names; raises `UserError` if there is none."""
-    file = Path(name) / "last.pt" if Path(name).is_dir() else Path(name)
+    path = file_or_folder(str(name))
+    file = path / "last.pt" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"no checkpoint at {file}")
     return file
@@ -50,7 +52,9 @@ def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--config`, for a new run, and `--resume` and `--add`, which go on with one."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file over config.yaml")
+    parser.add_argument(
+        "--config", type=file_or_folder, metavar="FILE", help="YAML file over config.yaml"
+    )
     parser.add_argument(
         "--resume",
         nargs="?",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from data.cache import DecodedImages
@@ -13,16 +14,18 @@ from data.tensors import to_batch
 from models.detector import FittedDetector, TrainedDetector
 from training import distributed
 from training.progress_bar import StepBar
-from training.run import Run
+from training.run import Run, diverged
 from training.seed import epoch_order, random_crops, seed_step
 from utils.config import Config, TrainConfig
 from utils.device import autocast
-from utils.errors import UserError
 
 COOLDOWN = 0.3
 """Share of the epochs, the last ones, over which the learning rate falls to zero. The paper finds
 20% enough for long trainings; ours are a few hundred steps. Until then the rate does not depend on
 the number of epochs, so that a run can be lengthened."""
+
+MAX_LOSS_RATIO = 100
+"""Of the mean loss of an epoch to that of the first step, above which a training has diverged."""
 
 CPU_SIZE = 256 * 256  # pixels of an image up to which a CPU is fast enough
 
@@ -81,12 +84,11 @@ def train_one_epoch(
             group["lr"] = learning_rate(settings, progress.epoch + progress.step / steps)
         chosen = order[progress.step * settings.batch :][: settings.batch]
         batch = random_crops(images.tiles[chosen], settings.crop, config.seed, *at)
-        progress.loss_sum += train_step(model, optimizer, batch, run.device, progress.micro_batch)
-        if not math.isfinite(progress.loss_sum):
-            raise UserError(
-                f"the loss is no longer a number in epoch {progress.epoch + 1}: training diverged; "
-                f"lower train.lr, which is {settings.lr:g}"
-            )
+        loss_sum = train_step(model, optimizer, batch, run.device, progress.micro_batch)
+        progress.loss_sum += loss_sum
+        progress.first_loss = progress.first_loss or loss_sum / len(chosen)
+        if not math.isfinite(loss_sum):
+            raise diverged(config, f"the loss is not finite in epoch {progress.epoch + 1}")
         progress.step += 1
         seen = min(progress.step * settings.batch, len(order))
         progress.seconds += bar.step(progress.epoch, progress.loss_sum / seen)
@@ -116,24 +118,40 @@ def train(
             if not train_one_epoch(run, model, optimizer, images, bar):
                 run.save(model, optimizer)
                 return False
+            refuse_diverged(run, model, run.progress.loss_sum / count)
             bar.say(run.end_epoch(run.progress.loss_sum / count, optimizer))
             run.save(model, optimizer)
     seed_step(run.config.seed, settings.epochs, 0)
     model.eval().finish(folds)
+    refuse_diverged(run, model)
     return True
+
+
+def refuse_diverged(run: Run, model: nn.Module, loss: float = 0.0) -> None:
+    """Raise `UserError` if the mean loss of an epoch, or a value in the model, shows divergence.
+
+    A finite loss proves little: batch normalisation hides the scale of the weights, and its running
+    statistics enter no loss in training.
+    """
+    first = abs(run.progress.first_loss)
+    if loss > MAX_LOSS_RATIO * max(1.0, first):  # a likelihood starts near zero, or below
+        raise diverged(run.config, f"the loss rose from {first:.3g} to {loss:.3g}")
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise diverged(run.config, f"values of {name} are not finite")
 
 
 def fit(run: Run, model: FittedDetector, images: DecodedImages, folds: Sequence[Fold]) -> bool:
     """Fit in one pass over the images, fold by fold, and finish; False if the user stops it.
 
-    A pass that was stopped starts over, and draws the same again.
+    Nothing of a pass is saved: one that was stopped starts over.
     """
     run.begin(model, None, "one pass")
     collected = in_folds(images, run.good, run.config.train.batch, run.device)
     batches = ((fold.number, batch) for fold in collected for batch in fold)
     with StepBar(sum(map(len, collected))) as bar:
         for step, (number, batch) in enumerate(batches):
-            seed_step(run.config.seed, 0, step)
+            seed_step(run.config.seed, 0, step)  # of the step alone: starting over, all is the same
             model.collect(batch, number)
             bar.step()
             if bar.stopped(run.device):

@@ -164,6 +164,9 @@ class Run:
         if self.folder is None:
             self.folder = new_run(self.config)
         if calibrations:
+            values = [one[key] for one in calibrations.values() for key in ("scores", "peaks")]
+            if not np.isfinite(np.concatenate(values)).all():
+                raise diverged(self.config, "scores of good images are not finite")
             took = {"seconds": time.perf_counter() - self._started, "peak_mib": peak_mib()}
             write_whole(self.folder / "fit.json", json.dumps(took))
         checkpoint = Checkpoint(
@@ -181,7 +184,8 @@ class Run:
         """Record an epoch and its mean loss; returns a line to print of it."""
         number, seconds = self.progress.epoch + 1, self.progress.seconds
         self.history.append({"loss": loss, "epoch": number, "seconds": seconds})
-        self.progress = Progress(epoch=number, micro_batch=self.progress.micro_batch)
+        kept = {"first_loss": self.progress.first_loss, "micro_batch": self.progress.micro_batch}
+        self.progress = Progress(epoch=number, **kept)
         self.log(loss=loss, lr=optimizer.param_groups[0]["lr"], seconds=seconds)
         return f"epoch {number}/{self.config.train.epochs}  loss {loss:.5f}  {seconds:.1f} s"
 
@@ -206,3 +210,9 @@ class Run:
         """Print a line, once for all processes."""
         if distributed.is_writer():
             print(text)
+
+
+def diverged(config: Config, reason: str) -> UserError:
+    """Return the error that a training diverged."""
+    rate = config.train.lr
+    return UserError(f"training diverged: {reason}; lower train.lr, which is {rate:g}")

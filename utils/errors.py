@@ -8,39 +8,32 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NoReturn
 
-from utils.interrupt import catch_signals, end_quiet_start
+from utils.interrupt import catch_signals
 
 # The last @ ends the password, which people write with @ and / in it; digits before a / are a port.
-LOGIN = re.compile(r"(:/+[^:/@\s]*):(?!\d+/)\S*@")
-FIELD = re.compile(r"(?i)\b(password|passwd|pass|pwd|token|secret|key)=[^&;?#/\s]*")
+# Without a scheme it is a login only where no slash follows, as it does in rtsp:// and C:\.
+LOGIN = re.compile(r"(?i)((?::/+|(?<!\S)['\"]?)[^:/@\s]*(?::|%3a))(?![/\\]|\d+/)\S*@")
+# Fields such as access_token, api_key and loginpas, and those of user=admin_password=...
+FIELD = re.compile(r"(?i)(?<=[?&;/=])([\w-]*(?:pas|pwd|token|secret|key|auth)[\w-]*)=[^&;?#/\s]*")
 
 
 class UserError(Exception):
     """Something that the user can mend; the message names the path, option or command to do so."""
 
 
-def masked(address: str) -> str:
-    """An address, or a text with one in it, with *** in the place of passwords.
+def masked(text: str) -> str:
+    """Return an address, or a text with some in it, with *** in the place of passwords.
 
     These stand before the host (`rtsp://user:secret@host`), or in a field (`?password=secret`).
-    Every address goes through here before it is printed or written.
+    Every address goes through here before it is printed or written, and every error.
     """
-    return FIELD.sub(r"\1=***", LOGIN.sub(r"\1:***@", address))
+    return FIELD.sub(r"\1=***", LOGIN.sub(r"\1***@", text))
 
 
 @lru_cache(maxsize=1000)  # a stream may go on for months
 def say_once(line: str) -> None:
     """Print a line to stderr, but not again however often the same is found."""
     print(line, file=sys.stderr)
-
-
-def answer_early(parse_args: Callable[[], object]) -> None:
-    """Read the arguments ahead of a script's slow imports: --help and mistakes end it here."""
-    try:
-        parse_args()
-    except UserError as error:
-        _say(error)
-        sys.exit(2)
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
@@ -55,7 +48,6 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     # A log file shows each line as it comes, and a name that its encoding lacks stops nothing.
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     sys.stderr.reconfigure(errors="backslashreplace")
-    end_quiet_start()
     with catch_signals() as received:
         try:
             status = main()
@@ -82,4 +74,4 @@ def run_script(main: Callable[[], int]) -> NoReturn:
 
 
 def _say(error: object) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {masked(str(error))}", file=sys.stderr)

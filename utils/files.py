@@ -11,6 +11,9 @@ import yaml
 
 from utils.errors import UserError
 
+CSV_ENCODING = "utf-8-sig"
+"""Of tables for people: without the mark at the start Excel takes UTF-8 for another encoding."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:

@@ -1,7 +1,8 @@
 """Flags that several scripts share: those that override settings, and the size of a batch."""
 
 import argparse
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from utils.config import category_names
 from utils.errors import UserError
@@ -21,14 +22,29 @@ FLAGS = {
 """Flags that override a setting: flag -> (dotted key, placeholder, help)."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python {self.prog} --help")
+
+
 def script_parser(about: str | None) -> argparse.ArgumentParser:
-    """A parser whose --help shows the docstring of its script as it stands."""
+    """Return a parser whose --help shows the docstring of its script, and whose errors are lines.
+
+    Flags are not abbreviated: a flag to come could make another one of today's abbreviations.
+    """
     formatter = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=about, formatter_class=formatter)
+    return _Parser(description=about, formatter_class=formatter, allow_abbrev=False)
+
+
+def file_or_folder(text: str) -> Path:
+    """Return the path that a flag names; an unset variable of a shell must not mean this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty, but should name a file or folder")
+    return Path(text)
 
 
 def add_setting_flags(parser: argparse.ArgumentParser, flags: list[str] | None = None) -> None:
-    """Add the named flags, those of `FLAGS` and `--set KEY=VALUE`; by default all of them."""
+    """Add the named flags, of those of `FLAGS` and `--set KEY=VALUE`; by default all of them."""
     for flag in [*FLAGS, "--set"] if flags is None else flags:
         if flag == "--set":
             about = "any setting of config.yaml by its dotted name, such as train.lr=3e-4"
@@ -41,17 +57,19 @@ def add_setting_flags(parser: argparse.ArgumentParser, flags: list[str] | None =
 
 
 def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the flags of `add_setting_flags` gave, by dotted key."""
+    """Return the settings that the flags of `add_setting_flags` give, by dotted key."""
     given = vars(arguments)
     named = {key: given[key] for key, *_ in FLAGS.values() if given.get(key) is not None}
     return named | dict(given.get("set", []))
 
 
 def assignment(text: str, flag: str = "--set") -> tuple[str, Any]:
-    """Dotted key and value of the text KEY=VALUE; raises `UserError` if it is not of this form."""
+    """Split the text KEY=VALUE into dotted key and value; raises `UserError` for another form."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"{flag} {text}: write it as KEY=VALUE, such as train.lr=3e-4")
+    if not value.strip():  # YAML takes that for null, which a shell's unset variable must not mean
+        raise UserError(f"{flag} {text} has no value; write {key.strip()}=null for none")
     return key.strip(), read_value(value, f"{flag} {text}")
 
 

@@ -1,32 +1,10 @@
 """Signals that end a program: one that stops at once, and one that lets the current step finish."""
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
-
-
-def quiet_start() -> None:
-    """Until `run_script`, Ctrl-C ends the process at once with status 130 and no traceback.
-
-    A script calls it before its imports. A `KeyboardInterrupt` in the midst of these would not do:
-    some packages turn it into errors of their own. Where Ctrl-C is ignored, it stays so.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
-
-
-def end_quiet_start() -> None:
-    """From here on Ctrl-C raises `KeyboardInterrupt` again, so that what is done can be saved."""
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    os._exit(130)
-
 
 ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 """Signals that ask a program to end: Ctrl-C, `kill`, a terminal that closes (not on Windows)."""

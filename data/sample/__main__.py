@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data.sample import KINDS, write_sample
 from utils.errors import run_script
+from utils.flags import file_or_folder
 
 
 def main() -> int:
@@ -14,7 +15,8 @@ def main() -> int:
         description="Draw a category in the MVTec AD layout.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--root", type=Path, default=Path("data/mvtec"), help="data set folder")
+    root = {"type": file_or_folder, "default": Path("data/mvtec")}
+    parser.add_argument("--root", **root, help="data set folder")
     parser.add_argument("--kind", choices=KINDS, default="tile", help="what to draw")
     parser.add_argument(
         "--category", default=argparse.SUPPRESS, help="name of the category (default: its kind)"

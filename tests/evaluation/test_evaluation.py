@@ -10,9 +10,10 @@ from PIL import Image
 
 from data.mvtec import TestImage
 from evaluation import measure as evaluation
+from evaluation.evaluate import record_folders, refuse_foreign, replace_files
 from evaluation.measure import Row, collect_pixels, measure
 from evaluation.metrics import BinnedPixelScores, PixelScores
-from evaluation.report import kinds_table, refuse_foreign, replace_files, summary, tables
+from evaluation.report import kinds_table, summary, tables
 from inspection.threshold import Calibration
 from utils.errors import UserError
 from utils.files import printable
@@ -70,9 +71,10 @@ def test_tables_hold_any_name_and_leave_out_what_is_undefined():
     files = tables(rows, measure(rows, None, CALIBRATION, 1), CALIBRATION)
     metrics = json.loads(files["metrics.json"].decode())
     assert metrics["pixel_auroc"] is None and metrics[f"auroc_{printable(defect)}"] == 1
-    named, line = csv.reader(io.StringIO(files["metrics.csv"].decode()))
+    named, line = csv.reader(io.StringIO(files["metrics.csv"].decode("utf-8-sig")))
     assert line[named.index("pixel_auroc")] == ""
-    _, first, second = csv.reader(io.StringIO(files["scores.csv"].decode()))
+    assert all(files[name].startswith(b"\xef\xbb\xbf") for name in ("metrics.csv", "scores.csv"))
+    _, first, second = csv.reader(io.StringIO(files["scores.csv"].decode("utf-8-sig")))
     assert first == ["零件_ż.png", "good", "1.0", "good"]
     assert second == [printable(name), printable(defect), "3.0", "defect"]
 
@@ -95,9 +97,43 @@ def test_files_of_an_earlier_evaluation_go_and_those_of_a_user_stay(tmp_path):
 
 def test_a_list_of_files_that_no_evaluation_wrote_deletes_nothing(tmp_path):
     (tmp_path / "photo.png").touch()
-    (tmp_path / "eval_files.txt").write_text("photo.png\n../photo.png\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/metrics.json").touch()
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "eval_files.txt").write_text("../photo.png\n../sub/\n../\n./\n/\n")
+    (tmp_path / "eval_files.txt").write_text("photo.png\nsub/\nroc.png\n")
+    (tmp_path / "roc.png").touch()
+    replace_files(inside, {})
+    assert (tmp_path / "roc.png").exists()
     replace_files(tmp_path, {})
-    assert (tmp_path / "photo.png").exists()
+    assert (tmp_path / "photo.png").exists() and (tmp_path / "sub/metrics.json").exists()
+    assert not (tmp_path / "roc.png").exists()
+
+
+def test_an_evaluation_leaves_nothing_of_the_last_one_in_its_folder(tmp_path):
+    def paths():
+        return {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+
+    names = ["bolt", "nut", "ring"]
+    record_folders(tmp_path, names)
+    for name in names:
+        (tmp_path / name).mkdir()
+        replace_files(tmp_path / name, {"metrics.json": b"1", "report.html": b"1"})
+    (tmp_path / "nut/notes.txt").touch()
+    (tmp_path / "other").mkdir()
+    replace_files(tmp_path / "other", {"metrics.json": b"1"})  # an evaluation of its own
+    replace_files(tmp_path, {"metrics.json": b"1"}, keep=names)
+    assert {"metrics.json", "bolt/report.html", "ring/metrics.json"} <= paths()
+    record_folders(tmp_path, names[:2])
+    replace_files(tmp_path, {"metrics.json": b"2"}, keep=names[:2])
+    assert "bolt/report.html" in paths() and not (tmp_path / "ring").exists()
+    replace_files(tmp_path, {"metrics.json": b"3", "roc.png": b"3"})  # of one category
+    assert paths() == {
+        "metrics.json", "roc.png", "eval_files.txt", "nut/notes.txt", "other/metrics.json",
+        "other/eval_files.txt",
+    }  # fmt: skip
+    assert not (tmp_path / "bolt").exists()
 
 
 def test_pixels_are_collected_as_masks_and_memory_allow(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 from conftest import run_script
 from PIL import Image
 
-from evaluation.html_report import html_report
+from evaluation.report import html_report
 from utils.config import load_config
 
 NAN = float("nan")
@@ -22,13 +22,13 @@ def test_names_cannot_break_the_page():
     metrics = METRICS | {"auroc_<i>": 0.5}
     page = html_report(
         "a & b", "<i>", metrics, kinds, {}, panels, ["left out: <b>.png"], load_config()
-    )
+    ).decode()
     assert "<script" not in page and "<i>" not in page and "<b>.png" not in page
     assert "&lt;script&gt;" in page and "a &amp; b" in page
 
 
 def test_what_is_undefined_is_left_out():
-    page = html_report("", "", METRICS, [{"kind": "oil"}], {}, {}, [], load_config())
+    page = html_report("", "", METRICS, [{"kind": "oil"}], {}, {}, [], load_config()).decode()
     assert "false alarms<b>5.0%</b>" in page
     assert "1 of 20 good parts, promised 2%" in page
     assert "AUPRO to" not in page and "Notes" not in page

@@ -755,7 +755,7 @@ def test_many_images_give_a_table_and_a_csv(page, parts, expected, tmp_path):
         file.unlink(missing_ok=True)
         page.find("#csv")[0].click()
         page.wait(file.exists)
-        with file.open(newline="") as stream:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
             lines = list(csv.DictReader(stream))
         assert [line["name"] for line in lines] == [path.name for path in [*parts[:3], text]]
         for path, line in zip(parts, lines[:3], strict=False):

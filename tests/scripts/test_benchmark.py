@@ -48,7 +48,7 @@ def start(tmp_path, two, monkeypatch):
 
 
 def read_csv(folder):
-    with (folder / "results.csv").open() as stream:
+    with (folder / "results.csv").open(encoding="utf-8-sig", newline="") as stream:
         return list(csv.DictReader(stream))
 
 

@@ -43,7 +43,7 @@ def read_lines(path):
 
 
 def read_csv(path):
-    with path.open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
@@ -80,6 +80,7 @@ def test_each_start_has_a_folder_of_its_own(run, tmp_path):
     save(tmp_path / "a.png", 10)
     assert run("a.png") == 0
     first = (tmp_path / "outputs/fake.onnx/infer/results.csv").read_bytes()
+    assert first.startswith(b"\xef\xbb\xbf")  # by which Excel knows UTF-8
     save(tmp_path / "a.png", 200)
     assert run("a.png") == 0
     assert files(tmp_path / "outputs/fake.onnx") == {

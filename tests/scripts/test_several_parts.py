@@ -74,6 +74,11 @@ def test_eval_prints_each_category_and_their_mean(several, flags):
     assert [float(last[name].split()[1]) for name in (*CATEGORIES, "MEAN")] == pytest.approx(
         [*aurocs, mean], abs=1e-4
     )
+    if not flags:  # of one category, in the same folder
+        result = run_script("eval.py", "--category", CATEGORIES[0], cwd=folder)
+        assert result.returncode == 0, result.stderr
+        assert json.loads((output / "metrics.json").read_text())["image_auroc"] == aurocs[0]
+        assert not any(path.is_dir() for path in output.iterdir())
 
 
 def test_an_image_is_of_the_category_that_its_folder_or_a_flag_names(several, root, tmp_path):

@@ -431,7 +431,20 @@ def test_files_of_verdicts_follow_size_and_day(tmp_path, monkeypatch):
             "http://host/x?user=a&password=secret&channel=1",
             "http://host/x?user=a&password=***&channel=1",
         ),
+        ("rtsp://u%3Asecret@h", "rtsp://u%3A***@h"),
+        ("u:secret@h/x", "u:***@h/x"),
+        ("no checkpoint at rtsp:/u:secret@h/x", "no checkpoint at rtsp:/u:***@h/x"),
+        ("rtsp://h/user=admin_password=secret_channel=1", "rtsp://h/user=admin_password=***"),
+        *(
+            (f"http://h/x?{name}=secret", f"http://h/x?{name}=***")
+            for name in ("access_token", "api_key", "auth", "loginpas", "PWD")
+        ),
         ("/dev/video0", "/dev/video0"),
+        ("C:/parts@2/a.png", "C:/parts@2/a.png"),
+        (
+            "write it as KEY=VALUE, such as train.lr=3e-4",
+            "write it as KEY=VALUE, such as train.lr=3e-4",
+        ),
     ],
 )
 def test_passwords_are_masked(address, shown):
