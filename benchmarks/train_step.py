@@ -23,7 +23,8 @@ from data.mvtec import Category
 from data.tensors import to_batch
 from models import build_model
 from models.losses import ReconstructionLoss
-from models.unet import DoubleConv, UNetAutoencoder
+from models.unet import UNetAutoencoder
+from models.unet_network import DoubleConv
 from training.loop import pick_micro_batch, train_step
 from utils.config import Config, load_config
 from utils.device import pick_device, place

@@ -13,7 +13,7 @@ import train
 from data.tensors import to_pixels, turned
 from inspection.torch_inspector import load_detector
 from models import memory_bank, padim, patchcore
-from models.backbones import EfficientNetLite, concatenated
+from models.backbones import Backbone, concatenated
 from models.memory_bank import patch_rows
 from training import distributed
 from utils.device import place
@@ -58,7 +58,7 @@ def test_detectors_find_the_spot(name, good, defective):
 def test_checkpoint_alone_gives_the_same_answer(name, good, tmp_path, monkeypatch):
     model = place(fitted(name, good), CPU)
     file = saved(model, tmp_path)
-    monkeypatch.setattr(EfficientNetLite, "load", None)  # nothing is fetched at inference
+    monkeypatch.setattr(Backbone, "load", None)  # nothing is fetched at inference
     torch.manual_seed(9)
     loaded, _ = load_detector(file, CPU)
     for ours, theirs in zip(model(good)[:2], loaded(good)[:2], strict=True):
