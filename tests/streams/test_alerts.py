@@ -81,7 +81,7 @@ def test_a_server_that_is_down_holds_nothing_up_and_gets_all_later(capsys):
 
 def test_what_is_refused_or_too_much_is_counted(capsys, monkeypatch):
     monkeypatch.setattr(alerts, "WAITING", 5)
-    monkeypatch.setattr(alerts, "FAREWELL", 0.2)
+    monkeypatch.setattr(alerts, "END", 0.2)
     with server(404) as (port, requests), Webhook(f"http://127.0.0.1:{port}") as hook:
         hook.post("1")
         hook.post("2")
