@@ -11,7 +11,7 @@ from inspection.panel import BACKGROUND, HEADER, draw_verdict, whole_overlay
 from inspection.threshold import Calibration
 from utils.errors import UserError
 from utils.files import new_file
-from utils.optional_packages import opencv
+from utils.optional_packages import opencv, opencv_name
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """Formats that every build of OpenCV writes and every player reads."""
@@ -35,6 +35,7 @@ class AnnotatedVideo:
     def __init__(self, path: Path) -> None:
         if path.suffix.lower() not in CODECS:
             raise UserError(f"cannot write a video to {path}: name it .mp4 or .avi")
+        opencv_name(path)
         self.cv2 = opencv()
         self.path = new_file(path)
         self._size: tuple[int, int] | None = None  # of the first frame
@@ -65,7 +66,7 @@ class AnnotatedVideo:
 
     def _open(self, fps: float, size: tuple[int, int]) -> Any:
         code = self.cv2.VideoWriter_fourcc(*CODECS[self.path.suffix.lower()])
-        writer = self.cv2.VideoWriter(str(self.path), code, fps, size)
+        writer = self.cv2.VideoWriter(opencv_name(self.path), code, fps, size)
         if not writer.isOpened():
             self.path.unlink(missing_ok=True)
             raise UserError(f"cannot write a video to {self.path}; try the other of .mp4 and .avi")

@@ -13,7 +13,7 @@ from data.images import ImageError
 from streams.source import FPS, Frame, Gap, Source, iso, now
 from utils.addresses import masked
 from utils.errors import UserError
-from utils.optional_packages import opencv
+from utils.optional_packages import opencv, opencv_name
 
 PAUSES = 1.0, 30.0  # seconds before the first try to open a lost camera again, and at most
 
@@ -76,7 +76,7 @@ class Camera(Source):
 
     def _connect(self) -> Any:
         number = self.address.isdecimal()
-        capture = self.cv2.VideoCapture(int(self.address) if number else self.address)
+        capture = self.cv2.VideoCapture(int(self.address) if number else opencv_name(self.address))
         # Else OpenCV opens most cameras at 640x480. Streams of the network ignore it.
         if self.resolution:
             capture.set(self.cv2.CAP_PROP_FRAME_WIDTH, self.resolution[0])
@@ -134,10 +134,14 @@ class Videos(Source):
 
     def _video(self, path: Path) -> Iterator[Frame]:
         cv2, name = self.cv2, str(path)
-        capture = cv2.VideoCapture(name) if path.is_file() else None
-        if capture is None or not capture.isOpened():
-            reason = "no such file" if capture is None else "no video, or a damaged one"
-            yield _numbered(name, None, None, ImageError(f"cannot read {path}: {reason}"))
+        try:
+            if not path.is_file():
+                raise ImageError(f"cannot read {path}: no such file")
+            capture = cv2.VideoCapture(opencv_name(path))
+            if not capture.isOpened():
+                raise ImageError(f"cannot read {path}: no video, or a damaged one")
+        except UserError as error:
+            yield _numbered(name, None, None, ImageError(str(error)))
             return
         try:
             fps = capture.get(cv2.CAP_PROP_FPS)

@@ -156,6 +156,20 @@ def test_a_bad_video_is_reported_and_the_rest_go_on(run, tmp_path):
     assert [path.suffix for path in Path("out").iterdir()] == [".jsonl"]  # no defect, no panel
 
 
+@pytest.mark.skipif(os.name != "posix", reason="makes names of odd bytes")
+def test_a_video_whose_name_is_not_utf8_is_reported(run, tmp_path):
+    write_video(tmp_path / "größe.avi", [gray(20)])
+    (tmp_path / os.fsdecode(b"\xe9.avi")).write_text("no video")  # OpenCV would crash
+    process = start(tmp_path, "*.avi", env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    verdicts = [line.get("verdict") for line in read_lines(tmp_path / "out")]
+    assert sorted(map(str, verdicts)) == ["None", "good"]
+    assert "rename" in err
+    with pytest.raises(UserError, match="rename"):
+        run("größe.avi", "--video", os.fsdecode(b"\xe8.avi"))
+
+
 def test_quoted_patterns_of_videos(run, tmp_path):
     for name in ("b.avi", "a.avi"):
         write_video(tmp_path / name, [gray(20)] * 3)
