@@ -35,13 +35,13 @@ def parse_args() -> argparse.Namespace:
     add("--camera", **several, type=lambda name: ("camera", name), metavar="N", help=text)
     folder = {"type": lambda name: ("watch", file_or_folder(name)), "metavar": "DIR"}
     add("--watch", **several, **folder, help="images there, and all to come")
-    text = f"let a watched file rest so long before it is read: {SETTLE:g}"
+    text = f"read a watched file once it has not changed for this time: {SETTLE:g}"
     add("--settle", type=float, default=SETTLE, metavar="SECONDS", help=text)
     text = "inspect images of an earlier start of --watch again"
     add("--again", action="store_true", help=text)
     text = "ask cameras for this resolution, such as 1920x1080"
     add("--resolution", type=resolution, metavar="WxH", help=text)
-    add("--fps", type=float, metavar="N", help="ask cameras for so many frames per second")
+    add("--fps", type=float, metavar="N", help="ask cameras for this frame rate")
     add_run_flags(parser)
     text = "the category shown, of a run of several: one for all, or one for each source in order"
     kind = {"type": category_names, "metavar": "NAME"}

@@ -1,4 +1,4 @@
-"""What the page offers: runs, their detectors, and examples of the test split."""
+"""Runs that the page offers, their detectors, and examples of the test split."""
 
 import threading
 from pathlib import Path

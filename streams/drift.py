@@ -7,7 +7,7 @@ import numpy as np
 
 WINDOW = 200  # good verdicts that are compared at a time
 P_DRIFT = 1e-3  # p-value below which good parts have drifted
-P_BACK = 0.05  # p-value above which they are back
+P_RETURN = 0.05  # p-value above which they are back
 
 
 class Change(NamedTuple):
@@ -46,7 +46,7 @@ class Drift:
             return None
         window, self.window = np.sort(self.window), []
         p = kolmogorov_smirnov(self.reference, window, self.independent)
-        if not (p >= P_BACK if self.away else p < P_DRIFT):
+        if not (p >= P_RETURN if self.away else p < P_DRIFT):
             return None
         self.away = not self.away
         return Change(self.away, p, float(np.median(window)), float(np.median(self.reference)))

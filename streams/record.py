@@ -1,4 +1,4 @@
-"""What stream.py writes as it goes: a line of JSON for each frame, and a file of counts."""
+"""Files that stream.py writes as it goes: a line of JSON for each frame, and a file of counts."""
 
 import itertools
 import json
