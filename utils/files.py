@@ -168,7 +168,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; raises `UserError` if there is none."""
+    """Return the mapping that a YAML file holds; raises `UserError` if there is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -184,10 +184,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_value(text: str, name: str) -> Any:
-    """What YAML text says; raises `UserError`, which begins with its name, if it is no YAML."""
-    loader = _Loader(text)
-    loader.name = name
+    """Return the value of YAML text; raises `UserError`, which begins with its name, for others."""
     try:
+        loader = _Loader(text)  # raises for characters that no YAML file holds, such as zero bytes
+        loader.name = name
         return loader.get_single_data()
     except yaml.YAMLError as error:
         raise UserError(f"{name} is not valid YAML: {_reason(error)}") from None
@@ -197,7 +197,7 @@ def read_value(text: str, name: str) -> Any:
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    """What is wrong, and where, in one line."""
+    """The error and its position in one line."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
     mark = error.problem_mark
