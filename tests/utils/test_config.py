@@ -45,7 +45,7 @@ def test_config_yaml_alone_holds_the_defaults_and_explains_them():
         ("data.category", "/tmp/tile", ["data.category", "--data-root"]),
         ("corruption.kinds", "clean+stian", ["corruption.kinds", "did you mean stain?"]),
         ("corruption.kinds", 3, ["corruption.kinds is 3", "a list"]),
-        ("patchcore.joined", "both", ["patchcore.joined is 'both'", "true or false"]),
+        ("patchcore.paper", "both", ["patchcore.paper is 'both'", "true or false"]),
         ("seed", {"a": 1}, ["unknown setting seed.a", "did you mean seed?"]),
         ("device", "cuda:x", ["device is 'cuda:x'", "cuda:1"]),
         ("loss", {"l1": 0, "ssim": 0, "focal": 0}, ["all 0", "raise one"]),
@@ -84,7 +84,7 @@ def test_any_value_of_any_setting_is_taken_or_refused_by_name(key, value):
     numbers = [taken] if isinstance(taken, int | float) else []
     assert all(math.isfinite(number) for number in numbers)
     assert value not in ("[]", "{}", "{a: 1}", "nan", ".nan", ".inf", "''") or taken == value
-    assert taken is not True or key in ("patchcore.joined", "patchcore.paper")
+    assert taken is not True or key in ("patchcore.paper", "draem.sharper")
 
 
 def test_size_is_a_side_or_a_pair():
