@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from data.images import ImageError, read_ahead, read_image
-from data.listing import expand
+from data.listing import expand, is_video
 from inspection.inspector import Inspector
 from inspection.open_run import (
     add_category_flag,
@@ -39,10 +39,9 @@ from inspection.output import (
     save_pictures,
     say,
 )
-from streams.source import is_video
 from training.folders import run_name
 from utils.errors import UserError, run_script
-from utils.files import empty_folder, new_folder
+from utils.files import Disk, empty_folder, new_folder
 from utils.flags import add_batch_flag, file_or_folder, script_parser
 
 
@@ -72,7 +71,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def inspect(
-    inspector: Inspector, categories: dict[Path, str], output: Path, kinds: Sequence[str]
+    inspector: Inspector,
+    categories: dict[Path, str],
+    output: Path,
+    kinds: Sequence[str],
+    disk: Disk,
 ) -> Counter[str]:
     """Inspect images, and print and write the result of each before the next.
 
@@ -81,6 +84,7 @@ def inspect(
         categories: the images, each with its category.
         output: an empty folder.
         kinds: of pictures that are written of each image.
+        disk: notes if anything cannot be written.
 
     Returns:
         The number of images that are "good", "defect" and "failed": could not be read.
@@ -98,11 +102,13 @@ def inspect(
                 continue
             category = categories[path]
             calibration = inspector.calibrations[category]
-            counts[say(inspection, calibration, path)] += 1
+            counts[calibration.verdict(inspection.score)] += 1
             original = partial(read_image, path, inspector.config.data)
             picture = output / names[path]
-            files = save_pictures(kinds, picture, inspection, calibration, path.name, original)
-            add_result(path, entry(inspection, category, calibration), files)
+            with disk.writing():
+                say(inspection, calibration, path)
+                files = save_pictures(kinds, picture, inspection, calibration, path.name, original)
+                add_result(path, entry(inspection, category, calibration), files)
     return counts
 
 
@@ -119,15 +125,16 @@ def main() -> int:
         data_sets = open_categories(args, inspector)
         paths = [test.path for data_set in data_sets for test in data_set.test_images()]
     categories = {path: inspector.category_of(path) for path in paths}
+    disk = Disk()
     output = args.output or new_folder(Path("outputs") / run_name(file) / "infer")
-    counts = inspect(inspector, categories, output, args.save)
+    counts = inspect(inspector, categories, output, args.save, disk)
     calibrations = inspector.calibrations.items()
     thresholds = ", ".join(f"of {category} {one.threshold:.5f}" for category, one in calibrations)
     print(
         f"{counts['defect']} defective, {counts['good']} good, {counts['failed']} failed; "
         f"threshold {thresholds}; results in {output}"
     )
-    return 1 if counts["failed"] else 0
+    return 1 if counts["failed"] or disk.failed else 0
 
 
 if __name__ == "__main__":

@@ -43,11 +43,11 @@ def main() -> int:
     from inspection.calibration import calibrate_detector
     from inspection.panel import log_panels
     from inspection.threshold import dropped, promises
-    from inspection.torch_inspector import pick_inference_batch, read_calibrations
+    from inspection.torch_inspector import read_calibrations
     from models.detector import TrainedDetector
     from training import distributed
     from training.folders import FINISHED
-    from training.loop import fit, train
+    from training.loop import finish, fit, pick_micro_batch, train
     from training.run import Run
     from training.seed import seed_step
     from utils.device import place
@@ -72,14 +72,14 @@ def main() -> int:
 
     images = run.load_images(hold_out=is_network)
     with model.caching():
-        batch = pick_inference_batch("auto", model, run.device)
-        folds = in_folds(images, run.good, batch, run.device)
-        if is_network:
-            learned = train(run, model, optimizer, images, folds)
-        else:
-            learned = fit(run, model, images, folds)
-        if learned and distributed.is_writer():
-            calibrations = calibrate_detector(model, images, run.good, folds)
+        learned = train(run, model, optimizer, images) if is_network else fit(run, model, images)
+        if learned:
+            # More at once gain nothing on a CPU; a GPU has room for as many as in training.
+            at_once = 1 if run.device.type == "cpu" else pick_micro_batch(run.config, run.device)
+            folds = in_folds(images, run.good, at_once, run.device)
+            finish(run, model, folds)
+            if distributed.is_writer():
+                calibrations = calibrate_detector(model, images, run.good, folds)
     if not learned:
         # A finished fit that images were to be added to has not been touched.
         untouched = (run.folder / FINISHED).exists()

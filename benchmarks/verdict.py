@@ -29,7 +29,7 @@ from inspection.calibration import calibrate_detector
 from inspection.threshold import Calibration
 from models import DETECTORS, build_model
 from models.detector import TrainedDetector
-from training.loop import fit, train
+from training.loop import finish, fit, train
 from training.run import Run
 from training.seed import seed_step
 from utils.config import Config, changed, load_config
@@ -62,13 +62,14 @@ def called_defective(
     run.good = GoodImages().extended(names, places, share, config.seed)
     decoded = DecodedImages.whole(images)
     with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
-        folds = in_folds(decoded, run.good, 1, run.device)
         if learns:
-            whole = train(run, model, model.optimizer(), decoded, folds)
+            whole = train(run, model, model.optimizer(), decoded)
         else:
-            whole = fit(run, model, decoded, folds)
+            whole = fit(run, model, decoded)
     if not whole:
         raise KeyboardInterrupt
+    folds = in_folds(decoded, run.good, 1, run.device)
+    finish(run, model, folds)
     (calibration,) = calibrate_detector(model, decoded, run.good, folds).values()
     with torch.inference_mode():
         scores = [model(to_batch(image[None], run.device)).score.item() for image in hidden]

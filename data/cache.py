@@ -47,7 +47,7 @@ class DecodedImages:
         """Return the number of images."""
         return len(self.grids)
 
-    def places(self, images: Sequence[int] | np.ndarray) -> np.ndarray:
+    def tile_indices(self, images: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the indices of the tiles of images, given by index, in their order."""
         owned = [np.arange(len(self.grids[one])) + self.firsts[one] for one in images]
         return np.concatenate([np.empty(0, int), *owned])
@@ -61,7 +61,7 @@ class DecodedImages:
 
     def image(self, index: int) -> np.ndarray:
         """Return an image joined of its tiles, without padding: uint8 [H, W, 3]."""
-        return self.grids[index].join(self.tiles[self.places([index])])[..., :3]
+        return self.grids[index].join(self.tiles[self.tile_indices([index])])[..., :3]
 
 
 def decode_all(

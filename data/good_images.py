@@ -74,7 +74,7 @@ class GoodImages:
                 held_out[group] = count < share * len(own) and group != order[-1]
                 count += held_out[group] * sizes[group]
             further = own[own >= known].tolist()
-            rank = {group: place for place, group in enumerate(order)}
+            rank = {group: number for number, group in enumerate(order)}
             learned = [one for one in further if not held_out[groups[one]]]
             learned.sort(key=lambda one: rank.get(groups[one], -1))  # those of known groups first
             kept += [one for one in further if held_out[groups[one]]] + learned[: limit or None]
@@ -126,7 +126,7 @@ class Fold:
     Args:
         number: which fold it is.
         tiles: of all images, uint8 [T, H, W, C].
-        places: indices of those of the fold.
+        indices: those of the fold, in order.
         size: images in a batch.
         device: where to put the batches.
 
@@ -136,18 +136,23 @@ class Fold:
     """
 
     def __init__(
-        self, number: int, tiles: np.ndarray, places: Sequence[int], size: int, device: torch.device
+        self,
+        number: int,
+        tiles: np.ndarray,
+        indices: Sequence[int],
+        size: int,
+        device: torch.device,
     ) -> None:
-        self.number, self.tiles, self.places = number, tiles, places
+        self.number, self.tiles, self.indices = number, tiles, indices
         self.size, self.device = size, device
         self.held_out = self
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return math.ceil(len(self.places) / self.size)
+        return math.ceil(len(self.indices) / self.size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for own in batches(self.places, self.size):
+        for own in batches(self.indices, self.size):
             yield to_batch(self.tiles[np.array(own)], self.device)
 
 
@@ -157,9 +162,9 @@ def in_folds(
     """Return the folds of good images, `size` tiles a batch; tiles of an image share its fold."""
     held_out, folds = np.array(good.held_out), []
     for number, own in enumerate(good.by_fold()):
-        fold = Fold(number, images.tiles, images.places(own), size, device)
+        fold = Fold(number, images.tiles, images.tile_indices(own), size, device)
         if held_out.sum() >= MIN_HELD_OUT:
-            unseen = images.places(own[held_out[own]])
+            unseen = images.tile_indices(own[held_out[own]])
             fold.held_out = Fold(number, images.tiles, unseen, size, device)
         folds.append(fold)
     return folds

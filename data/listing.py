@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from utils.errors import UserError, masked, say_once
+from utils.errors import UserError, say_once
 
 SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2",
     ".pgm", ".ppm", ".pnm"
+}  # fmt: skip
+VIDEO_SUFFIXES = {
+    ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"
 }  # fmt: skip
 FORMATS = "png, jpg, bmp, tif, webp, gif, jp2, pgm or ppm"  # for messages: one suffix a format
 
@@ -39,6 +42,11 @@ def is_clutter(name: str) -> bool:
 def is_image(path: Path) -> bool:
     """Return whether the file's name is that of an image, and not clutter."""
     return path.suffix.lower() in SUFFIXES and not is_clutter(path.name)
+
+
+def is_video(argument: str) -> bool:
+    """Return if a file or a pattern is of videos, by its suffix."""
+    return Path(argument).suffix.lower() in VIDEO_SUFFIXES and not Path(argument).is_dir()
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -88,7 +96,7 @@ def expand(arguments: Iterable[str]) -> list[Path]:
             raise UserError("the name of an image or folder is empty; this folder is named '.'")
         path = Path(argument)
         if "://" in argument and not path.exists():
-            raise UserError(f"{masked(argument)} is no file; python stream.py --camera takes it")
+            raise UserError(f"{argument} is no file; python stream.py --camera takes it")
         matches: list[Path] = []
         if path.is_dir():
             matches = list_images(path)

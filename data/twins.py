@@ -28,10 +28,10 @@ SHIFTS = [(0, 0), (0, 1), (1, -1), (1, 0), (1, 1)]
 symmetry."""
 
 MAX_DISTANCE = 0.25
-"""Share of the usual distance below which two images are twins."""
+"""Share of the typical distance below which two images are twins."""
 
-USUAL_RANK = 0.25
-"""The usual distance of an image is that to the nearest quarter of the others. So parts that are
+TYPICAL_RANK = 0.25
+"""The typical distance of an image is that to the nearest quarter of the others. So parts that are
 all alike are no twins, nor are a few kinds of parts in one set: twins come in smaller groups."""
 
 MIN_SHARE = 0.05
@@ -84,9 +84,9 @@ def find_twins(thumbnails: np.ndarray) -> list[int]:
     """
     distance = _distances(thumbnails)
     np.fill_diagonal(distance, np.inf)
-    rank = int(np.ceil(USUAL_RANK * len(distance))) - 1
-    usual = np.partition(distance, rank, axis=1)[:, rank]
-    twins = distance < MAX_DISTANCE * np.minimum(usual[:, None], usual)
+    rank = int(np.ceil(TYPICAL_RANK * len(distance))) - 1
+    typical = np.partition(distance, rank, axis=1)[:, rank]
+    twins = distance < MAX_DISTANCE * np.minimum(typical[:, None], typical)
     return connected_components(twins, directed=False)[1].tolist()
 
 

@@ -1,4 +1,4 @@
-"""What the page offers: runs, their detectors, and examples of the test split."""
+"""Runs that the page offers, their detectors, and examples of the test split."""
 
 import threading
 from pathlib import Path
@@ -11,9 +11,8 @@ from data.region import read_with_region
 from inspection.inspector import Inspection, Inspector
 from inspection.open_run import open_inspector
 from training import folders as runs
-from utils.config import DataConfig, config_from
+from utils.config import DataConfig
 from utils.errors import UserError
-from utils.files import read_yaml
 
 THUMBNAIL = 192  # longer side, pixels
 EXAMPLES = 16
@@ -38,7 +37,7 @@ def list_runs(named: Path | None = None) -> list[tuple[str, str]]:
 
 def _has_config(file: Path) -> bool:
     try:
-        config_from(read_yaml(file.with_name("config.yaml")))
+        runs.run_config(file.parent)
     except UserError:
         return False
     return True

@@ -39,7 +39,7 @@ def calibrate_detector(
             with model.without(fold):
                 found = _tile_by_tile(model, fold)
                 for index in of_fold:
-                    grid, tiles = images.grids[index], images.tiles[images.places([index])]
+                    grid, tiles = images.grids[index], images.tiles[images.tile_indices([index])]
                     maps, of_tiles = zip(*islice(found, len(grid)), strict=True)
                     maps, valid = np.stack(maps), grid.valid_pixels(tiles)
                     reduce = model.config.score.reduce

@@ -1,6 +1,7 @@
 """Output of an inspection: the printed line, results.jsonl, results.csv and pictures."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from inspection.regions import region_labels, regions
 from inspection.threshold import Calibration
 from utils.config import nearest
 from utils.errors import UserError
-from utils.files import CSV_ENCODING, new_file, printable
+from utils.files import CSV_ENCODING, LineFile, new_file, printable
 
 KINDS = ("panel", "map", "mask", "overlay")  # of pictures, as `infer.py --save` names them
 FILES = ("panel", "map", "map_npy", "mask", "overlay")  # as results do: a map is written twice
@@ -56,28 +57,32 @@ def result_files(
 
     Yields:
         A function that writes a line of each for an image: its path, its `entry`, and those of its
-        `FILES` that were written.
+        `FILES` that were written; raises `OSError` if neither line can be written.
     """
     with (
-        # buffering=1: a line is written out as soon as it is complete, so that a kill costs no
-        # more than the image at hand.
-        (folder / "results.jsonl").open("x", buffering=1, encoding="utf-8") as lines,
-        # backslashreplace: the name of a file need not be UTF-8
-        (folder / "results.csv").open(
-            "x", buffering=1, encoding=CSV_ENCODING, errors="backslashreplace", newline=""
-        ) as table,
+        LineFile(folder / "results.jsonl") as lines,
+        LineFile(folder / "results.csv", CSV_ENCODING) as table,
     ):
-        rows = csv.DictWriter(table, COLUMNS)
-        rows.writeheader()
 
-        def add(path: Path, said: dict[str, Any], files: Mapping[str, Path]) -> None:
-            row = {"path": str(path), **said, **{name: str(file) for name, file in files.items()}}
-            print(json.dumps(row), file=lines)
-            row["regions"] = len(said["regions"])
-            for strongest in said["regions"][:1]:  # a table has columns for one
+        def write_row(row: dict[str, Any]) -> None:
+            text = io.StringIO()
+            csv.DictWriter(text, COLUMNS).writerow(row)
+            table.write(text.getvalue())
+
+        write_row(dict(zip(COLUMNS, COLUMNS, strict=True)))
+
+        def add(path: Path, found: dict[str, Any], files: Mapping[str, Path]) -> None:
+            row = {"path": str(path), **found, **{name: str(file) for name, file in files.items()}}
+            lines.write(json.dumps(row) + "\n")
+            row["regions"] = len(found["regions"])
+            for strongest in found["regions"][:1]:  # a table has columns for one
                 row |= dict(zip(["x", "y", "width", "height"], strongest["box"], strict=True))
                 row |= {"area": strongest["area"], "peak": strongest["peak"]}
-            rows.writerow(row)
+            try:
+                write_row(row)
+            except OSError:
+                lines.remove_last()  # an image is in both files or in none
+                raise
 
         yield add
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """A detector.
+    """A detector of the registry.
 
     Attributes:
-        place: its module and its class.
+        path: its module and its class.
         reads: settings that it reads beside `ALL_READ`: sections or dotted keys.
     """
 
-    place: str
+    path: str
     reads: tuple[str, ...]
 
 
@@ -32,7 +32,7 @@ ALL_READ = (
     *("model", "seed", "device", "data", "score", "calibration"),
     *("train.batch", "train.micro_batch"),
 )
-"""Settings that every detector heeds."""
+"""Settings that every detector reads."""
 
 DETECTORS = {
     "unet": Entry(
@@ -58,7 +58,7 @@ def check_model(name: str) -> None:
 
 
 def reads(model: str, key: str) -> bool:
-    """Whether a detector heeds the setting of this dotted key."""
+    """Return whether a detector reads the setting of this dotted key."""
     own = (*ALL_READ, *DETECTORS[model].reads)
     return key in own or key.partition(".")[0] in own
 
@@ -69,11 +69,11 @@ def refuse_unread(model: str, keys: Iterable[str]) -> None:
     for key in keys:
         if not reads(model, key):
             others = ", ".join(name for name in DETECTORS if reads(name, key))
-            raise UserError(f"{key} says nothing to {model}; it is read by: {others}")
+            raise UserError(f"{key} is not used by {model}; it is used by: {others}")
 
 
 def build_model(config: Config) -> Detector:
-    """The untrained detector that `config.model` names; raises `UserError` if there is none."""
+    """Build the untrained detector that `config.model` names; `UserError` if there is none."""
     check_model(config.model)
-    module, _, name = DETECTORS[config.model].place.partition(":")
+    module, _, name = DETECTORS[config.model].path.partition(":")
     return getattr(import_module(module), name)(config)

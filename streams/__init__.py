@@ -1,1 +1,1 @@
-"""Frames as they come: cameras, videos, watched folders, and what becomes of verdicts."""
+"""Frames as they come: cameras, videos, watched folders; their verdicts, records and alerts."""

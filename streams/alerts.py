@@ -1,36 +1,35 @@
 """Messages about defects to other machines; none of them ever holds up the inspection."""
 
-import base64
-import http.client
 import queue
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
+from utils.addresses import masked
 from utils.errors import UserError
 from utils.optional_packages import need
 
 WAITING = 1000  # messages that wait at most; further ones are dropped
 PAUSES = 1.0, 60.0  # seconds before the first retry, and between later ones at most
 TIMEOUT = 10.0  # seconds for a message to be taken
-FAREWELL = 5.0  # seconds at the end for what still waits
+END = 5.0  # seconds at the end for messages that still wait
+TOPIC = 65535  # bytes, the longest topic of MQTT
 
 
 class Alert(ABC):
-    """Somewhere to send messages to, in order, in a thread; retried with growing pauses.
+    """A receiver of messages; they are sent in order, in a thread, and again after failures.
 
-    A context manager that at the end sends what waits for a few seconds.
+    A context manager, which at the end waits some seconds for messages that are not sent.
 
     Args:
-        name: what it is called, without passwords.
+        name: as it is printed, without passwords.
 
     Attributes:
-        dropped: messages that were not delivered.
+        dropped: number of messages that were not delivered.
     """
 
     def __init__(self, name: str) -> None:
@@ -44,7 +43,7 @@ class Alert(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        end = time.monotonic() + FAREWELL
+        end = time.monotonic() + END
         while self._queue.unfinished_tasks and time.monotonic() < end:
             time.sleep(0.05)
         self.dropped += self._queue.unfinished_tasks
@@ -63,62 +62,69 @@ class Alert(ABC):
         while not self._ending.is_set():
             text = self._queue.get()
             pause, longest = PAUSES
-            while not self._send(text) and not self._ending.wait(pause):
+            while not self._try(text) and not self._ending.wait(pause):
                 pause = min(2 * pause, longest)
             self._queue.task_done()
 
+    def _try(self, text: str) -> bool:
+        try:
+            return self._send(text)
+        except Exception as error:  # of any kind: it must not end the thread
+            self._report(f"{error or type(error).__name__}; trying again")
+            return False
+
     @abstractmethod
     def _send(self, text: str) -> bool:
-        """Send a message; False if it is to be tried again."""
+        """Send a message; returns False, or raises an error, if it is to be sent again."""
 
-    def _tell(self, failure: object) -> None:
-        """Say once that it fails (None: that it works) and once when that changes."""
-        if failure is not None and not self._failing:
-            print(f"FAILED  {self.name}: {failure}", file=sys.stderr)
-        elif failure is None and self._failing:
-            print(f"{self.name} is back", file=sys.stderr)
+    def _report(self, failure: str | None) -> None:
+        """Print a failure, or None for a success, if the time before it went the other way."""
+        with suppress(OSError):  # of a log on a full disk
+            if failure is not None and not self._failing:
+                print(f"FAILED  {self.name}: {masked(failure)}", file=sys.stderr)
+            elif failure is None and self._failing:
+                print(f"{self.name} is back", file=sys.stderr)
         self._failing = failure is not None
 
 
 class Webhook(Alert):
-    """Posts messages to an address.
+    """Posts messages to an address, through httpx.
 
     Args:
         url: http or https; a user and a password in it become Basic authentication.
 
     Raises:
-        UserError: if it is no such address.
+        UserError: if it is no such address, or httpx is not installed.
     """
 
     def __init__(self, url: str) -> None:
-        parts, host = _split(url, ("http", "https"))
-        super().__init__(f"webhook at {host}")  # the path may be secret, too
-        self._url = parts._replace(netloc=host).geturl()
-        self._headers = {"Content-Type": "application/json"}
-        if parts.username is not None:
-            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self._headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+        parts = _split(url, ("http", "https"))
+        super().__init__(f"webhook at {_host(parts)}")  # the path may be secret, too
+        httpx = need("httpx")
+        options = {"headers": {"Content-Type": "application/json"}, "timeout": TIMEOUT}
+        try:
+            self._url = httpx.URL(url)
+            # A redirect is no delivery: followed, the message would go by GET, without content.
+            self._client = httpx.Client(follow_redirects=False, **options)
+        except (httpx.InvalidURL, ValueError, ImportError) as error:  # of HTTP_PROXY, too
+            raise UserError(f"cannot use {url}: {error}") from None
 
     def _send(self, text: str) -> bool:
-        request = urllib.request.Request(self._url, text.encode(), self._headers)
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT):
-                self._tell(None)
+        status = self._client.post(self._url, content=text).status_code
+        if 200 <= status < 300:
+            self._report(None)
             return True
-        except urllib.error.HTTPError as error:
-            reason = f"status {error.code}"
-            if 400 <= error.code < 500 and error.code not in (408, 429):  # it will never do
-                self.dropped += 1
-                self._tell(f"{reason}; not trying again")
-                return True
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-        self._tell(f"{reason}; trying again")
+        if 300 <= status < 500 and status not in (408, 429):  # will be so the next time, too
+            self.dropped += 1
+            reason = "redirects are not followed; name the new address" if status < 400 else ""
+            self._report(f"status {status}; {reason or 'not trying again'}")
+            return True
+        self._report(f"status {status}; trying again")
         return False
 
 
 class Mqtt(Alert):
-    """Publishes messages at a broker, once at least each, through paho-mqtt, which connects anew.
+    """Publishes messages at a broker, once at least each, through paho-mqtt, which reconnects.
 
     Args:
         address: mqtt://[user:password@]host[:port]/topic, or mqtts:// for TLS.
@@ -128,15 +134,17 @@ class Mqtt(Alert):
     """
 
     def __init__(self, address: str) -> None:
-        parts, host = _split(address, ("mqtt", "mqtts"))
-        super().__init__(f"MQTT broker at {host}")
+        parts = _split(address, ("mqtt", "mqtts"))
+        super().__init__(f"MQTT broker at {_host(parts)}")
         self._topic, self._taken = unquote(parts.path.strip("/")), threading.Event()
-        if not self._topic or set(self._topic) & {"+", "#"}:
+        if not self._topic or set(self._topic) & {"+", "#", "\0"}:
             raise UserError("the address of a broker must end with a topic: mqtt://host/topic")
+        if len(self._topic.encode()) > TOPIC:
+            raise UserError(f"the topic of --mqtt is longer than {TOPIC} bytes")
         paho = need("paho.mqtt.client")
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2)
         self._client.on_connect = self._connected
-        self._client.on_connect_fail = lambda *_: self._tell("cannot be reached; trying again")
+        self._client.on_connect_fail = lambda *_: self._report("cannot be reached; trying again")
         self._client.on_disconnect = self._disconnected
         self._client.on_publish = lambda *_: self._taken.set()
         self._client.reconnect_delay_set(int(PAUSES[0]), int(PAUSES[1]))
@@ -154,8 +162,8 @@ class Mqtt(Alert):
         self._client.loop_stop()
 
     def _send(self, text: str) -> bool:
-        """Have paho send a message until the broker has taken it; False if the end comes first."""
         self._client.publish(self._topic, text, qos=1)
+        # paho sends it until the broker has taken it, through broken connections, too.
         while not self._taken.wait(0.1):
             if self._ending.is_set():
                 return False
@@ -163,20 +171,26 @@ class Mqtt(Alert):
         return True
 
     def _connected(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
-        self._tell(f"{reason}; trying again" if reason.is_failure else None)
+        self._report(f"{reason}; trying again" if reason.is_failure else None)
 
     def _disconnected(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
         if reason.is_failure:
-            self._tell("broke off; trying again")
+            self._report("broke off; trying again")
 
 
-def _split(address: str, schemes: tuple[str, ...]) -> tuple[Any, str]:
-    """The parts of an address, and its host with the port; raises `UserError` if it is none."""
+def _split(address: str, schemes: tuple[str, ...]) -> SplitResult:
+    """Split an address; raises `UserError` for one that can never be reached."""
     try:
         parts = urlsplit(address)
-        _ = parts.port  # raises where it is no number
+        _ = parts.port  # raises ValueError where it is no number
+        (parts.hostname or "").encode("idna")  # UnicodeError, a ValueError: such as a..b
     except ValueError:
         parts = urlsplit("")
-    if parts.scheme not in schemes or not parts.hostname:
-        raise UserError(f"not an address such as {schemes[0]}://host/path")
-    return parts, parts.netloc.rpartition("@")[2]
+    host = parts.hostname or ""
+    if parts.scheme not in schemes or not host or not host.isprintable() or " " in host:
+        raise UserError(f"{address} is no address such as {schemes[0]}://host/path")
+    return parts
+
+
+def _host(parts: SplitResult) -> str:
+    return parts.netloc.rpartition("@")[2]

@@ -1,4 +1,4 @@
-"""A video of inspected frames: each with its heatmap laid over it and its verdict above."""
+"""A video of inspected frames: each under its heatmap, below its verdict."""
 
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from inspection.panel import BACKGROUND, HEADER, draw_verdict, whole_overlay
 from inspection.threshold import Calibration
 from utils.errors import UserError
 from utils.files import new_file
-from utils.optional_packages import opencv
+from utils.optional_packages import opencv, opencv_name
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-"""Those that every build of OpenCV writes and every player knows."""
+"""Formats that every build of OpenCV writes and every player reads."""
 
-SIDES = 480, 1280  # longer side of a picture: enough for the text, not more than the eye needs
+SIDES = 480, 1280  # limits of a picture's longer side, pixels: from below for the text
 
 
 class AnnotatedVideo:
@@ -35,10 +35,11 @@ class AnnotatedVideo:
     def __init__(self, path: Path) -> None:
         if path.suffix.lower() not in CODECS:
             raise UserError(f"cannot write a video to {path}: name it .mp4 or .avi")
+        opencv_name(path)
         self.cv2 = opencv()
         self.path = new_file(path)
-        self._size: tuple[int, int] | None = None  # that of the first frame
-        self._writer = self._open(10.0, (64, 64))  # a trial: better now than at the first frame
+        self._size: tuple[int, int] | None = None  # of the first frame
+        self._writer = self._open(10.0, (64, 64))  # fails now rather than at the first frame
 
     def __enter__(self) -> "AnnotatedVideo":
         return self
@@ -49,7 +50,7 @@ class AnnotatedVideo:
             self.path.unlink(missing_ok=True)
 
     def write(self, picture: Image.Image, fps: float) -> None:
-        """Add a frame; the first one sets the size and the speed, others are fitted into it.
+        """Add a frame; the first one sets size and speed, others are padded to it.
 
         Args:
             picture: RGB, with even sides.
@@ -65,7 +66,7 @@ class AnnotatedVideo:
 
     def _open(self, fps: float, size: tuple[int, int]) -> Any:
         code = self.cv2.VideoWriter_fourcc(*CODECS[self.path.suffix.lower()])
-        writer = self.cv2.VideoWriter(str(self.path), code, fps, size)
+        writer = self.cv2.VideoWriter(opencv_name(self.path), code, fps, size)
         if not writer.isOpened():
             self.path.unlink(missing_ok=True)
             raise UserError(f"cannot write a video to {self.path}; try the other of .mp4 and .avi")
@@ -75,13 +76,13 @@ class AnnotatedVideo:
 def annotate(
     image: np.ndarray, inspection: Inspection, calibration: Calibration, name: str
 ) -> Image.Image:
-    """The image under its heatmap and the rings of its regions, below its verdict; even sides."""
+    """Draw an image under its heatmap and the rings of its regions, below its verdict."""
     longer = min(max(*image.shape[:2], SIDES[0]), SIDES[1])
     height, width = scaled_to(longer, image.shape[:2])
     picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     tinted = whole_overlay(np.asarray(picture), inspection, calibration)
 
-    def even(side: int) -> int:  # codecs halve the resolution of colours
+    def even(side: int) -> int:  # codecs take even sides: they halve the resolution of colours
         return (side + 1) // 2 * 2
 
     canvas = Image.new("RGB", (even(max(width, SIDES[0])), HEADER + even(height)), BACKGROUND)

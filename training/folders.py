@@ -95,6 +95,14 @@ def run_name(file: Path) -> str:
     return file.resolve().parent.name if file.name == "last.pt" else file.name
 
 
+def run_config(folder: Path) -> Config:
+    """Read the settings of a run; raises `UserError` if there are none."""
+    file = folder / "config.yaml"
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise UserError(f"{file} is no file")
+    return config_from(read_yaml(file), source=str(file))
+
+
 def find_run(
     named: Path | None,
     category: str | None = None,
@@ -122,17 +130,15 @@ def find_run(
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     unfinished: list[Path] = []
     for file in files:
-        settings = file.with_name("config.yaml")
         try:
-            config = config_from(read_yaml(settings), source=str(settings))
+            config = run_config(file.parent)
+            fits = category in (None, config.data.category) or (
+                not exact and set(category.split(",")) <= _categories(file, config)
+            )
         except UserError as error:
             print(f"passed over {file.parent}: {error}", file=sys.stderr)
             continue
-        if model not in (None, config.model):
-            continue
-        if category not in (None, config.data.category) and (
-            exact or not set(category.split(",")) <= _categories(file, config)
-        ):
+        if not fits or model not in (None, config.model):
             continue
         if not finished or (file.parent / FINISHED).exists():
             for newer in unfinished:

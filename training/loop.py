@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from data.cache import DecodedImages
 from data.good_images import Fold, in_folds
 from data.tensors import to_batch
-from models.detector import FittedDetector, TrainedDetector
+from models.detector import Detector, FittedDetector, TrainedDetector
 from training import distributed
 from training.progress_bar import StepBar
 from training.run import Run, diverged
@@ -74,7 +74,7 @@ def train_one_epoch(
 ) -> bool:
     """Take the steps of an epoch that are left; returns False if the user stops it after one."""
     config, settings, progress = run.config, run.config.train, run.progress
-    order = images.places(run.good.learned)
+    order = images.tile_indices(run.good.learned)
     order = order[epoch_order(config.seed, progress.epoch, len(order))]
     steps = math.ceil(len(order) / settings.batch)
     while progress.step < steps:
@@ -97,22 +97,16 @@ def train_one_epoch(
     return True
 
 
-def train(
-    run: Run,
-    model: TrainedDetector,
-    optimizer: Optimizer,
-    images: DecodedImages,
-    folds: Sequence[Fold],
-) -> bool:
-    """Train the epochs that are left, save after each, and finish; False if the user stops it."""
-    settings, device = run.config.train, run.device
-    run.progress.micro_batch = run.progress.micro_batch or pick_micro_batch(run.config, device)
+def train(run: Run, model: TrainedDetector, optimizer: Optimizer, images: DecodedImages) -> bool:
+    """Train the epochs that are left, and save after each; returns False if the user stops it."""
+    settings, on_cpu = run.config.train, run.device.type == "cpu"
+    run.progress.micro_batch = run.progress.micro_batch or pick_micro_batch(run.config, run.device)
     run.begin(model, optimizer, f"{run.progress.micro_batch} images at once")
-    count = len(images.places(run.good.learned))
+    count = len(images.tile_indices(run.good.learned))
     steps = math.ceil(count / settings.batch)
     done = run.progress.epoch * steps + run.progress.step
     model.train()
-    slow = device.type == "cpu" and math.prod(run.config.data.size) > CPU_SIZE
+    slow = on_cpu and math.prod(run.config.data.size) > CPU_SIZE
     with StepBar(settings.epochs * steps, done, hint=slow) as bar:
         while run.progress.epoch < settings.epochs:
             if not train_one_epoch(run, model, optimizer, images, bar):
@@ -121,9 +115,6 @@ def train(
             refuse_diverged(run, model, run.progress.loss_sum / count)
             bar.say(run.end_epoch(run.progress.loss_sum / count, optimizer))
             run.save(model, optimizer)
-    seed_step(run.config.seed, settings.epochs, 0)
-    model.eval().finish(folds)
-    refuse_diverged(run, model)
     return True
 
 
@@ -141,24 +132,29 @@ def refuse_diverged(run: Run, model: nn.Module, loss: float = 0.0) -> None:
             raise diverged(run.config, f"values of {name} are not finite")
 
 
-def fit(run: Run, model: FittedDetector, images: DecodedImages, folds: Sequence[Fold]) -> bool:
-    """Fit in one pass over the images, fold by fold, and finish; False if the user stops it.
+def fit(run: Run, model: FittedDetector, images: DecodedImages) -> bool:
+    """Collect in one pass over the images, fold by fold; returns False if the user stops it.
 
     Nothing of a pass is saved: one that was stopped starts over.
     """
     run.begin(model, None, "one pass")
-    collected = in_folds(images, run.good, run.config.train.batch, run.device)
-    batches = ((fold.number, batch) for fold in collected for batch in fold)
-    with StepBar(sum(map(len, collected))) as bar:
+    folds = in_folds(images, run.good, run.config.train.batch, run.device)
+    batches = ((fold.number, batch) for fold in folds for batch in fold)
+    with StepBar(sum(map(len, folds))) as bar:
         for step, (number, batch) in enumerate(batches):
             seed_step(run.config.seed, 0, step)  # of the step alone: starting over, all is the same
             model.collect(batch, number)
             bar.step()
             if bar.stopped(run.device):
                 return False
-    seed_step(run.config.seed, 1, 0)
-    model.eval().finish(folds)
     return True
+
+
+def finish(run: Run, model: Detector, folds: Sequence[Fold]) -> None:
+    """Complete a detector that was trained, or has collected, by all good images."""
+    seed_step(run.config.seed, run.progress.epoch or 1, 0)
+    model.eval().finish(folds)
+    refuse_diverged(run, model)
 
 
 def pick_micro_batch(config: Config, device: torch.device) -> int:

@@ -133,7 +133,7 @@ class Run:
         if self.additions:
             self.say(f"good images: {known} known, {len(self.good.names) - known} added")
         if side := self.config.data.tile:
-            count = len(images.places(range(len(images))))
+            count = len(images.tile_indices(range(len(images))))
             self.say(f"{len(images)} good images are {count} tiles of {side}x{side}")
         return images
 

@@ -69,7 +69,8 @@ Size = Annotated[
     Field(description="a side from 32 to 8192 pixels, or [height, width]"),
 ]
 SideOrNone = Annotated[Literal[0] | Side, Field(description="0 or a side from 32 to 8192 pixels")]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+CountOrNone = Annotated[int, Field(ge=0, le=10**9)]
 CountOrAuto = Annotated[
     Literal["auto"] | Count, Field(description="auto or a whole number from 1 on")
 ]
@@ -98,7 +99,7 @@ class DataConfig(Section):
     resize: Literal["squash", "pad", "crop"]
     region: Name | None
     tile: SideOrNone
-    limit: int = Field(ge=0)
+    limit: CountOrNone
     depth: Literal["auto", 8, 10, 12, 14, 16]
     max_megapixels: Positive
 
@@ -159,13 +160,13 @@ class TrainConfig(Section):
 class ScoreConfig(Section):
     smooth: float = Field(ge=0, le=0.25)
     reduce: Literal["top1", "max"]
-    least_area: int = Field(ge=0)
+    least_area: CountOrNone
 
 
 class CalibrationConfig(Section):
     holdout: float = Field(gt=0, lt=1)
     false_alarms: float = Field(ge=MIN_FALSE_ALARMS, lt=0.5)
-    group: Annotated[str, AfterValidator(_pattern)] | None
+    group: Annotated[Name, AfterValidator(_pattern)] | None
 
 
 class Config(Section):
@@ -288,7 +289,7 @@ def _flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         key = f"{prefix}{name}"
         # An empty group changes nothing; as the value of a setting it is an error, not lost.
-        is_group = isinstance(value, dict) and (value or key in SECTIONS)
+        is_group = isinstance(value, dict) and not prefix and (value or key in SECTIONS)
         flat |= _flat(value, f"{key}.") if is_group else {key: value}
     return flat
 

@@ -1,39 +1,30 @@
 """Errors that a user can mend: one line that says what is wrong and the way out, no traceback."""
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NoReturn
 
+from utils.addresses import masked
 from utils.interrupt import catch_signals
-
-# The last @ ends the password, which people write with @ and / in it; digits before a / are a port.
-# Without a scheme it is a login only where no slash follows, as it does in rtsp:// and C:\.
-LOGIN = re.compile(r"(?i)((?::/+|(?<!\S)['\"]?)[^:/@\s]*(?::|%3a))(?![/\\]|\d+/)\S*@")
-# Fields such as access_token, api_key and loginpas, and those of user=admin_password=...
-FIELD = re.compile(r"(?i)(?<=[?&;/=])([\w-]*(?:pas|pwd|token|secret|key|auth)[\w-]*)=[^&;?#/\s]*")
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message names the path, option or command to do so."""
+    """Something that the user can mend; the message names the path, option or command to do so.
 
-
-def masked(text: str) -> str:
-    """Return an address, or a text with some in it, with *** in the place of passwords.
-
-    These stand before the host (`rtsp://user:secret@host`), or in a field (`?password=secret`).
-    Every address goes through here before it is printed or written, and every error.
+    Passwords of addresses in the message are masked.
     """
-    return FIELD.sub(r"\1=***", LOGIN.sub(r"\1***@", text))
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 @lru_cache(maxsize=1000)  # a stream may go on for months
 def say_once(line: str) -> None:
     """Print a line to stderr, but not again however often the same is found."""
-    print(line, file=sys.stderr)
+    print(masked(line), file=sys.stderr)
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:

@@ -1,9 +1,11 @@
 """Files that appear whole or not at all, and never in the place of others; reading YAML."""
 
+import errno
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +20,8 @@ CSV_ENCODING = "utf-8-sig"
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for writing; on success it takes the place of `path`."""
-    temporary = path.with_name(path.name + ".tmp")
+    # Hidden, and named by the process: a user's file may be called X.tmp.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -34,6 +37,77 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file; a kill on the way leaves the old one."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+class LineFile:
+    """A new file of lines, each of which is written at once, whole or not at all.
+
+    A context manager.
+
+    Raises:
+        FileExistsError: if the file is there.
+    """
+
+    def __init__(self, path: Path, encoding: str = "utf-8") -> None:
+        self.path, self.encoding = path, encoding
+        self._file = path.open("xb", buffering=0)
+        self._start = 0  # of the last line
+
+    def __enter__(self) -> "LineFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return self._file.tell()
+
+    def write(self, line: str) -> None:
+        """Write a line that ends in a newline; raises `OSError` if it cannot be written."""
+        self._start = self.size
+        encoding = self.encoding if self._start == 0 else "utf-8"  # utf-8-sig begins with a mark
+        data = line.encode(encoding, "backslashreplace")  # the name of a file need not be UTF-8
+        try:
+            if self._file.write(data) < len(data):  # as much as a full disk had space for
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        except OSError:
+            self.remove_last()
+            raise
+
+    def remove_last(self) -> None:
+        """Remove what the last `write` has written."""
+        self._file.truncate(self._start)
+        self._file.seek(self._start)
+
+
+class Disk:
+    """Lets a program go on where files cannot be written, as on a full disk.
+
+    Attributes:
+        failed: if anything could not be written so far.
+    """
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Leave the block at an `OSError`, and print the first one."""
+        try:
+            yield
+        except OSError as error:
+            if not self.failed:
+                where = f" to {error.filename}" if error.filename else ""
+                reason = f"{error.strerror or error}; inspecting goes on"
+                with suppress(OSError):  # stderr may lie on that disk, too
+                    print(f"FAILED  cannot write{where}: {reason}", file=sys.stderr)
+            self.failed = True
 
 
 def new_file(path: Path) -> Path:
@@ -94,7 +168,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; raises `UserError` if there is none."""
+    """Return the mapping that a YAML file holds; raises `UserError` if there is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -110,10 +184,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_value(text: str, name: str) -> Any:
-    """What YAML text says; raises `UserError`, which begins with its name, if it is no YAML."""
-    loader = _Loader(text)
-    loader.name = name
+    """Return the value of YAML text; raises `UserError`, which begins with its name, for others."""
     try:
+        loader = _Loader(text)  # raises for characters that no YAML file holds, such as zero bytes
+        loader.name = name
         return loader.get_single_data()
     except yaml.YAMLError as error:
         raise UserError(f"{name} is not valid YAML: {_reason(error)}") from None
@@ -123,7 +197,7 @@ def read_value(text: str, name: str) -> Any:
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    """What is wrong, and where, in one line."""
+    """The error and its position in one line."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
     mark = error.problem_mark

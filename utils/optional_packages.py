@@ -2,6 +2,7 @@
 
 import os
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from utils.errors import UserError
@@ -40,3 +41,15 @@ def opencv() -> ModuleType:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     return need("cv2")
+
+
+def opencv_name(path: str | Path) -> str:
+    """Return a path as OpenCV takes it: UTF-8, whatever the locale.
+
+    Raises:
+        UserError: if it is no UTF-8, of which OpenCV would crash.
+    """
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        raise UserError(f"OpenCV needs names in UTF-8; rename {path}") from None

@@ -112,7 +112,7 @@ def test_tiles_of_an_image_are_of_its_fold_and_make_its_score(files):
     good = GoodImages(
         [f"tile/{path.name}" for path in readable], [0, 1, 0, 2], [1, 0, 1, 2], [True] * 4
     )
-    assert [fold.places.tolist() for fold in in_folds(images, good, 2, CPU)] == [
+    assert [fold.indices.tolist() for fold in in_folds(images, good, 2, CPU)] == [
         [4],
         [0, 1, 2, 3, *range(5, 14)],
         [14, 15, 16, 17],
@@ -124,7 +124,7 @@ def test_tiles_of_an_image_are_of_its_fold_and_make_its_score(files):
     peaks = [one.anomaly_map.max() for one in inspections]
     assert calibration.peaks == pytest.approx(peaks, abs=1e-6)
     some = images.only([0, 2])
-    assert some.places([1]).tolist() == list(range(5, 14))
+    assert some.tile_indices([1]).tolist() == list(range(5, 14))
 
 
 def test_large_images_that_are_shrunk_are_worth_a_word():

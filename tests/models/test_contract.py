@@ -13,7 +13,7 @@ from training import loop
 
 
 class MeanImage(FittedDetector):
-    """A detector that fits in one sweep: the mean of the good images."""
+    """A detector that fits in one pass: the mean of the good images."""
 
     def __init__(self, config):
         super().__init__(config)

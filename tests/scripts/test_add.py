@@ -61,7 +61,7 @@ def test_what_an_addition_replaces_or_ignores_is_said(fitted, more):
     folder, run = fitted
     assert_one_line(
         run_script("train.py", "--add", more, "--epochs", 3, cwd=folder),
-        "train.epochs says nothing to padim",
+        "train.epochs is not used by padim",
     )
     run_script("calibrate.py", run, "--threshold", "123.5", cwd=folder)
     result = run_script("train.py", "--add", more, cwd=folder)

@@ -1,6 +1,7 @@
 """infer.py and the files of its user, with a detector that needs no training."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import stream
 from inspection import open_run
 from inspection.output import panel_names
 from utils.errors import UserError
+from utils.files import LineFile
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="of POSIX")
 
@@ -291,3 +293,22 @@ def test_a_threshold_that_is_no_number_is_one_line(script, value, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script.py", "a.mp4", "--threshold", value])
     with pytest.raises(UserError, match="--threshold is .* should be a number"):
         script.main()
+
+
+def test_a_full_disk_leaves_each_image_in_both_files_or_in_none(run, tmp_path, monkeypatch, capsys):
+    for name in "abc":
+        save(tmp_path / f"{name}.png", 200)
+    write, written = LineFile.write, []
+
+    def full(lines, text):
+        written.append(text)
+        if len(written) in (3, 4):  # the csv of a.png, the jsonl of b.png
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(lines, text)
+
+    monkeypatch.setattr(LineFile, "write", full)
+    assert run(".", "--save", "none", "--output", "out") == 1
+    rows = read_csv(tmp_path / "out/results.csv")
+    lines = read_lines(tmp_path / "out/results.jsonl")
+    assert [row["path"] for row in rows] == [line["path"] for line in lines] == ["c.png"]
+    assert capsys.readouterr().err.count("No space left on device") == 1

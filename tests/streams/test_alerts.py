@@ -20,16 +20,20 @@ def quick(monkeypatch):
 
 
 @contextmanager
-def server(*statuses, port=0):
+def server(*statuses, port=0, location=None):
     """A web server that answers with these, then 200; gives its port and what it was sent."""
     answers, requests = iter(statuses), []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):  # noqa: N802  (http.server's name)
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            requests.append((self.path, self.headers, json.loads(body)))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            requests.append((self.path, self.headers, json.loads(body or "null")))
             self.send_response(next(answers, 200))
+            if location:
+                self.send_header("Location", location)
             self.end_headers()
+
+        do_GET = do_POST  # noqa: N815
 
         def log_message(self, *_):
             pass
@@ -81,7 +85,7 @@ def test_a_server_that_is_down_holds_nothing_up_and_gets_all_later(capsys):
 
 def test_what_is_refused_or_too_much_is_counted(capsys, monkeypatch):
     monkeypatch.setattr(alerts, "WAITING", 5)
-    monkeypatch.setattr(alerts, "FAREWELL", 0.2)
+    monkeypatch.setattr(alerts, "END", 0.2)
     with server(404) as (port, requests), Webhook(f"http://127.0.0.1:{port}") as hook:
         hook.post("1")
         hook.post("2")
@@ -91,6 +95,52 @@ def test_what_is_refused_or_too_much_is_counted(capsys, monkeypatch):
         for _ in range(20):
             hook.post("1")
     assert "20 messages not delivered" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_counts_as_undelivered(status, capsys):
+    with server() as (elsewhere, stolen):
+        location = f"http://127.0.0.1:{elsewhere}/"
+        with (
+            server(status, location=location) as (port, requests),
+            Webhook(f"http://me:secret@127.0.0.1:{port}/x") as hook,
+        ):
+            hook.post("1")
+    assert [body for _, _, body in requests] == [1]
+    assert stolen == []
+    assert hook.dropped == 1
+    said = capsys.readouterr().err
+    assert f"status {status}; redirects are not followed" in said and "secret" not in said
+
+
+def test_no_error_ends_the_sending_of_messages(capsys):
+    errors = iter([UnicodeError("odd rtsp://me:secret@host/x"), KeyError("odd"), TypeError()])
+
+    class Odd(alerts.Alert):
+        sent = []
+
+        def _send(self, text):
+            for error in errors:
+                raise error
+            self.sent.append(text)
+            self._report(None)
+            return True
+
+    with Odd("odd one") as alert:
+        alert.post("1")
+        alert.post("2")
+    assert Odd.sent == ["1", "2"] and alert.dropped == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("FAILED  odd one: odd rtsp://me:***@host/x; trying again")
+    assert said[1:] == ["odd one is back"]
+
+
+def test_a_host_that_is_not_found_is_tried_again(capsys, monkeypatch):
+    monkeypatch.setattr(alerts, "END", 0.3)
+    with Webhook("http://é.invalid/ü") as hook:
+        hook.post("1")
+    assert hook.dropped == 1
+    assert "trying again" in capsys.readouterr().err
 
 
 @contextmanager
@@ -147,9 +197,15 @@ def test_messages_reach_an_mqtt_broker_also_one_that_starts_later(capsys, monkey
 
 
 def test_addresses_are_checked_and_paho_is_asked_for(monkeypatch):
-    for wrong in ("file:///etc/passwd", "http://", "http://host:port/x"):
+    for wrong in ("file:///x", "http://", "http://host:port/x", "http://a b/", "http://a..b/", ""):
         with pytest.raises(UserError, match="http://host/path"):
             Webhook(wrong)
+    for wrong in ("http://h/\n", "http://h/" + "x" * 70_000):
+        with pytest.raises(UserError):
+            Webhook(wrong)
+    for wrong in ("mqtt://h/" + "x" * 70_000, "mqtt://h/a+", "mqtt://h"):
+        with pytest.raises(UserError, match="topic"):
+            Mqtt(wrong)
     monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
     with pytest.raises(UserError, match="paho-mqtt.*requirements-deploy.txt"):
         Mqtt("mqtt://host/topic")

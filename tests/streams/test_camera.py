@@ -1,12 +1,13 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 from frames import gray
 
 from data.images import ImageError
-from streams import camera as camera_module
-from streams.camera import Camera
+from streams import cameras
+from streams.cameras import Camera, to_rgb
 from streams.source import Gap, in_turn
 from utils.errors import UserError
 
@@ -18,7 +19,7 @@ class FakeCapture:
     opened: list["FakeCapture"] = []
 
     def __init__(self, source):
-        self.source, self.number, self.released = source, -1, False
+        self.source, self.number, self.released, self.settings = source, -1, False, {}
         self.opened.append(self)
 
     def isOpened(self):  # noqa: N802  (OpenCV's name)
@@ -28,6 +29,12 @@ class FakeCapture:
         time.sleep(0.01)
         self.number += 1
         return self.number < self.life and not self.released, gray(self.number % 256)
+
+    def set(self, key, value):
+        self.settings[key] = value
+
+    def get(self, key):
+        return self.settings.get(key, 0)
 
     def release(self):
         self.released = True
@@ -61,7 +68,7 @@ def test_a_slow_detector_gets_the_newest_frame(captures):
 
 
 def test_a_camera_that_breaks_off_is_opened_again_with_growing_pauses(captures, monkeypatch):
-    monkeypatch.setattr(camera_module, "PAUSES", (0.1, 0.2))
+    monkeypatch.setattr(cameras, "PAUSES", (0.1, 0.2))
     monkeypatch.setattr(FakeCapture, "life", 3)
     frames, seen = frames_of(Camera("0")), []
     monkeypatch.setattr(Camera, "_connect", refusing(Camera._connect, times=2))
@@ -109,3 +116,54 @@ def test_a_camera_that_stays_away_ends_with_its_gap(captures, monkeypatch):
             stop.set()
     assert isinstance(seen[-1].image, Gap)
     assert all(capture.released for capture in captures)
+
+
+def test_what_a_camera_gives_is_printed_and_asked_for_again(captures, monkeypatch, capsys):
+    import cv2
+
+    monkeypatch.setattr(cameras, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(FakeCapture, "life", 1)
+    frames = frames_of(Camera("0", (1920, 1080), 25.0))
+    while not isinstance(next(frames).image, Gap):
+        pass
+    frames.close()
+    assert capsys.readouterr().err == "camera 0 gives 1920x1080 at 25 frames/s\n"
+    asked = {
+        cv2.CAP_PROP_FRAME_WIDTH: 1920,
+        cv2.CAP_PROP_FRAME_HEIGHT: 1080,
+        cv2.CAP_PROP_FPS: 25.0,
+    }
+    assert len(captures) >= 2 and all(capture.settings == asked for capture in captures)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (np.zeros((4, 5, 3), np.uint16), "camera 0 gave a frame of uint16 4x5x3"),
+        (np.zeros((4, 5, 2), np.uint8), "4x5x2"),
+        (np.zeros((0, 5, 3), np.uint8), "0x5x3"),
+        (np.zeros((0, 0), np.uint8), "0x0"),
+        (np.zeros((4, 5, 3), np.float32), "float32"),
+    ],
+)
+def test_an_odd_frame_is_an_error(pixels, words):
+    error = to_rgb(pixels, "camera 0")
+    assert isinstance(error, ImageError) and words in str(error)
+
+
+def test_frames_of_one_and_four_channels_are_read():
+    gray = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    for pixels in (gray, gray[..., None]):
+        assert np.array_equal(to_rgb(pixels, ""), np.stack([gray] * 3, axis=2))
+    colour = np.arange(80, dtype=np.uint8).reshape(4, 5, 4)
+    assert np.array_equal(to_rgb(colour, ""), colour[..., [2, 1, 0]])
+
+
+def test_a_camera_whose_driver_fails_is_opened_again(captures, monkeypatch):
+    def fail(capture):
+        raise OSError("driver")
+
+    monkeypatch.setattr(FakeCapture, "read", fail)
+    frames = frames_of(Camera("0"))
+    assert "gives no more frames" in str(next(frames).image)
+    frames.close()

@@ -1,7 +1,7 @@
 import numpy as np
 from scipy.stats import ks_2samp
 
-from streams.drift import ALARM, WINDOW, Drift, kolmogorov_smirnov
+from streams.drift import P_DRIFT, WINDOW, Drift, kolmogorov_smirnov
 
 RANDOM = np.random.default_rng(0)
 
@@ -37,5 +37,5 @@ def test_twins_and_few_images_promise_less():
     few, window = np.sort(RANDOM.normal(size=20)), np.sort(RANDOM.normal(0.9, 1, WINDOW))
     many = np.sort(np.repeat(few, 10))
     assert kolmogorov_smirnov(many, window, 20) == kolmogorov_smirnov(few, window, 20)
-    assert kolmogorov_smirnov(many, window, 200) < ALARM < kolmogorov_smirnov(many, window, 20)
+    assert kolmogorov_smirnov(many, window, 200) < P_DRIFT < kolmogorov_smirnov(many, window, 20)
     assert told(Drift([], 0), window) == []

@@ -1,3 +1,5 @@
+import errno
+import io
 import json
 import os
 import signal
@@ -15,25 +17,31 @@ from frames import gray, save
 from PIL import Image
 
 import stream
-from data.images import read_image
+from data.images import ImageError, read_image
 from inspection.open_run import open_inspector
 from inspection.output import entry
-from streams import heartbeat, verdict_log
+from streams import alerts, loop, record
+from streams.cameras import Videos
+from streams.drift import Drift
+from streams.record import Heartbeat, VerdictLog
 from streams.source import Frame, Source
-from streams.verdict_log import VerdictLog
-from streams.videos import Videos
-from utils.errors import UserError, masked
+from utils.addresses import masked
+from utils.errors import UserError
+from utils.files import LineFile
 from utils.optional_packages import need
+
+GRAY = gray(0)
+QUICK = ["stream.py", "--output", "out", "--settle", "0"]
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
     """Runs stream.py in tmp_path with `Brightness`; gives (status, lines, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stream, "open_run", lambda *_: (Path("fake.onnx"), Brightness()))
+    monkeypatch.setattr(loop, "open_run", lambda *_: (Path("fake.onnx"), Brightness()))
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["stream.py", "--output", "out", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [*QUICK, *map(str, arguments)])
         status = stream.main()
         printed = capsys.readouterr()
         return status, read_lines(Path("out")), printed.out, printed.err
@@ -148,6 +156,20 @@ def test_a_bad_video_is_reported_and_the_rest_go_on(run, tmp_path):
     assert [path.suffix for path in Path("out").iterdir()] == [".jsonl"]  # no defect, no panel
 
 
+@pytest.mark.skipif(os.name != "posix", reason="makes names of odd bytes")
+def test_a_video_whose_name_is_not_utf8_is_reported(run, tmp_path):
+    write_video(tmp_path / "größe.avi", [gray(20)])
+    (tmp_path / os.fsdecode(b"\xe9.avi")).write_text("no video")  # OpenCV would crash
+    process = start(tmp_path, "*.avi", env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    verdicts = [line.get("verdict") for line in read_lines(tmp_path / "out")]
+    assert sorted(map(str, verdicts)) == ["None", "good"]
+    assert "rename" in err
+    with pytest.raises(UserError, match="rename"):
+        run("größe.avi", "--video", os.fsdecode(b"\xe8.avi"))
+
+
 def test_quoted_patterns_of_videos(run, tmp_path):
     for name in ("b.avi", "a.avi"):
         write_video(tmp_path / name, [gray(20)] * 3)
@@ -166,40 +188,45 @@ sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tests")!r}]
 from pathlib import Path
 import SCRIPT
 from brightness import Brightness
+from streams import loop
+from utils.errors import run_script
 
-SCRIPT.open_run = lambda *_: (Path("fake.onnx"), Brightness())
+MODULE.open_run = lambda *_: (Path("fake.onnx"), Brightness())
 """
 
 ENDLESS = """
 import numpy as np
 from streams.source import Frame
 
-class Endless(stream.Watch):
+class Endless(loop.Watch):
     def frames(self, stopping):
         for number in itertools.count():
             yield Frame("endless", {"frame": number}, np.full((64, 64, 3), number % 100, np.uint8))
 
-stream.Watch = Endless
+loop.Watch = Endless
 """
 
 LIGHT = """
-say = SCRIPT.say
+say = MODULE.say
 
 def say_and_tell(*arguments):
     verdict = say(*arguments)
     print([name for name in ("torch", "scipy", "matplotlib", "cv2") if name in sys.modules])
     return verdict
 
-SCRIPT.say = say_and_tell
+MODULE.say = say_and_tell
 """
 
 
-def start(tmp_path, *arguments, changes="", script="stream"):
+def start(tmp_path, *arguments, changes="", script="stream", env=None):
     """Start stream.py, or another script, with `Brightness` and other changes."""
-    text = (BRIGHT + changes + "SCRIPT.run_script(SCRIPT.main)").replace("SCRIPT", script)
+    text = (BRIGHT + changes + "run_script(SCRIPT.main)").replace("SCRIPT", script)
+    text = text.replace("MODULE", "loop" if script == "stream" else script)
+    quick = QUICK[1:] if script == "stream" else []
     return subprocess.Popen(
-        [sys.executable, "-c", text, "--output", "out", *map(str, arguments)],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", text, *quick, *map(str, arguments)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=env,
     )  # fmt: skip
 
 
@@ -253,6 +280,17 @@ def test_a_watched_folder_from_start_to_stop(tmp_path):
         (["line.mp4", "part.png"], "part.png is no video"),
         (["rtsp://me:secret@cam/a.mp4"], r"^rtsp://me:\*\*\*@cam/a.mp4 is no file; .*--camera"),
         (["--watch", "smb://me:secret@nas/a"], r"no folder at smb:/me:\*\*\*@nas/a"),
+        (["--watch", ""], "--watch: is empty"),
+        (["--watch="], "--watch: is empty"),
+        (["--watch", ".", "--data-root", ""], "data.root is .. but"),
+        (["--watch", ".", "--video", ""], "--video: is empty"),
+        ([""], "an empty name is no video"),
+        (["nope*.mp4"], r"no video matches nope\*\.mp4"),
+        (["--watch", ".", "--settle", "-1"], "--settle must be 0 or more"),
+        (["--camera", "0", "--resolution", "1080p"], "such as 1920x1080"),
+        (["--camera", "0", "--fps", "0"], "--fps above 0"),
+        (["--watch", ".", "--checkpoint", "smb://me:secret@nas/a"], r"smb:/me:\*\*\*@nas/a"),
+        (["--watch", ".", "--video", "smb://me:secret@nas/a"], r"smb:/me:\*\*\*@nas/a"),
         (["--camera", "line.mp4"], "is a file; name videos without --camera"),
         (["line.mp4", "--frames", "0"], "--frames"),
         (["--watch", "gone"], "no folder at gone"),
@@ -262,7 +300,10 @@ def test_a_watched_folder_from_start_to_stop(tmp_path):
         (["--watch", ".", "--threshold", "nan"], "should be a number"),
         (["--watch", ".", "--video", "seen.gif"], "name it .mp4 or .avi"),
         (["--watch", ".", "--webhook", "ftp://host/x"], "http://host/path"),
+        (["--watch", ".", "--webhook", "http://a b/"], "http://host/path"),
+        (["--watch", ".", "--webhook", "http://me:secret@a..b/"], r"http://me:\*\*\*@a..b/"),
         (["--watch", ".", "--mqtt", "mqtt://host"], "topic"),
+        (["--watch", ".", "--mqtt", "mqtt://host/" + "t" * 70_000], "topic of --mqtt is longer"),
     ],
 )
 def test_what_cannot_be_is_one_line(run, arguments, words):
@@ -351,10 +392,10 @@ class Made(Source):
 
 
 def test_a_source_that_hangs_does_not_stop_the_others_nor_the_heartbeat(run, monkeypatch):
-    monkeypatch.setattr(heartbeat, "EVERY", 0.0)
+    monkeypatch.setattr(Heartbeat.write, "__defaults__", (0.0,))
     hanging = Made("hanging", [0], pause=60)
     made = iter([Made("busy", [10, 200] * 4), hanging, Made("slow", [20] * 2, pause=0.2)])
-    monkeypatch.setattr(stream, "Camera", lambda _: next(made))
+    monkeypatch.setattr(loop, "Camera", lambda *_: next(made))
     cameras = ["--camera", 0, "--camera", 1, "--camera", 2]
     status, lines, _, _ = run(*cameras, "--frames", 10, "--heartbeat", "run/beat.json")
     assert status == 0
@@ -370,23 +411,28 @@ def test_a_source_that_hangs_does_not_stop_the_others_nor_the_heartbeat(run, mon
 def test_a_heartbeat_takes_no_file_of_a_user(tmp_path):
     file = tmp_path / "beat.json"
     for _ in range(2):  # that of an earlier start is ours
-        heartbeat.Heartbeat(file, ["camera"]).beat()
-    file.write_text("{}")
-    with pytest.raises(UserError, match="beat.json is none"):
-        heartbeat.Heartbeat(file, ["camera"])
-    assert file.read_text() == "{}"
+        Heartbeat(file, ["camera"]).write()
+    neighbour = tmp_path / "beat.json.tmp"
+    neighbour.write_text("mine")
+    Heartbeat(file, ["camera"]).write()
+    assert neighbour.read_text() == "mine"
+    for text in ("{}", '{"sources": 1}', "my sources", '"sources"', ""):
+        file.write_text(text)
+        with pytest.raises(UserError, match="beat.json is no file of --heartbeat"):
+            Heartbeat(file, ["camera"])
+        assert file.read_text() == text
 
 
 def test_a_fault_in_a_source_is_not_swallowed(run, monkeypatch):
-    monkeypatch.setattr(stream, "Camera", lambda _: Made("faulty", [1, "a"]))
+    monkeypatch.setattr(loop, "Camera", lambda *_: Made("faulty", [1, "a"]))
     monkeypatch.setattr(sys.modules[__name__], "gray", lambda value: np.full(4, value + 1))
     with pytest.raises(TypeError):
         run("--camera", 0)
 
 
 def test_drift_is_told_once(run, monkeypatch):
-    monkeypatch.setattr(stream, "drift", lambda _: stream.Drift([n / 100 for n in range(100)], 100))
-    monkeypatch.setattr(stream, "Camera", lambda _: Made("camera", [120] * 600))
+    monkeypatch.setattr(loop, "drift", lambda _: Drift([n / 100 for n in range(100)], 100))
+    monkeypatch.setattr(loop, "Camera", lambda *_: Made("camera", [120] * 600))
     _, lines, _, err = run("--camera", 0)
     (line,) = [line for line in lines if "drift" in line]
     assert line["source"] == "camera"
@@ -407,7 +453,7 @@ def test_files_of_verdicts_follow_size_and_day(tmp_path, monkeypatch):
         for number in range(4):
             log.next_line()
             log.write({"number": number, "text": "." * 60})
-        monkeypatch.setattr(verdict_log, "date", Tomorrow)
+        monkeypatch.setattr(record, "date", Tomorrow)
         log.next_line()
         log.write({"number": 4})
     with VerdictLog(tmp_path, mib=1) as log:
@@ -421,6 +467,76 @@ def test_files_of_verdicts_follow_size_and_day(tmp_path, monkeypatch):
     assert numbers == [[0, 1], [2, 3], [4], [5]]
 
 
+def test_a_full_disk_stops_nothing(run, tmp_path, monkeypatch):
+    for number in range(4):
+        save(tmp_path / f"{number}.png", 200)
+    _, lines, _, _ = run("--watch", ".", "--frames", 4)
+    limit = int(2.5 * len(json.dumps(lines[0])))  # bytes that the disk has space for
+    write = LineFile.write
+
+    class Full(io.FileIO):
+        def write(self, data):
+            fits = max(0, limit - self.tell())
+            if not fits:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data[:fits])
+
+    def write_to_full(lines, text):
+        if not isinstance(lines._file, Full):
+            lines._file.close()
+            lines._file = Full(lines.path, "r+b")
+        write(lines, text)
+
+    monkeypatch.setattr(LineFile, "write", write_to_full)
+    status, lines, out, err = run("--watch", ".", "--frames", 4, "--again")
+    assert status == 1
+    assert len(lines) == 2  # read as JSON: whole ones
+    assert "4 frames inspected, 4 defective, 0 failed" in out
+    assert err.count("No space left on device") == 1
+
+
+def test_undelivered_alerts_are_an_exit_status(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(alerts, "END", 0.2)
+    save(tmp_path / "a.png", 200)
+    flags = ["--watch", ".", "--frames", 1, "--webhook", "http://me:secret@127.0.0.1:9/x"]
+    status, _, _, err = run(*flags)
+    assert status == 1
+    assert "1 messages not delivered" in err and "secret" not in err
+
+
+def test_an_odd_frame_is_one_failure(run, monkeypatch):
+    odd = ImageError("camera gave a frame of uint16 4x4x3")
+    monkeypatch.setattr(sys.modules[__name__], "gray", lambda value: odd if value == 1 else GRAY)
+    monkeypatch.setattr(loop, "Camera", lambda *_: Made("camera", [0, 1, 0]))
+    status, lines, _, err = run("--camera", 0)
+    assert status == 1
+    assert ["error" in line for line in lines] == [False, True, False]
+    assert err == "FAILED  camera gave a frame of uint16 4x4x3\n"
+
+
+def test_cameras_that_differ_in_a_password_are_told_apart(run, monkeypatch):
+    made = (Made("camera http://h/?token=***", [0]) for _ in range(2))
+    monkeypatch.setattr(loop, "Camera", lambda *_: next(made))
+    addresses = ["--camera", "http://h/?token=a", "--camera", "http://h/?token=b"]
+    run(*addresses, "--heartbeat", "beat.json")
+    assert len(json.loads(Path("beat.json").read_text())["sources"]) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes names of odd bytes")
+def test_names_of_any_bytes_are_inspected_in_any_locale(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for name in (os.fsdecode(b"\xe9.png"), "größe.png"):
+        save(folder / name, 200)
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    flags = ["--watch", folder, "--frames", 2, "--panels", "--heartbeat", "beat.json"]
+    process = start(tmp_path, *flags, env=environment)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert "2 frames inspected, 2 defective" in out
+    assert len(read_lines(tmp_path / "out")) == 2
+
+
 @pytest.mark.parametrize(
     ("address", "shown"),
     [
@@ -431,20 +547,27 @@ def test_files_of_verdicts_follow_size_and_day(tmp_path, monkeypatch):
             "http://host/x?user=a&password=secret&channel=1",
             "http://host/x?user=a&password=***&channel=1",
         ),
-        ("rtsp://u%3Asecret@h", "rtsp://u%3A***@h"),
-        ("u:secret@h/x", "u:***@h/x"),
+        ("rtsp://user%3Asecret@h", "rtsp://user%3A***@h"),
+        ("user:secret@host/x", "user:***@host/x"),
         ("no checkpoint at rtsp:/u:secret@h/x", "no checkpoint at rtsp:/u:***@h/x"),
-        ("rtsp://h/user=admin_password=secret_channel=1", "rtsp://h/user=admin_password=***"),
         *(
             (f"http://h/x?{name}=secret", f"http://h/x?{name}=***")
-            for name in ("access_token", "api_key", "auth", "loginpas", "PWD")
+            for name in ("access_token", "api_key", "auth", "loginpas", "PWD", "odd")
+        ),
+        ("C:/parts@2/a.png", "C:/parts@2/a.png"),
+        ("KEY=VALUE, such as train.lr=3e-4", "KEY=VALUE, such as train.lr=3e-4"),
+        ("rtsp://user:123/secret@host/live", "rtsp://user:***@host/live"),
+        ("rtsp://user:my secret@host/live", "rtsp://user:***@host/live"),
+        ("http://secret@host/x", "http://***@host/x"),
+        ("http://h/x?a=1#auth=secret", "http://h/x?a=***#auth=***"),
+        ("h/x?api_key=secret&width=3", "h/x?api_key=***&width=3"),
+        ("http://h/x?secret", "http://h/x?***"),
+        (
+            "rtsp://h/user=admin_password=secret_channel=1_stream=0.sdp",
+            "rtsp://h/user=admin_password=***_channel=1_stream=0.sdp",
         ),
         ("/dev/video0", "/dev/video0"),
-        ("C:/parts@2/a.png", "C:/parts@2/a.png"),
-        (
-            "write it as KEY=VALUE, such as train.lr=3e-4",
-            "write it as KEY=VALUE, such as train.lr=3e-4",
-        ),
+        ("no image at photos/line@2?.png", "no image at photos/line@2?.png"),
     ],
 )
 def test_passwords_are_masked(address, shown):

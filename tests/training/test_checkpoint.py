@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pickle
 from dataclasses import asdict
@@ -178,3 +179,69 @@ def test_runs_that_cannot_be_used_are_passed_over(tmp_path, checkpoint, monkeypa
     assert find_run(None, finished=False) == tmp_path / "broken_off/last.pt"
     save_checkpoint(tmp_path / "good", checkpoint)  # it is being lengthened
     assert find_run(None).parent.name in ("good", "broken_off")
+
+
+BAD_FILES = {
+    "zeros": bytes(500),
+    "utf16": "model: unet".encode("utf-16"),
+    "control": b"model: \x07\x1b[31m",
+    "latin": "model: für".encode("latin-1"),
+    "list": b"- 1",
+    "empty": b"",
+    "deep": b"[" * 5000,
+    "itself": b"train: &a {lr: *a}",
+    "number": b"seed: " + b"9" * 5000,
+    "twice": b"seed: 1\nseed: 2",
+    "folder": None,
+}
+
+
+@pytest.mark.parametrize("bad", BAD_FILES)
+@pytest.mark.parametrize("name", ["config.yaml", "calibration.yaml"])
+def test_a_bad_file_is_passed_over(name, bad, tmp_path, checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    for number, folder in enumerate(("good", "bad")):
+        (tmp_path / folder).mkdir()
+        config = load_config(overrides={"data.category": "wood" if folder == "good" else "all"})
+        save_checkpoint(tmp_path / folder, dataclasses.replace(checkpoint, config=config))
+        os.utime(tmp_path / folder / "last.pt", (number, number))
+    (tmp_path / "bad" / name).unlink()
+    if BAD_FILES[bad] is None:
+        (tmp_path / "bad" / name).mkdir()
+    else:
+        (tmp_path / "bad" / name).write_bytes(BAD_FILES[bad])
+    assert find_run(None, category="wood") == tmp_path / "good/last.pt"
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) <= 1
+    assert all(f"passed over {tmp_path / 'bad'}: " in line for line in lines)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+def test_a_pipe_among_the_runs_is_not_waited_for(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        save_checkpoint(tmp_path / name, checkpoint)
+    os.utime(tmp_path / "good/last.pt", (1, 1))
+    (tmp_path / "bad/config.yaml").unlink()
+    os.mkfifo(tmp_path / "bad/config.yaml")
+    assert find_run(None) == tmp_path / "good/last.pt"
+
+
+def test_a_run_of_several_categories_is_found_by_one_of_them(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    one = next(iter(checkpoint.calibrations.values()))
+    for age, (category, known) in enumerate([("all", "bolt,tile"), ("a,b", "a,b"), ("b", "b")]):
+        folder = tmp_path / category
+        folder.mkdir()
+        config = load_config(overrides={"data.category": category})
+        calibrations = dict.fromkeys(known.split(","), one)
+        save_checkpoint(
+            folder, dataclasses.replace(checkpoint, config=config, calibrations=calibrations)
+        )
+        os.utime(folder / "last.pt", (1000 - age, 1000 - age))
+    for category, folder in {"tile": "all", "all": "all", "bolt,tile": "all", "b": "a,b"}.items():
+        assert find_run(None, category).parent.name == folder
+    assert find_run(None, "b", exact=True).parent.name == "b"
+    with pytest.raises(UserError, match="no bolt run"):
+        find_run(None, "bolt", exact=True)

@@ -1,4 +1,5 @@
 import argparse
+import math
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from training.run import resumed_config
 from utils.config import Config, default_config, differences, load_config
 from utils.errors import UserError
 from utils.files import read_yaml
-from utils.flags import add_setting_flags, overrides_from
+from utils.flags import add_setting_flags, assignment, overrides_from
 
 
 def test_config_yaml_alone_holds_the_defaults_and_explains_them():
@@ -44,7 +45,7 @@ def test_config_yaml_alone_holds_the_defaults_and_explains_them():
         ("data.category", "/tmp/tile", ["data.category", "--data-root"]),
         ("corruption.kinds", "clean+stian", ["corruption.kinds", "did you mean stain?"]),
         ("corruption.kinds", 3, ["corruption.kinds is 3", "a list"]),
-        ("patchcore.joined", "both", ["patchcore.joined is 'both'", "true or false"]),
+        ("patchcore.paper", "both", ["patchcore.paper is 'both'", "true or false"]),
         ("seed", {"a": 1}, ["unknown setting seed.a", "did you mean seed?"]),
         ("device", "cuda:x", ["device is 'cuda:x'", "cuda:1"]),
         ("loss", {"l1": 0, "ssim": 0, "focal": 0}, ["all 0", "raise one"]),
@@ -56,6 +57,34 @@ def test_wrong_settings_are_named(key, value, words):
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+KEYS = [
+    f"{section}.{name}" if isinstance(values, dict) else section
+    for section, values in read_yaml(REPO / "config.yaml").items()
+    for name in (values if isinstance(values, dict) else [""])
+]
+VALUES = ["null", "''", "-1", "0", "1e9", "1e-320", ".nan", "nan", ".inf", "[]", "{}", "{a: 1}",
+          "true", "2020-01-01", "9" * 400, "x" * 100_000]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: value[:10])
+def test_any_value_of_any_setting_is_taken_or_refused_by_name(key, value):
+    try:
+        config = load_config(overrides=dict([assignment(f"{key}={value}")]))
+    except UserError as error:
+        line = str(error)
+        assert key in line
+        assert "\n" not in line
+        assert len(line) < 500
+        return
+    section, _, name = key.rpartition(".")
+    taken = getattr(getattr(config, section) if section else config, name)
+    numbers = [taken] if isinstance(taken, int | float) else []
+    assert all(math.isfinite(number) for number in numbers)
+    assert value not in ("[]", "{}", "{a: 1}", "nan", ".nan", ".inf", "''") or taken == value
+    assert taken is not True or key in ("patchcore.paper", "draem.sharper")
 
 
 def test_size_is_a_side_or_a_pair():
