@@ -28,11 +28,11 @@ class Entry(NamedTuple):
     reads: tuple[str, ...]
 
 
+# Settings that every detector reads.
 ALL_READ = (
     *("model", "seed", "device", "data", "score", "calibration"),
     *("train.batch", "train.micro_batch"),
 )
-"""Settings that every detector reads."""
 
 DETECTORS = {
     "unet": Entry(

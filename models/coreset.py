@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+# Points that compete at a time.
 BLOCK = 2048
-"""Points that compete at a time."""
 
+# Points of a block whose bounds are updated by one matrix product.
 CHUNK = 256
-"""Points of a block whose bounds are updated by one matrix product."""
 
 
 class RandomSample:

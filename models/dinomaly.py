@@ -14,23 +14,23 @@ from models.feature_detector import FeatureDetector
 from utils.config import Config
 from utils.errors import UserError
 
+# The transformer that `backbone.name: auto` means.
 DEFAULT = "vit_small_patch14_dinov2"
-"""The transformer that `backbone.name: auto` means."""
 
+# Transformer blocks of the decoder (the paper's).
 BLOCKS = 8
-"""Transformer blocks of the decoder (the paper's)."""
 
+# Share of the bottleneck's values dropped in training (the paper's).
 DROPOUT = 0.2
-"""Share of the bottleneck's values dropped in training (the paper's)."""
 
+# Share of the tokens, the worst reconstructed, that keep their whole gradient (the paper's).
 HARD_SHARE = 0.1
-"""Share of the tokens, the worst reconstructed, that keep their whole gradient (the paper's)."""
 
+# Factor of the gradient of all other tokens (the paper's).
 EASY_GRADIENT = 0.1
-"""Factor of the gradient of all other tokens (the paper's)."""
 
+# Channels of an attention head, as in all transformers of the DINO family.
 HEAD_CHANNELS = 64
-"""Channels of an attention head, as in all transformers of the DINO family."""
 
 
 class Dinomaly(FeatureDetector, TrainedDetector):

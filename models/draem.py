@@ -17,9 +17,9 @@ from models.unet import check_size
 from models.unet_network import ScratchEncoder, UNet
 from utils.config import Config
 
+# Weight of the focal loss and its balance (see `focal_loss`) with `draem.sharper`: thin and small
+# defects weigh as much as large ones.
 SHARPER_FOCAL, SHARPER_BALANCE = 100.0, 8.0
-"""Weight of the focal loss and its balance (see `focal_loss`) with `draem.sharper`: thin and small
-defects weigh as much as large ones."""
 
 
 class Draem(TrainedDetector):

@@ -15,14 +15,14 @@ from models.detector import Prediction, TrainedDetector
 from models.feature_detector import FeatureDetector
 from utils.config import Config
 
+# Couplings of the flow of each layer, as in the paper for convolutional backbones.
 STEPS = 8
-"""Couplings of the flow of each layer, as in the paper for convolutional backbones."""
 
+# A coupling scales by exp(-2) to exp(2), so that no step can explode.
 MAX_LOG_SCALE = 2.0
-"""A coupling scales by exp(-2) to exp(2), so that no step can explode."""
 
+# Frequencies of the positional encoding: one half, one and two periods a side.
 OCTAVES = 3
-"""Frequencies of the positional encoding: one half, one and two periods a side."""
 
 
 def positional_encoding(height: int, width: int) -> Tensor:

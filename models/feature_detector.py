@@ -13,8 +13,8 @@ from models.detector import Detector, Prediction
 from models.image_score import image_score
 from utils.config import Config
 
+# Features that are cached at most; those of further images are computed in every pass.
 CACHE_BYTES = 2 * 2**30
-"""Features that are cached at most; those of further images are computed in every pass."""
 
 
 class FeatureCache:

@@ -11,9 +11,9 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+# The score is the mean of the highest 1 / 100 of the pixels: a single noisy pixel does not decide
+# it, and a small defect still raises it.
 TOP_SHARE = 100
-"""The score is the mean of the highest 1 / 100 of the pixels: a single noisy pixel does not decide
-it, and a small defect still raises it."""
 
 
 def image_score(maps: "Tensor", reduce: str) -> "Tensor":

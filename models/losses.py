@@ -11,12 +11,12 @@ from models.anomaly_maps import smooth
 from models.backbones import Backbone
 from utils.config import LossConfig
 
+# How much more the absolute error weighs where the input was corrupted. Most of an image is good:
+# weighed alike, copying what may or may not be a defect would be the best guess.
 CORRUPTED_WEIGHT = 10.0
-"""How much more the absolute error weighs where the input was corrupted. Most of an image is good:
-weighed alike, copying what may or may not be a defect would be the best guess."""
 
+# Bound on the weight of a defect's pixel in `focal_loss`.
 MAX_DENSITY_WEIGHT = 50.0
-"""Bound on the weight of a defect's pixel in `focal_loss`."""
 
 
 class ReconstructionLoss(nn.Module):

@@ -17,19 +17,19 @@ from models.backbones import concatenated
 from models.coreset import RandomSample, greedy_coreset, random_projection
 from models.detector import VariableLengthBuffers
 
+# Dimensions in which a coreset is chosen.
 PROJECTED = 128
-"""Dimensions in which a coreset is chosen."""
 
+# Good patches around an entry whose mean distance is its local spacing.
 NEIGHBOURS = 50
-"""Good patches around an entry whose mean distance is its local spacing."""
 
+# Patches among which these neighbours are searched. A sample, since most of the nearest ones of all
+# patches overlap the patch itself in its own image.
 DENSITY_PATCHES = 10_000
-"""Patches among which these neighbours are searched. A sample, since most of the nearest ones of
-all patches overlap the patch itself in its own image."""
 
+# Share of the mean variance added to the variance of each direction before whitening, since
+# directions without any variance are noise.
 RIDGE = 0.01
-"""Share of the mean variance added to the variance of each direction before whitening, since
-directions without any variance are noise."""
 
 
 def locally_aware_patches(maps: list[Tensor]) -> Tensor:
@@ -214,14 +214,14 @@ def whitening(patches: Tensor) -> Tensor:
     return (directions / (variances.clamp_min(0) + ridge).sqrt()).to(patches)
 
 
+# Size of the block of distances that is held at a time, in MiB.
 BLOCK_MIB = 8.0
-"""Size of the block of distances that is held at a time, in MiB."""
 
+# Entries of a bank in a block: few enough that the block's minimum is taken in the cache.
 BLOCK_ENTRIES = 512
-"""Entries of a bank in a block: few enough that the block's minimum is taken in the cache."""
 
+# The same in an exported graph, where each block adds some nodes.
 GRAPH_ENTRIES = 2048
-"""The same in an exported graph, where each block adds some nodes."""
 
 
 def nearest(queries: Tensor, bank: Tensor, block_mib: float = BLOCK_MIB) -> tuple[Tensor, Tensor]:

@@ -33,27 +33,27 @@ from models.detector import VariableLengthBuffers
 from models.image_score import image_score
 from utils.config import ALL, DataConfig
 
+# Side of the cells, in pixels of the images, that share a mean and a std.
 CELL_PIXELS = 8
-"""Side of the cells, in pixels of the images, that share a mean and a std."""
 
+# Weight, in images, of the statistics of all cells at the same distance from the border.
 PRIOR_IMAGES = 30
-"""Weight, in images, of the statistics of all cells at the same distance from the border."""
 
+# Cells from the border inwards that have statistics of their own; all further in are alike.
 BORDER_CELLS = 5
-"""Cells from the border inwards that have statistics of their own; all further in are alike."""
 
+# Least std of a cell, as a share of that of all cells: where good images never vary, dust may.
 MIN_STD_SHARE = 0.5
-"""Least std of a cell, as a share of that of all cells: where good images never vary, dust may."""
 
+# Least std of all cells together; below that, differences are rounding.
 MIN_STD = 1e-5
-"""Least std of all cells together; below that, differences are rounding."""
 
+# Share of the mean peak added to the noise, for a few images may happen to be alike; and its least
+# value, in standard deviations.
 MIN_NOISE = 0.1
-"""Share of the mean peak added to the noise, for a few images may happen to be alike; and its least
-value, in standard deviations."""
 
+# Good images, about, whose maps set the normalisation: they are held in memory.
 MAX_IMAGES = 200
-"""Good images, about, whose maps set the normalisation: they are held in memory."""
 
 
 class Normalisation(VariableLengthBuffers, nn.Module):

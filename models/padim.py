@@ -18,15 +18,15 @@ from utils.config import Config
 from utils.device import free_memory
 from utils.errors import UserError
 
+# Images whose features are added to the statistics at a time: a matrix product in place of a pass
+# over all covariances for every image.
 BATCH = 16
-"""Images whose features are added to the statistics at a time: a matrix product in place of a pass
-over all covariances for every image."""
 
+# Weight of the overall variances in each covariance.
 SHRINKAGE = 0.01
-"""Weight of the overall variances in each covariance."""
 
+# Positions whose covariances are factorised at a time, in float64.
 POSITIONS = 256
-"""Positions whose covariances are factorised at a time, in float64."""
 
 
 class Padim(FeatureDetector, FittedDetector):

@@ -19,8 +19,8 @@ from models.feature_detector import FeatureDetector
 from models.memory_bank import MemoryBank
 from utils.config import Config
 
+# Tokens that the memory bank keeps, a random sample of all.
 TOKENS = 20_000
-"""Tokens that the memory bank keeps, a random sample of all."""
 
 
 class PatchMemory(FeatureDetector, FittedDetector):

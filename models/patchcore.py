@@ -25,11 +25,11 @@ from models.normalisation import Normalisation, out_of_fold_maps
 from utils.config import Config
 from utils.errors import UserError
 
+# Patches from which each coreset is chosen: bounds the memory of a fit.
 CANDIDATES = 200_000
-"""Patches from which each coreset is chosen: bounds the memory of a fit."""
 
+# b of the paper's equation 7.
 REWEIGHT_NEIGHBOURS = 9
-"""b of the paper's equation 7."""
 
 
 class PatchCore(FeatureDetector, FittedDetector):

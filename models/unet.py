@@ -26,22 +26,22 @@ from models.unet_network import LEVELS, ScratchEncoder, UNet
 from utils.config import Config
 from utils.errors import UserError
 
+# Patches from which each coreset is chosen: bounds the memory of `finish`.
 CANDIDATES = 100_000
-"""Patches from which each coreset is chosen: bounds the memory of `finish`."""
 
+# Entries of a memory bank; with whitened features fewer find as much.
 BANK_PATCHES, WHITENED_PATCHES = 10_000, 3_333
-"""Entries of a memory bank; with whitened features fewer find as much."""
 
+# Levels of the encoder in the memory bank, strides 8 and 16: finer maps show edges only, coarser
+# ones what is there, but no longer where.
 BANK_LEVELS = slice(2, 4)
-"""Levels of the encoder in the memory bank, strides 8 and 16: finer maps show edges only, coarser
-ones what is there, but no longer where."""
 
+# Finest levels of the decoder whose skip connections are gated.
 GATED_LEVELS = 2
-"""Finest levels of the decoder whose skip connections are gated."""
 
+# Pixels around a defect's pixel within which the focal loss counts how much is defect; see
+# `focal_loss`. Without it thin cracks are outvoted by large stains.
 FOCAL_BALANCE = 8.0
-"""Pixels around a defect's pixel within which the focal loss counts how much is defect; see
-`focal_loss`. Without it thin cracks are outvoted by large stains."""
 
 
 def check_size(config: Config) -> None:
@@ -107,11 +107,11 @@ class UNetAutoencoder(TrainedDetector):
     good; on pretrained features they do.
     """
 
+    # Names of the terms of the anomaly map.
     TERMS = ("structure", "colour", "segmentation", "distance", "whitened distance")
-    """Names of the terms of the anomaly map."""
 
+    # Their weights: structure and colour are the two halves of the reconstruction's term.
     WEIGHTS = (1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 4)
-    """Their weights: structure and colour are the two halves of the reconstruction's term."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Times that the encoder halves the resolution: fewer see too little of a large defect.
 LEVELS = 5
-"""Times that the encoder halves the resolution: fewer see too little of a large defect."""
 
+# Channels that carry the finest detail of the image past the encoder.
 STEM_CHANNELS = 16
-"""Channels that carry the finest detail of the image past the encoder."""
 
 
 class DoubleConv(nn.Sequential):
