@@ -37,6 +37,7 @@ from models import build_model
 from models.backbones import LITE, Backbone
 from utils.config import load_config
 from utils.device import place
+from utils.errors import run_script
 from utils.flags import script_parser
 from utils.memory import peak_mib
 
@@ -166,7 +167,7 @@ def measure(args: argparse.Namespace) -> None:
     print(json.dumps([fit_seconds, milliseconds, peak_mib(), roc_auc_score(labels, scores)]))
 
 
-def main() -> None:
+def main() -> int:
     """Run both libraries on the detectors, in processes of their own, and print a table."""
     parser = script_parser(__doc__)
     add = parser.add_argument
@@ -182,7 +183,8 @@ def main() -> None:
     add("--model", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        return measure(args)
+        measure(args)
+        return 0
     print(f"{'':22} {'fit s':>8} {'ms/image':>9} {'peak MiB':>9} {'AUROC':>7}")
     for model in args.models:
         for worker, python in (("anomalib", args.python), ("ours", sys.executable)):
@@ -192,7 +194,8 @@ def main() -> None:
             fit, milliseconds, peak, auroc = json.loads(output.splitlines()[-1])
             figures = f"{fit:8.1f} {milliseconds:9.1f} {peak:9.0f} {auroc:7.4f}"
             print(f"{model:10} {worker:11} {figures}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
