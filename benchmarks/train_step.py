@@ -4,8 +4,8 @@
 
 The textbook U-Net (Ronneberger et al., MICCAI 2015) starts from random weights, with 32 channels at
 full size and four times half of it, and restores the same corrupted images by the same L1 + SSIM.
-Both are stepped by train.py's own `train_step` on the same images, and take turns, so that a noisy
-machine strikes both alike. What corrupting the batch takes is part of both, and printed apart.
+Both take the steps of train.py on the same images, in turns, so that other work slows
+both alike. The time to corrupt the batch is part of both, and printed by itself.
 """
 
 import time
@@ -28,13 +28,14 @@ from models.unet_network import DoubleConv
 from training.loop import pick_micro_batch, train_step
 from utils.config import Config, load_config
 from utils.device import pick_device, place
+from utils.errors import run_script
 from utils.flags import add_setting_flags, overrides_from, script_parser
 
 WIDTH, DEPTH = 32, 4
 
 
 class TextbookUNet(nn.Module):
-    """A U-Net of full-size convolutions that restores images; sides are multiples of 16."""
+    """U-Net with convolutions at full resolution; sides of images are multiples of 16."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class TextbookUNet(nn.Module):
         self.prepare: Callable[[Tensor], tuple[Tensor, ...]]
 
     def loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
-        """Loss of the reconstruction of images [B, 3, H, W]."""
+        """Return the loss of the reconstruction of images [B, 3, H, W]."""
         x, skips = corrupted.contiguous(memory_format=torch.channels_last), []
         for number, down in enumerate(self.down):
             x = down(F.max_pool2d(x, 2) if number else x)
@@ -80,7 +81,7 @@ def in_turns(works: Sequence[Callable[[], object]], repeats: int) -> list[list[f
     return [list(column) for column in zip(*rounds[1:], strict=True)]
 
 
-def main() -> None:
+def main() -> int:
     """Print milliseconds an image and the ratio."""
     parser = script_parser(__doc__)
     add_setting_flags(parser)
@@ -115,7 +116,8 @@ def main() -> None:
         f"ours is {median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f}), "
         f"{len(ratios)} pairs"
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

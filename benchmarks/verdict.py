@@ -1,13 +1,13 @@
-"""Does the verdict keep its promise? Good images alone tell.
+"""False alarms of the verdict on good images that the detector has never seen.
 
     python -m benchmarks.verdict --data-root data/mvtec --categories bottle --size 128
     python -m benchmarks.verdict --models unet --set train.epochs=10 --batch 8 --lr 1e-3 --size 128
 
 Of each category a random fifth of train/good is hidden. A detector learns from the rest, or from 40
-or 15 images of it, and sets its threshold on what it learned from; then the share of the hidden
-images that it calls defective is counted. Prints a row for each detector, category and number of
-images: the mean over the seeds, the highest, and what was promised. Every fit is also a line of the
-file that --output names; the same command again goes on from there.
+or 15 images of it, and sets its threshold on what it learned from; the share of the hidden images
+above the threshold should be `calibration.false_alarms`. Prints a row for each detector, category
+and number of images: mean and highest share over the seeds. Every fit is also a line of the file
+that --output names; the same command again goes on from there.
 """
 
 import contextlib
@@ -34,19 +34,18 @@ from training.run import Run
 from training.seed import seed_step
 from utils.config import Config, changed, load_config
 from utils.device import place
+from utils.errors import run_script
 from utils.flags import add_setting_flags, file_or_folder, overrides_from, script_parser
 
-HIDDEN = 0.2
-NUMBERS = [0, 40, 15]
-"""Images to learn from; 0: all that are not hidden."""
-
+HIDDEN = 0.2  # share of the good images
+NUMBERS = [0, 40, 15]  # images to learn from; 0: all that are not hidden
 COLUMNS = ["model", "category", "images", "seed", "hidden", "called", "threshold", "promised"]
 
 
 def called_defective(
     config: Config, images: np.ndarray, hidden: np.ndarray
 ) -> tuple[int, Calibration]:
-    """Learn from good images as train.py does, and judge others, all uint8 [N, H, W, 3].
+    """Learn from good images as train.py does, and inspect others, all uint8 [N, H, W, 3].
 
     Returns:
         How many of the others are called defective, and the calibration.
@@ -56,46 +55,47 @@ def called_defective(
     seed_step(config.seed, epoch=-1, step=-1)
     model = place(build_model(config), run.device)
     model.load_pretrained()
-    learns = isinstance(model, TrainedDetector)
-    share, places = config.calibration.holdout if learns else 0, list(range(len(images)))
-    names = [f"{config.data.category}/{place}" for place in places]
-    run.good = GoodImages().extended(names, places, share, config.seed)
+    is_network = isinstance(model, TrainedDetector)
+    share, groups = config.calibration.holdout if is_network else 0, list(range(len(images)))
+    names = [f"{config.data.category}/{number}" for number in groups]
+    run.good = GoodImages().extended(names, groups, share, config.seed)
     decoded = DecodedImages.whole(images)
-    with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
-        if learns:
-            whole = train(run, model, model.optimizer(), decoded)
-        else:
-            whole = fit(run, model, decoded)
-    if not whole:
-        raise KeyboardInterrupt
     folds = in_folds(decoded, run.good, 1, run.device)
-    finish(run, model, folds)
-    (calibration,) = calibrate_detector(model, decoded, run.good, folds).values()
+    with model.caching():
+        with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
+            if is_network:
+                learned = train(run, model, model.optimizer(), decoded)
+            else:
+                learned = fit(run, model, decoded)
+        if not learned:
+            raise KeyboardInterrupt
+        finish(run, model, folds)
+        (calibration,) = calibrate_detector(model, decoded, run.good, folds).values()
     with torch.inference_mode():
         scores = [model(to_batch(image[None], run.device)).score.item() for image in hidden]
     return sum(map(calibration.is_defect, scores)), calibration
 
 
-def rows_of(file: Path) -> list[dict[str, str]]:
-    """What was found so far."""
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Return the fits so far."""
     return list(csv.DictReader(file.read_text("utf-8").splitlines()))
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """The share of false alarms by detector, category and number of images, in Markdown."""
-    found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    """Return the share of false alarms by detector, category and number of images, in Markdown."""
+    shares: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for row in rows:
         key = (row["model"], row["category"], int(row["images"]))
-        found[key].append(int(row["called"]) / int(row["hidden"]))
+        shares[key].append(int(row["called"]) / int(row["hidden"]))
     headings = ["detector", "category", "learned from", "false alarms, mean", "highest", "seeds"]
     lines = (
-        [*map(str, key), f"{np.mean(shares):.1%}", f"{max(shares):.1%}", str(len(shares))]
-        for key, shares in sorted(found.items())
+        [*map(str, key), f"{np.mean(own):.1%}", f"{max(own):.1%}", str(len(own))]
+        for key, own in sorted(shares.items())
     )
     return markdown(headings, lines)
 
 
-def main() -> None:
+def main() -> int:
     """Fit what is missing, then print the table."""
     parser = script_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=list(DETECTORS), metavar="NAME")
@@ -109,7 +109,7 @@ def main() -> None:
     if not args.output.exists():
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(",".join(COLUMNS) + "\n", "utf-8")
-    done = {tuple(row.values())[:4] for row in rows_of(args.output)}
+    done = {tuple(row.values())[:4] for row in read_rows(args.output)}
     for category in args.categories:
         given = load_config(overrides=overrides_from(args) | {"data.category": category})
         images = decode_all(Category(given.data.root, category).train_images(), given.data)[0].tiles
@@ -127,8 +127,9 @@ def main() -> None:
             with args.output.open("a", encoding="utf-8", newline="") as stream:
                 csv.writer(stream, lineterminator="\n").writerow(values)
             print(f"{model} {category} {key[2]} seed {seed}: {called} of {len(hidden)} called")
-    print(table(rows_of(args.output)))
+    print(table(read_rows(args.output)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
