@@ -1,4 +1,4 @@
-"""Writing a detector as one ONNX file: plain [0, 1] RGB in; map, score and reconstruction out."""
+"""Writing a detector as one ONNX file: RGB in [0, 1] in; map, score and reconstruction out."""
 
 import contextlib
 import io
@@ -20,11 +20,11 @@ from utils.errors import UserError
 from utils.optional_packages import need
 
 OUTPUTS = ["anomaly_map", "score", "reconstruction"]
-LIMIT_GIB = 2.0  # an ONNX file holds no more
+MAX_GIB = 2.0  # a protobuf, and so an ONNX file, holds no more
 
 
 class _Outputs(nn.Module):
-    """A detector whose prediction is a plain tuple, without what it does not have."""
+    """A detector whose prediction is a plain tuple, without a missing reconstruction."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ def write_onnx(detector: Detector, file: Path) -> None:
     need("onnx")
     need("onnxscript")
     gib = sum(tensor.nbytes for tensor in detector.state_dict().values()) / 2**30
-    if gib > LIMIT_GIB:
+    if gib > MAX_GIB:
         raise UserError(
-            f"the detector takes {gib:.1f} GiB and an ONNX file holds at most {LIMIT_GIB:g}; "
+            f"the detector takes {gib:.1f} GiB and an ONNX file holds at most {MAX_GIB:g}; "
             "train one with a lower --size or, for padim, fewer padim.channels"
         )
-    example = torch.rand(2, 3, *detector.config.data.size)
+    example = torch.rand(2, 3, *detector.config.data.size)  # 2: a batch of 1 would become fixed
     count = sum(output is not None for output in detector(example))
     with _quiet():
         torch.onnx.export(
@@ -64,13 +64,13 @@ def write_onnx(detector: Detector, file: Path) -> None:
             output_names=OUTPUTS[:count],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             dynamo=True,
-            external_data=False,
+            external_data=False,  # one file: weights beside it would be forgotten when copied
             verbose=False,
         )
 
 
 def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calibration]) -> None:
-    """Put into the file what a verdict needs: settings, thresholds, versions, and a digest."""
+    """Add to the file settings, calibrations, versions and a digest."""
     onnx = need("onnx")
     config = detector.config
     about = {
@@ -87,7 +87,7 @@ def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calib
 
 
 def write_half(source: Path, file: Path) -> None:
-    """The graph with weights and sums in float16; inputs and outputs stay float32."""
+    """Write the graph with weights and sums in float16; inputs and outputs stay float32."""
     onnx = need("onnx")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -96,9 +96,9 @@ def write_half(source: Path, file: Path) -> None:
 
 
 def write_int8(source: Path, file: Path, images: Iterator[np.ndarray]) -> None:
-    """The graph with the convolutions of its networks in 8 bits (static quantisation).
+    """Write the graph with the convolutions of its networks in 8 bits (static quantisation).
 
-    What makes a map of their outputs stays float32: an anomaly is a small difference.
+    The rest, from their outputs to the map, stays float32: an anomaly is a small difference.
 
     Args:
         source: a file of `write_onnx`.
@@ -113,7 +113,7 @@ def write_int8(source: Path, file: Path, images: Iterator[np.ndarray]) -> None:
             image = next(images, None)
             return None if image is None else {"images": as_input(image[None])}
 
-    # The blurs of the maps are convolutions too, but none of their weights belongs to the detector.
+    # Blurs of the map are convolutions too; their weights are constants, not the detector's.
     learned = [
         node.name
         for node in onnx.load(str(source)).graph.node
@@ -127,7 +127,7 @@ def write_int8(source: Path, file: Path, images: Iterator[np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to itself what the converters say of their own progress; errors are raised as ever."""
+    """Silence the converters, which report their progress; errors are raised all the same."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

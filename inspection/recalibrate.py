@@ -1,4 +1,4 @@
-"""Changing the verdict of a finished run, or of an export of one."""
+"""Changing the calibrations of a finished run, or of an export of one."""
 
 import json
 from dataclasses import asdict, replace
@@ -15,8 +15,7 @@ from utils.errors import UserError
 from utils.files import new_file, write_whole
 from utils.optional_packages import need
 
-FORMER = "former-calibration.yaml"
-"""File of a run that calibrations go to when others take their place; then -2 and so on."""
+FORMER = "former-calibration.yaml"  # of a run, for calibrations that others replace; then -2, ...
 
 
 def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
@@ -38,7 +37,7 @@ def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibr
         config: its settings, with others below `score`.
         root: folder that holds the categories; all good images that the run knows are needed.
     """
-    from data.cache import decode_all
+    from data.cache import decode_all  # late, as below: an export needs no torch
     from data.good_images import in_folds
     from inspection.calibration import calibrate_detector
 
@@ -61,9 +60,10 @@ def set_calibrations(
     if file.suffix == ".onnx":
         _set_in_export(file, changed)
         return
-    from training.checkpoint import load_checkpoint, save_checkpoint  # torch
+    from training.checkpoint import load_checkpoint, save_checkpoint
 
     checkpoint = load_checkpoint(file)
+    # The former ones are on disk before they are replaced: a kill in between loses none.
     former = yaml.safe_dump(checkpoint.calibrations, sort_keys=False)
     write_whole(new_file(file.parent / FORMER), former)
     calibrations = checkpoint.calibrations | {

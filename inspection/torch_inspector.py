@@ -15,7 +15,7 @@ from training.folders import checked
 from utils.device import free_memory, peak_memory, pick_device, place
 from utils.errors import UserError
 
-MAX_BATCH = 32  # images inspected at once on a GPU, which more would not speed up
+MAX_BATCH = 32  # images inspected at once on a GPU; more would not be faster
 
 
 class TorchInspector(Inspector):
@@ -24,7 +24,7 @@ class TorchInspector(Inspector):
     Args:
         file: last.pt of a finished run.
         device: auto, cuda, mps or cpu.
-        batch: images that go through it at once, or "auto"; see `pick_inference_batch`.
+        batch: images that pass through it at once, or "auto"; see `pick_inference_batch`.
     """
 
     def __init__(self, file: Path, device: str, batch: int | str = 1) -> None:
@@ -40,7 +40,8 @@ class TorchInspector(Inspector):
         """See `Inspector.predict`."""
         anomaly_maps, scores, reconstructions = self.detector(to_batch(images, self.device))
         pixels = None if reconstructions is None else to_pixels(reconstructions)
-        maps = anomaly_maps[:, 0].float().cpu().numpy()  # waits for the device
+        # .cpu() waits for the device, so that the time which the caller measures is the whole.
+        maps = anomaly_maps[:, 0].float().cpu().numpy()
         return maps, scores.float().cpu().numpy(), pixels
 
 
@@ -85,4 +86,5 @@ def pick_inference_batch(setting: int | str, model: Detector, device: torch.devi
         return 1
     image = torch.zeros(1, 3, *model.config.data.size, device=device)
     peak = peak_memory(device, lambda: model(image))  # before the rest: it also loads libraries
+    # Half: images of the next batch, and other programs, take memory meanwhile.
     return max(1, min(MAX_BATCH, free_memory(device) // 2 // max(1, peak)))
