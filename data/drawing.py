@@ -10,20 +10,21 @@ from the x axis towards y; points are [B, 2], y and x in pixels.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+GENERATOR_LOCK = Lock()
+
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seed torch's CPU generator by a tuple of numbers, and restore its state afterwards.
-
-    The generator is shared by all threads: draw in one of them.
-    """
-    with torch.random.fork_rng(devices=[]):
+    """Seed torch's CPU generator by a tuple of numbers, and restore its state afterwards."""
+    # All threads share the generator: those that read images ahead draw one after the other.
+    with GENERATOR_LOCK, torch.random.fork_rng(devices=[]):
         # SeedSequence mixes the numbers: (0, 1) and (1, 0) have nothing in common.
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
         yield
@@ -214,7 +215,8 @@ def stroke(along: Tensor, across: Tensor, length: Tensor, half_width: Tensor) ->
     """
     length, half_width = per_image(length, along), per_image(half_width, along)
     ends = ((length / 2 - along.abs()) / (0.2 * length)).clamp(0, 1)
-    return torch.exp(-(across / half_width).square()) * ends
+    line = torch.exp(-(across / half_width).square())
+    return line * ends * (line > 0.05)  # no faint halo that covers the whole image
 
 
 def blend(images: Tensor, layer: Tensor, alpha: Tensor, visible: float) -> tuple[Tensor, Tensor]:
@@ -260,21 +262,23 @@ def resampled(
     source: Tensor | None = None,
     turn: Tensor | None = None,
     zoom: Tensor | None = None,
+    size: tuple[int, int] | None = None,
+    beyond: str = "reflection",
 ) -> Tensor:
-    """Turn and enlarge images about a point and move it to another: [B, C, H, W].
-
-    Beyond the borders the images are reflected.
+    """Turn and enlarge images about a point and move it to another: [B, C, *size].
 
     Args:
         images: [B, C, H, W].
         at: [B, 2] the point in the result; the centre by default.
         source: [B, 2] the point in the images; the centre by default.
-        turn: [B] angles.
+        turn: [B] angles, counterclockwise as seen: the opposite of `frame`.
         zoom: [B] factors of enlargement; negative ones mirror as well.
+        size: (height, width) of the result; that of the images by default.
+        beyond: their borders, "reflection" or "zeros".
     """
-    count, _, height, width = images.shape
-    size = torch.tensor([height, width])
-    at, source = (size.expand(count, 2) / 2 if p is None else p for p in (at, source))
+    count, (height, width) = len(images), size or images.shape[-2:]
+    at = torch.tensor([height, width]).expand(count, 2) / 2 if at is None else at
+    source = torch.tensor(images.shape[-2:]).expand(count, 2) / 2 if source is None else source
     turn = torch.zeros(count) if turn is None else turn
     zoom = torch.ones(count) if zoom is None else zoom
     cos, sin = turn.cos() / zoom.abs(), turn.sin() / zoom.abs()
@@ -285,7 +289,8 @@ def resampled(
     matrix, xy = matrix.to(images)[:, :, :, None, None], xy.to(images)[:, :, None, None]
     x = torch.arange(width, device=images.device) + 0.5
     y = torch.arange(height, device=images.device)[:, None] + 0.5
-    return sampled(images, *(matrix[:, :, 0] * x + (matrix[:, :, 1] * y + xy)).unbind(dim=1))
+    x, y = (matrix[:, :, 0] * x + (matrix[:, :, 1] * y + xy)).unbind(dim=1)
+    return sampled(images, x, y, beyond)
 
 
 def displaced(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -296,8 +301,8 @@ def displaced(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     return sampled(images, x, y)
 
 
-def sampled(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Read images [B, C, H, W] at points, [B, H, W] in pixels; reflected beyond the borders."""
+def sampled(images: Tensor, x: Tensor, y: Tensor, beyond: str = "reflection") -> Tensor:
+    """Read images [B, C, H, W] at points, x and y [B, H', W'] in pixels: [B, C, H', W']."""
     height, width = images.shape[-2:]
     grid = torch.stack([x * (2 / width) - 1, y * (2 / height) - 1], dim=3)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return F.grid_sample(images, grid, padding_mode=beyond, align_corners=False)

@@ -15,24 +15,43 @@ Unsupervised Anomaly Detection", CVPR 2019; no pixel of it is used. Scores on dr
 comparable with scores on the real ones.
 """
 
+import math
 import tempfile
 from pathlib import Path
 
-import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
+from data.drawing import frame, seeded, uniform
 from data.sample import part, tile
 from utils.errors import UserError
 
 KINDS = {"tile": tile, "part": part}
 """What can be drawn: a module each, with its `DEFECTS` by name and its `draw`."""
 
+MIN_DRAWN = 256
+"""Least pixels a side to draw with, for the details need some; smaller images are shrunk."""
 
-def _save(path: Path, image: np.ndarray) -> None:
-    """Write values in [0, 1], [H,W,3] or [H,W], as an 8-bit PNG; make its folder."""
+
+def photographed(image: Tensor) -> Tensor:
+    """Photograph a picture [1, 3, S, S]: uneven light, exposure and sensor noise, in [0, 1]."""
+    size = image.shape[-1]
+    x, y = frame(image, torch.full((1, 2), size / 2), uniform(0, 2 * math.pi, 1))
+    x, y = 2 * x / size, 2 * y / size
+    slope, gain = float(torch.rand(1)), float(torch.randn(1))
+    light = 1 + 0.06 * slope * x - 0.02 * (x * x + y * y)  # darker to a side and to the corners
+    light = light * (1 + 0.025 * gain)
+    return (image * light + 0.008 * torch.randn(image.shape)).clamp(0, 1)
+
+
+def _save(path: Path, image: Tensor) -> None:
+    """Write values in [0, 1], [1, C, S, S], as an 8-bit PNG, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(path)
+    pixels = (255 * image[0]).round().byte().permute(1, 2, 0).squeeze(2)
+    Image.fromarray(pixels.numpy()).save(path)
 
 
 def write_sample(
@@ -83,20 +102,22 @@ def write_sample(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} already exists and is not empty: nothing was written")
 
-    drawn = KINDS[kind]
-    labels = ["good", *drawn.DEFECTS]
+    labels = ["good", *KINDS[kind].DEFECTS]
     jobs = [("train", "good", i) for i in range(train)]
     jobs += [("test", "good", i) for i in range(good)]
-    jobs += [("test", label, i) for label in drawn.DEFECTS for i in range(defects)]
+    jobs += [("test", label, i) for label in labels[1:] for i in range(defects)]
+    factor = math.ceil(MIN_DRAWN / size)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         draft = Path(scratch) / folder.name
         for split, label, index in tqdm(jobs, str(folder), unit="image", disable=quiet or None):
-            rng = np.random.default_rng([seed, int(split == "test"), labels.index(label), index])
-            image, mask = drawn.draw(rng, size, label)
+            with seeded(seed, int(split == "test"), labels.index(label), index):
+                image, mask = KINDS[kind].draw(size * factor, label)
+                image = photographed(F.avg_pool2d(image, factor))
             _save(draft / split / label / f"{index:03d}.png", image)
-            if mask is not None:
+            if label != "good":
+                mask = F.max_pool2d(mask.float(), factor)
                 _save(draft / "ground_truth" / label / f"{index:03d}_mask.png", mask)
         if folder.exists():
             folder.rmdir()  # it is empty; not every system renames over an empty folder

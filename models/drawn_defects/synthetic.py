@@ -1,10 +1,8 @@
-"""Defects synthesised on good images, to choose settings by where no defect is at hand.
+"""Draw defects on good images, to compare settings by where no defective image is at hand.
 
-None of them is made as those of models/drawn_defects/corruption.py are, so that a network is not
-examined with what it was taught. `python -m benchmarks.terms` measures on them and on real ones.
-
-Each kind is a small function of a random generator and an image, float32 [H, W, 3] in [0, 1]; it
-returns the spoilt image.
+None of the kinds is drawn as those of `corruption` are, so that a network is not examined with what
+it was taught. Each is a function of images [n, 3, H, W] in [0, 1]; it returns what to lay over the
+images, [n, 3, H, W], and with what opacity, [n, 1, H, W].
 """
 
 import math
@@ -13,162 +11,171 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
+import torch
+from torch import Tensor
 
+from data.drawing import (
+    blend,
+    blob,
+    blurred,
+    coins,
+    displaced,
+    frame,
+    log_uniform,
+    opacity,
+    per_image,
+    random_points,
+    seeded,
+    signed,
+    stroke,
+    uniform,
+)
 from data.images import upright_size
 from data.region import read_with_region, valid_pixels
 from data.resize import placement, resize_to_input
+from data.tensors import to_batch, to_pixels
 from utils.config import DataConfig
 
-VISIBLE = 0.03  # a pixel that changed by less, of a range of 1, does not belong to the defect
-SMALLEST = 0.0003  # share of the image that a defect has to cover, or it is drawn again
-TRIES = 20
+VISIBLE = 0.03
+"""Least visible change, of a range of 1: pixels that changed by less are not of the defect."""
 
-Generator = np.random.Generator
+MIN_AREA = 0.0003
+"""Least share of the image that a defect covers; smaller ones are drawn again."""
 
+MAX_TRIES = 20
+"""Drawings of a kind until one is large enough, in an image without a region."""
 
-def _log_uniform(rng: Generator, low: float, high: float) -> float:
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
-
-
-def _frame(rng: Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turned coordinates [H, W] around a random point of the image, in sides of the image."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    y, x = np.indices((height, width), np.float32)
-    y, x = (y - rng.uniform(0, height)) / side, (x - rng.uniform(0, width)) / side
-    turn = rng.uniform(0, math.pi)
-    u = x * math.cos(turn) + y * math.sin(turn)
-    v = y * math.cos(turn) - x * math.sin(turn)
-    return u, v
+Drawn = tuple[Tensor, Tensor]
 
 
-def _region(rng: Generator, image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Opacity [H, W, 1] of a ragged blob whose radius lies between `low` and `high` sides."""
-    u, v = _frame(rng, image)
-    radius, stretch = _log_uniform(rng, low, high), math.sqrt(_log_uniform(rng, 1, 2.5))
-    rag = ndimage.gaussian_filter(rng.standard_normal((12, 12)), 1) * 0.8
-    zoomed = ndimage.zoom(
-        rag, (len(u) / 12, u.shape[1] / 12), order=3, grid_mode=True, mode="grid-wrap"
-    )
-    depth = 1 - np.hypot(u / radius / stretch, v / radius * stretch) + zoomed
-    return np.clip(depth / 0.15, 0, 1)[..., None].astype(np.float32)
+def _patch(images: Tensor, least: float, most: float) -> Tensor:
+    """Draw the opacity of a compact blob at a random point, its radius in shares of the side."""
+    points = random_points(images)
+    depth, _, _ = blob(images, points, least, most, stretch=2.5, rag=(0.3, 0.7), finest=8)
+    return opacity(depth, 0.02 * min(images.shape[-2:]), 1.0)
 
 
-def spot(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """A few small pits or grains, darker or lighter than what is around them."""
-    shade = rng.choice([-1, 1], p=[0.65, 0.35]) * rng.uniform(0.06, 0.5)
-    for _ in range(rng.integers(1, 4)):
-        image = image + shade * _region(rng, image, 0.006, 0.035)
-    return image
+def _axes(images: Tensor, bend: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Draw coordinates about a random point, along and across a random direction."""
+    return frame(images, random_points(images), uniform(0, math.pi, len(images)), bend)
 
 
-def scratch(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """A long thin line, slightly bent, that fades towards its ends."""
-    u, v = _frame(rng, image)
-    length, bend = _log_uniform(rng, 0.1, 0.8), rng.uniform(-0.4, 0.4)
-    width = _log_uniform(rng, 0.003, 0.012)
-    wobble = 0.004 * np.sin(u * rng.uniform(20, 80) + rng.uniform(0, 6))
-    line = np.exp(-(((v - bend * u * u + wobble) / width) ** 2))
-    ends = np.clip((length / 2 - np.abs(u)) / (0.2 * length), 0, 1)
-    shade = rng.choice([-1, 1], p=[0.65, 0.35]) * rng.uniform(0.06, 0.4)
-    return image + shade * (line * ends)[..., None]
+def spot(images: Tensor) -> Drawn:
+    """Draw up to three small pits or grains, darker or lighter than their surroundings."""
+    count = len(images)
+    shade = signed(uniform(0.06, 0.5, count), negative=0.65)
+    alphas = torch.stack([_patch(images, 0.006, 0.035) for _ in range(3)])
+    drawn = torch.arange(3)[:, None] < torch.randint(1, 4, (count,))
+    alphas = alphas * drawn.to(images)[:, :, None, None, None]
+    return images + per_image(shade, images), alphas.amax(dim=0)
 
 
-def smear(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """A patch that is blurred along one direction, as by a wipe."""
-    side = min(image.shape[:2])
-    sigma = [_log_uniform(rng, 0.01, 0.06) * side, 0.004 * side]
-    if rng.random() < 0.5:
-        sigma.reverse()
-    blurred = ndimage.gaussian_filter(image, (*sigma, 0)) + rng.uniform(-0.08, 0.08)
-    return image + _region(rng, image, 0.05, 0.2) * (blurred - image)
+def scratch(images: Tensor) -> Drawn:
+    """Draw a long thin line, slightly bent, that fades towards its ends."""
+    count, side = len(images), min(images.shape[-2:])
+    along, across = _axes(images, uniform(-0.4, 0.4, count) / side)
+    waves = along * per_image(uniform(20, 80, count) / side, images)
+    across = across + 0.004 * side * torch.sin(waves + per_image(uniform(0, 6, count), images))
+    length, half_width = log_uniform(0.1, 0.8, count), log_uniform(0.003, 0.012, count)
+    shade = signed(uniform(0.06, 0.4, count), negative=0.65)
+    line = stroke(along, across, length * side, half_width * side)
+    return images + per_image(shade, images), line
 
 
-def dent(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """The surface pushed aside around a point, with light on one flank and shadow on the other."""
-    height, width = image.shape[:2]
-    u, v = _frame(rng, image)
-    radius = _log_uniform(rng, 0.03, 0.12)
-    bump = np.exp(-(u * u + v * v) / (2 * radius * radius))
-    push = rng.uniform(-1, 1) * radius * min(height, width)
-    y, x = np.indices((height, width), np.float32)
-    at = np.stack([y + push * bump * u / radius, x + push * bump * v / radius])
-    moved = [
-        ndimage.map_coordinates(c, at, order=1, mode="reflect") for c in np.moveaxis(image, 2, 0)
-    ]
-    relief = rng.uniform(0.1, 0.3) * (u / radius * bump)[..., None]
-    return np.stack(moved, axis=2) + relief
+def smear(images: Tensor) -> Drawn:
+    """Blur a patch along the rows or along the columns, as by a wipe."""
+    side = min(images.shape[-2:])
+    sigmas = [float(log_uniform(0.01, 0.06, 1)) * side, 0.004 * side]
+    wiped = blurred(images, *(sigmas if coins(1) else sigmas[::-1]))
+    shift = per_image(uniform(-0.08, 0.08, len(images)), images)
+    return wiped + shift, _patch(images, 0.05, 0.2)
 
 
-def shade(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """A part of the surface, cut off along a line, that is brighter or darker than the rest."""
-    u, v = _frame(rng, image)
-    edge = np.clip(u / _log_uniform(rng, 0.003, 0.05), 0, 1)
-    band = edge * np.clip((_log_uniform(rng, 0.1, 0.6) - u) / 0.03, 0, 1)
-    change = rng.choice([-1, 1]) * rng.uniform(0.08, 0.35)
-    return image * (1 + change * band[..., None])
+def dent(images: Tensor) -> Drawn:
+    """Push the surface aside around a point, one flank in the light and one in the shadow."""
+    count = len(images)
+    radius = per_image(log_uniform(0.03, 0.12, count) * min(images.shape[-2:]), images)
+    u, v = (axis / radius for axis in _axes(images))
+    flank = u * torch.exp(-(u.square() + v.square()) / 2)
+    push = per_image(uniform(-1, 1, count), images) * radius * flank
+    relief = per_image(uniform(0.1, 0.3, count), images) * flank
+    return displaced(images, push, push) + relief, (flank.abs() > 0.01).to(images)
 
 
-def rough(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """A patch with a grain of its own."""
-    grain = ndimage.gaussian_filter(rng.standard_normal(image.shape[:2]), rng.uniform(0.5, 2.0))
-    grain = rng.uniform(0.05, 0.15) * grain / grain.std()
-    return image + _region(rng, image, 0.03, 0.15) * grain[..., None]
+def shade(images: Tensor) -> Drawn:
+    """Brighten or darken a part of the surface that ends along a line."""
+    count, side = len(images), min(images.shape[-2:])
+    along, _ = _axes(images)
+    edge = along / per_image(log_uniform(0.003, 0.05, count) * side, images)
+    end = (per_image(log_uniform(0.1, 0.6, count) * side, images) - along) / (0.03 * side)
+    change = signed(uniform(0.08, 0.35, count))
+    return images * (1 + per_image(change, images)), edge.clamp(0, 1) * end.clamp(0, 1)
 
 
-def foreign(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """A piece of another colour that lies on the part, with a soft shadow."""
-    colour = np.clip(rng.uniform(0.1, 0.9) + 0.15 * rng.standard_normal(3), 0, 1)
-    opacity = _region(rng, image, 0.015, 0.08)
-    offset = 0.01 * min(image.shape[:2])
-    shadow = ndimage.shift(opacity, (offset, offset, 0), order=1)
-    image = image * (1 - 0.25 * shadow)
-    return image + rng.uniform(0.5, 0.95) * opacity * (colour - image)
+def rough(images: Tensor) -> Drawn:
+    """Draw a patch with a grain of its own."""
+    noise = torch.randn(len(images), 1, *images.shape[-2:]).to(images)
+    noise = blurred(noise, float(uniform(0.5, 2.0, 1)))
+    contrast = per_image(uniform(0.05, 0.15, len(images)), images)
+    grain = contrast * noise / noise.std(dim=(2, 3), keepdim=True)
+    return images + grain, _patch(images, 0.03, 0.15)
 
 
-KINDS: dict[str, Callable[[Generator, np.ndarray], np.ndarray]] = {
+def foreign(images: Tensor) -> Drawn:
+    """Lay a piece of another colour on the part, with a soft shadow."""
+    count, side = len(images), min(images.shape[-2:])
+    colour = (uniform(0.1, 0.9, count)[:, None] + 0.15 * torch.randn(count, 3)).clamp(0, 1)
+    piece = _patch(images, 0.015, 0.08)
+    shadow = piece.roll([max(1, round(0.01 * side))] * 2, (2, 3))
+    cover = piece * per_image(uniform(0.5, 0.95, count), images)
+    layer = torch.lerp(images * (1 - 0.25 * shadow), colour.to(images)[:, :, None, None], cover)
+    return layer, torch.maximum(piece, shadow).gt(0.1).to(images)
+
+
+KINDS: dict[str, Callable[[Tensor], Drawn]] = {
     kind.__name__: kind for kind in (spot, scratch, smear, dent, shade, rough, foreign)
 }
 
 
-def spoil(image: np.ndarray, kind: str, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
+def spoil(image: np.ndarray, kind: str, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Put a defect on an image.
 
     Args:
-        image: uint8 [H, W, 3], or [H, W, 4], of which the defect is put on what counts.
+        image: uint8 [H, W, 3], or [H, W, 4], of which the defect is put inside the region.
         kind: one of `KINDS`.
-        rng: source of all randomness.
+        seed: decides its appearance.
 
     Returns:
-        The spoilt image, of the same shape, and the mask of what changed visibly, bool [H, W].
+        The defective image, of the same shape, and the mask of the visible change, bool [H, W].
     """
-    inside, clean = valid_pixels(image), image[..., :3].astype(np.float32) / 255
-    grey = (image[..., :3] == image[..., :1]).all()
-    tries = round(TRIES / max(inside.mean(), 0.01))  # few fall into a small region
-    for draw in [*[KINDS[kind]] * tries, foreign]:
-        # A smear of what is smooth or a shadow out of the frame is invisible: drawn again.
-        spoilt = draw(rng, clean)
-        if grey:  # a grey camera sees no colours
-            spoilt = spoilt.mean(axis=2, keepdims=True).repeat(3, axis=2)
-        spoilt = np.clip(spoilt, 0, 1)
-        mask = (np.abs(spoilt - clean).max(axis=2) > VISIBLE) & inside
-        if mask.mean() >= SMALLEST:
-            break
     image = image.copy()
-    image[mask, :3] = np.rint(spoilt[mask] * 255)
-    return image, mask
+    inside, clean = valid_pixels(image), to_batch(image[None, ..., :3], torch.device("cpu"))
+    grey = (image[..., :3] == image[..., :1]).all()
+    tries = round(MAX_TRIES / max(inside.mean(), 0.01))  # few fall into a small region
+    with seeded(*seed):
+        # A smear of what is smooth is invisible: drawn again, at last as a foreign piece.
+        for draw in [*[KINDS[kind]] * tries, foreign]:
+            layer, alpha = draw(clean)
+            if grey:  # the defects of a grey camera's images are grey
+                layer = layer.mean(dim=1, keepdim=True).repeat(1, 3, 1, 1)
+            changed, mask = blend(clean.clone(), layer, alpha, VISIBLE)
+            found = mask[0, 0].numpy() & inside
+            if found.mean() >= MIN_AREA:
+                break
+    image[found, :3] = to_pixels(changed)[0][found]
+    return image, found
 
 
 @dataclass(frozen=True)
 class PseudoImage:
-    """A held-out good image, as it is or with a synthesised defect; read as a `TestImage` is.
+    """A held-out good image, as it is or with a drawn defect; read as a `TestImage` is.
 
     Attributes:
         path: the file of the good image.
         defect: the kind of defect, or "good".
-        data: how the image is read, and, if it is seen whole, resized before a defect is put on it.
-        seed: decides what the defect looks like.
+        data: settings by which the image is read and, unless it is cut into tiles, resized before
+            a defect is put on it.
+        seed: decides the appearance of the defect.
     """
 
     path: Path
@@ -177,32 +184,34 @@ class PseudoImage:
     seed: tuple[int, ...]
 
     def __fspath__(self) -> str:
-        """The file: stands for the image in `read_ahead`."""
+        """Return the file: the image may stand for it in `read_ahead`."""
         return str(self.path)
 
     @property
     def is_defect(self) -> bool:
-        """Whether there is a defect on it."""
+        """True if there is a defect on it."""
         return self.defect != "good"
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image, see `read_with_region`, and mask bool [H, W]; raises `ImageError`."""
+        """Read the image, see `read_with_region`, and its mask, bool [H, W], if it has a defect.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
         image = read_with_region(self.path, self.data)
         if not self.data.tile:  # tiles are cut of the whole image
-            # Without padding, on which there are no defects: whoever inspects it pads it again.
+            # Without padding, on which there are no defects: the inspector pads it again.
             target = placement(upright_size(self.path), self.data).target
             image = resize_to_input(image, self.data)[target]
-        if not self.is_defect:
-            return image, None
-        return spoil(image, self.defect, np.random.default_rng(self.seed))
+        return spoil(image, self.defect, self.seed) if self.is_defect else (image, None)
 
 
 def pseudo_split(paths: list[Path], data: DataConfig) -> list[PseudoImage]:
-    """Each good image once as it is and once with each kind of defect, the good ones first."""
+    """List each good image once as it is and once with each kind of defect, the good ones first."""
     good = [PseudoImage(path, "good", data, ()) for path in paths]
-    spoilt = [
+    defective = [
         PseudoImage(path, kind, data, (number, index))
         for number, kind in enumerate(KINDS)
         for index, path in enumerate(paths)
     ]
-    return good + spoilt
+    return good + defective
