@@ -23,22 +23,20 @@ from functools import partial
 from typing import NamedTuple
 from unittest.mock import Mock, patch
 
-import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from data.cache import decode_all
 from data.good_images import Fold
-from data.images import ImageError, read_ahead, read_image
 from data.mvtec import Category
-from data.resize import resize
 from data.tensors import to_batch
 from models import build_model
 from models.backbones import LITE, Backbone
 from utils.config import load_config
 from utils.device import place
 from utils.errors import run_script
-from utils.flags import script_parser
+from utils.flags import add_setting_flags, overrides_from, script_parser
 from utils.memory import peak_mib
 
 BATCH = 8
@@ -107,7 +105,8 @@ def anomalib(name: str, args: argparse.Namespace) -> Contender:
     # All three build their backbone by timm, FastFlow only one of four names.
     with patch("timm.create_model", return_value=timm_backbone(layers)):
         if name == "fastflow":
-            model, loss = FastflowModel((args.size, args.size), "resnet18"), FastflowLoss()
+            size = load_config(overrides=overrides_from(args)).data.size
+            model, loss = FastflowModel(size, "resnet18"), FastflowLoss()
             fit = by_steps(model, lambda images: loss(*model(images)), args.epochs)
         elif name == "patchcore":
             model = PatchcoreModel(layers, "resnet18", num_neighbors=9)
@@ -140,18 +139,13 @@ def ours(name: str, args: argparse.Namespace) -> Contender:
 LIBRARIES = {"anomalib": anomalib, "ours": ours}
 
 
-def read(paths: list, size: int) -> list[np.ndarray]:
-    """Return images resized to a square, uint8 [size, size, 3], without unreadable ones."""
-    reader = read_ahead(paths, lambda path: resize(read_image(path), (size, size)))
-    return [image for _, image in reader if not isinstance(image, ImageError)]
-
-
 def measure(args: argparse.Namespace) -> None:
     """Fit one model and score with it in this process, and print what was measured as JSON."""
-    category = Category(args.data_root, args.category)
-    train = np.stack(read(category.train_images()[: args.limit], args.size))
+    data = load_config(overrides=overrides_from(args)).data
+    category = Category(data.root, data.category)
+    train = decode_all(category.train_images()[: args.limit], data)[0].tiles
     tests = category.test_images()
-    test = read([entry.path for entry in tests], args.size)
+    test = decode_all([entry.path for entry in tests], data)[0].tiles
     labels = [entry.is_defect for entry in tests]
     torch.manual_seed(0)
     model, fit, score = LIBRARIES[args.worker](args.model, args)
@@ -172,9 +166,7 @@ def main() -> int:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add("--python", default=sys.executable, help="interpreter that has anomalib")
-    add("--data-root", default="data/mvtec")
-    add("--category", default="tile")
-    add("--size", type=int, default=256)
+    add_setting_flags(parser, ["--data-root", "--category", "--size"])
     add("--coreset", type=float, default=0.1)
     add("--epochs", type=int, default=20, help="of FastFlow")
     add("--models", nargs="+", choices=MODELS, default=list(MODELS))

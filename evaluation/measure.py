@@ -1,4 +1,4 @@
-"""Scoring a test split, and measuring what the scores are worth."""
+"""Scores of a test split, and the metrics that follow from them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,10 +29,8 @@ from utils.errors import UserError
 from utils.files import printable
 from utils.memory import peak_mib
 
-EXACT_PIXELS = 400_000_000
-"""Of so many pixels at most the metrics are exact, which takes 2 GiB; more are counted in bins."""
-
-PIXEL_BYTES = 5  # memory that exact metrics take for a pixel
+MAX_EXACT_PIXELS = 400_000_000  # 2 GiB; metrics of more are computed in bins
+PIXEL_BYTES = 5  # of memory that exact metrics take
 
 Test = TestImage | PseudoImage
 Reader = Iterable[tuple[Test, Any]]
@@ -48,14 +46,14 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """The kind of defect, or "good"."""
+        """Kind of defect, or "good"."""
         return printable(self.test.defect)
 
 
 def collect_pixels(tests: Sequence[TestImage]) -> tuple[PixelScores | None, list[str]]:
-    """What collects the pixels of a test split, and notices of what the pixel metrics will lack.
+    """Return an empty `PixelScores` that suits a test split, and notices of what it will lack.
 
-    Nothing (None) collects them where no image has a mask.
+    It is None where no defective image has a mask.
     """
     defective = [test for test in tests if test.is_defect]
     lacking = sum(map(_lacks_mask, defective))
@@ -67,10 +65,10 @@ def collect_pixels(tests: Sequence[TestImage]) -> tuple[PixelScores | None, list
         of_all = f"{lacking} of {len(defective)} defective images"
         notices.append(f"left out of the pixel metrics: {of_all}, which have no mask")
     pixels = sum(prod(header_size(test.path)) for test in tests if not _lacks_mask(test))
-    if pixels <= EXACT_PIXELS:
+    if pixels <= MAX_EXACT_PIXELS:
         return PixelScores(), notices
     need = f"{pixels / 1e6:.0f} million pixels would take {pixels * PIXEL_BYTES / 2**30:.1f} GiB"
-    notices.append(f"exact pixel metrics of {need} of memory; they are counted in bins instead")
+    notices.append(f"exact pixel metrics of {need} of memory; they are computed in bins instead")
     return BinnedPixelScores(), notices
 
 
@@ -85,14 +83,13 @@ def score_split(
 
     Args:
         inspector: the detector.
-        readers: test images, each with what reading it gave. No batch has images of two readers:
-            between them the scale of the anomaly map may change.
-        count: how many images they have.
-        pixels: gets the anomaly maps at the size of the original images, of which what lies
-            outside of `data.region` is not counted; None collects none.
+        readers: test images, each with its image and mask, or the error of reading it. No batch has
+            images of two readers: the detector may be without another fold in each.
+        count: number of images of all readers.
+        pixels: gets the anomaly maps, at the size of the original images and inside `data.region`.
 
     Returns:
-        The scored images, and what went wrong with the others and with masks.
+        The scored images, and a line for each image or mask that could not be used.
 
     Raises:
         UserError: if no image can be read.
@@ -101,7 +98,7 @@ def score_split(
     inspections = chain.from_iterable(
         inspector.inspect_all(_with_masks(reader)) for reader in readers
     )
-    for (test, mask, seen), inspection in tqdm(
+    for (test, mask, valid), inspection in tqdm(
         inspections, "scoring", count, unit="image", disable=None
     ):
         if isinstance(inspection, ImageError):
@@ -114,23 +111,24 @@ def score_split(
             problems.append(f"left out of the pixel metrics: {mask}")
             continue
         anomaly_map = inspection.anomaly_map
-        # Unseen pixels cannot be found: none is called defective before all that were seen.
-        pixels.add(inspection.at_original_size(anomaly_map, anomaly_map.min()), mask, seen)
+        # A crop leaves pixels without a score: they get the lowest, so that they are found last.
+        pixels.add(inspection.at_original_size(anomaly_map, anomaly_map.min()), mask, valid)
     if not rows:
         raise UserError(f"none of {count} test images can be read; the first is {problems[0]}")
     return rows, problems
 
 
 def _with_masks(reader: Reader) -> Iterator[tuple[tuple[Test, Any, Any], Any]]:
-    """Test images, their masks and regions, if any, and on the other side images, or errors."""
-    for test, found in reader:
-        image, mask = (found, None) if isinstance(found, ImageError) else found
+    """Yield (test image, its mask, its valid mask) and its image, or the error of reading it."""
+    for test, read in reader:
+        image, mask = (read, None) if isinstance(read, ImageError) else read
+        # A fourth channel holds the region of interest.
         has_region = not isinstance(image, ImageError) and image.shape[2] == 4
         yield (test, mask, valid_pixels(image) if has_region else None), image
 
 
 def scores_by_class(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of the good images [G] and of the defective ones [D]."""
+    """Return the scores of the good images [G] and of the defective ones [D]."""
     good = [row.score for row in rows if not row.test.is_defect]
     return np.array(good), np.array([row.score for row in rows if row.test.is_defect])
 
@@ -138,7 +136,7 @@ def scores_by_class(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
 def measure(
     rows: Sequence[Row], pixels: PixelScores | None, calibration: Calibration, batch: int
 ) -> dict[str, float]:
-    """All metrics by name; those that the test split does not allow are NaN."""
+    """Return all metrics by name; those that the test split does not allow are NaN."""
     good, defect = scores_by_class(rows)
     low, high = bootstrap_auroc(good, defect)
     best_f1, best_threshold = oracle_f1(good, defect)

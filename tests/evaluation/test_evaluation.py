@@ -147,7 +147,7 @@ def test_pixels_are_collected_as_masks_and_memory_allow(tmp_path, monkeypatch):
     assert pixels is None and "2 defective images" in notice
     pixels, (notice,) = collect_pixels([good, masked, bare, damaged])
     assert type(pixels) is PixelScores and "1 of 3 defective images" in notice
-    monkeypatch.setattr(evaluation, "EXACT_PIXELS", 400)
+    monkeypatch.setattr(evaluation, "MAX_EXACT_PIXELS", 400)
     assert collect_pixels([good, masked, damaged])[1] == []
     pixels, (notice,) = collect_pixels([good, masked, masked])
     assert type(pixels) is BinnedPixelScores and "GiB" in notice
