@@ -180,6 +180,7 @@ class Inspector(ABC):
         except ImageError as error:  # one odd image of many
             return error
         small = scaled_to(min(MAX_SIDE, max(size)), size)
+        # Without tiles a person gets the very pixels that the detector gets.
         shown = resize(image, small) if data.tile else grid.join(tiles)
         return _Input(grid, tiles, shown[..., :3])
 
@@ -191,6 +192,7 @@ class Inspector(ABC):
             self.predict(tiles[start : start + self.batch])
             for start in range(0, len(tiles), self.batch)
         ]
+        # predict has copied its results from the device: nothing is still being computed
         milliseconds = (time.perf_counter() - started) * 1000 / len(images)
         anomaly_maps, scores, reconstructions = (
             None if values[0] is None else np.concatenate(values)
@@ -244,6 +246,8 @@ def valid_score(
     Raises:
         UserError: if no pixel is valid.
     """
+    # The detector may score by more than its map, as PatchCore's reweighting does. Where padding
+    # is in the map, the score is taken again from what remains of it.
     if valid.all():
         return float(np.max(scores))
     own = [

@@ -96,6 +96,19 @@ def test_empty_masks_are_told(category):
     assert isinstance(mask, ImageError) and "is empty" in str(mask)
 
 
+def test_a_folder_of_masks_an_image_is_read_as_their_union(category):
+    truth, path = category / "ground_truth/oil", category / "test/oil/000.png"
+    (truth / "000_mask.png").unlink()
+    (truth / "000").mkdir()
+    masks = np.zeros((2, 80, 80), np.uint8)
+    masks[0, 10:20], masks[1, 15:30] = 233, 234
+    for number, mask in enumerate(masks):
+        Image.fromarray(mask).save(truth / f"000/{number:03d}.png")
+    tests = Category(category.parent, "tile").test_images()
+    (test,) = (test for test in tests if test.path == path)
+    assert np.array_equal(test.read()[1], masks.any(axis=0))
+
+
 def test_settings_of_the_run_reach_the_test_images(category):
     Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(category / "test/good/000.png")
     (tile,) = Category.chosen(settings(depth=12), str(category.parent))

@@ -7,6 +7,7 @@ from PIL import Image
 
 from data.cache import decode_all
 from data.good_images import GoodImages, in_folds
+from data.images import ImageError
 from data.tiles import OVERLAP, Grid, shrinking_hint
 from inspection.calibration import calibrate_detector
 from inspection.panel import pictures_of
@@ -125,6 +126,16 @@ def test_tiles_of_an_image_are_of_its_fold_and_make_its_score(files):
     assert calibration.peaks == pytest.approx(peaks, abs=1e-6)
     some = images.only([0, 2])
     assert some.tile_indices([1]).tolist() == list(range(5, 14))
+
+
+def test_images_smaller_than_a_tile_are_refused_by_name_and_frames_one_by_one(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a.png: an image of 64x64 is smaller than a tile"):
+        decode_all([tmp_path / "a.png"], settings(size=64, tile=8192), quiet=True)
+    frames = [np.zeros((side, 80, 3), np.uint8) for side in (64, 63, 70)]
+    (_, first), (_, error), (_, last) = Brightest(size=64, tile=64).inspect_all(enumerate(frames))
+    assert isinstance(error, ImageError) and "80x63 is smaller than a tile" in str(error)
+    assert (first.size, last.size) == ((64, 80), (70, 80))
 
 
 def test_large_images_that_are_shrunk_are_worth_a_word():
