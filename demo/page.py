@@ -3,6 +3,7 @@
 import html
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ class Shot(NamedTuple):
         return None if self.inspection is None else self.inspection.score
 
 
+@dataclass
 class Page:
     """The page of one server.
 
@@ -69,15 +71,12 @@ class Page:
         may_keep: tells if the sender of a request may change the threshold of a run.
     """
 
-    def __init__(
-        self,
-        detectors: Detectors,
-        named: Path | None,
-        folder: Path,
-        may_keep: Callable[[gr.Request], bool],
-    ) -> None:
-        self.detectors, self.named = detectors, named
-        self.folder, self.may_keep = folder, may_keep
+    detectors: Detectors
+    named: Path | None
+    folder: Path
+    may_keep: Callable[[gr.Request], bool]
+
+    def __post_init__(self) -> None:
         # Files of a visitor are removed an hour after they were last of use.
         options = {"analytics_enabled": False, "delete_cache": (600, 3600)}
         with gr.Blocks(title=TITLE, **options) as self.blocks:

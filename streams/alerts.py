@@ -70,7 +70,7 @@ class Alert(ABC):
         try:
             return self._send(text)
         except Exception as error:  # of any kind: it must not end the thread
-            self._report(f"{error or type(error).__name__}; trying again")
+            self._report(f"{str(error) or type(error).__name__}; trying again")
             return False
 
     @abstractmethod

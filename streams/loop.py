@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,27 +109,24 @@ def calibrations(
     return calibrated
 
 
+@dataclass
 class Results:
     """Inspects frames, and prints, writes, draws and sends their verdicts.
 
     A file that cannot be written, as on a full disk, stops nothing; `disk` notes it.
     """
 
-    def __init__(
-        self,
-        inspector: Inspector,
-        calibrated: dict[Source, tuple[str, Calibration]],
-        log: VerdictLog,
-        counts: Heartbeat,
-        alerts: Sequence[Alert],
-        video: AnnotatedVideo | None,
-        panels: bool,
-        disk: Disk,
-    ) -> None:
-        self.inspector, self.calibrated = inspector, calibrated
-        self.log, self.counts, self.alerts, self.video = log, counts, alerts, video
-        self.panels, self.disk = panels, disk
-        self.drifts = {source: drift(one) for source, (_, one) in calibrated.items()}
+    inspector: Inspector
+    calibrated: dict[Source, tuple[str, Calibration]]
+    log: VerdictLog
+    counts: Heartbeat
+    alerts: Sequence[Alert]
+    video: AnnotatedVideo | None
+    panels: bool
+    disk: Disk
+
+    def __post_init__(self) -> None:
+        self.drifts = {source: drift(one) for source, (_, one) in self.calibrated.items()}
 
     def beat(self, **options: float) -> None:
         """Write the heartbeat; see `Heartbeat.write`."""
