@@ -36,7 +36,7 @@ from inspection.open_run import (
 from inspection.recalibrate import rescore, rescored_config, set_calibrations
 from inspection.threshold import Calibration, dropped, promises
 from training.folders import named_checkpoint
-from utils.config import differences
+from utils.config import MIN_FALSE_ALARMS, differences
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
 
@@ -63,8 +63,9 @@ def parse_args() -> argparse.Namespace:
         raise UserError("--accept goes with --defects")
     if sum([args.threshold is not None, args.accept, args.false_alarms is not None]) > 1:
         raise UserError("name one of --false-alarms, --threshold and --accept")
-    if args.false_alarms is not None and not 0 < args.false_alarms < 0.5:
-        raise UserError(f"--false-alarms is {args.false_alarms} but should be between 0 and 0.5")
+    if args.false_alarms is not None and not MIN_FALSE_ALARMS <= args.false_alarms < 0.5:
+        bounds = f"from {MIN_FALSE_ALARMS:g} to below 0.5"
+        raise UserError(f"--false-alarms is {args.false_alarms} but should be a share {bounds}")
     return args
 
 

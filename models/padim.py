@@ -43,6 +43,8 @@ class Padim(FeatureDetector, FittedDetector):
                 "padim has a Gaussian for every position of a part, and a tile may lie anywhere on "
                 "it; take another --model, or data.tile=0"
             )
+        if config.data.limit == 1:  # one image has no variance
+            raise UserError("padim needs two good images at least, but data.limit is 1; raise it")
         super().__init__(config, default=LITE)
         channels = min(config.padim.channels, sum(self.backbone.channels))
         self.register_buffer("chosen", torch.zeros(0, dtype=torch.long))  # channels that are kept

@@ -61,7 +61,7 @@ def _pattern(value: str) -> str:
 
 
 # Where pydantic has no plain words for a type, its description says what is right.
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]
 Side = Annotated[int, Field(ge=32, le=8192)]
 Size = Annotated[
     tuple[Side, Side],
@@ -74,8 +74,8 @@ CountOrNone = Annotated[int, Field(ge=0, le=10**9)]
 CountOrAuto = Annotated[
     Literal["auto"] | Count, Field(description="auto or a whole number from 1 on")
 ]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(description="true or false")]
 Kind = Literal["clean", "stain", "perlin", "crack", "cut_paste", "remove", "displace"]
 

@@ -149,6 +149,8 @@ def test_larger_images_are_read_without_training(run, tmp_path):
         (["--accept"], "--defects"),
         (["--threshold", "1", "--false-alarms", "0.1"], "name one of"),
         (["--false-alarms", "2"], "--false-alarms"),
+        (["--false-alarms", "1e-320"], "from 1e-06 to below 0.5"),
+        (["--false-alarms", "nan"], "--false-alarms"),
         (["--set", "unet.width=3"], "unet.width is learned"),
         (["--good", "nowhere"], "nowhere"),
     ],

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import REPO, assert_one_line, run_script
 
-from models import refuse_unread
+from models import build_model, refuse_unread
 from training.run import resumed_config
 from utils.config import Config, default_config, differences, load_config
 from utils.errors import UserError
@@ -64,8 +64,8 @@ KEYS = [
     for section, values in read_yaml(REPO / "config.yaml").items()
     for name in (values if isinstance(values, dict) else [""])
 ]
-VALUES = ["null", "''", "-1", "0", "1e9", "1e-320", ".nan", "nan", ".inf", "[]", "{}", "{a: 1}",
-          "true", "2020-01-01", "9" * 400, "x" * 100_000]  # fmt: skip
+VALUES = ["null", "''", "-1", "0", "1e9", "1e300", "1e-320", ".nan", "nan", ".inf", "[]", "{}",
+          "{a: 1}", "true", "2020-01-01", "9" * 400, "x" * 100_000]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -85,6 +85,15 @@ def test_any_value_of_any_setting_is_taken_or_refused_by_name(key, value):
     assert all(math.isfinite(number) for number in numbers)
     assert value not in ("[]", "{}", "{a: 1}", "nan", ".nan", ".inf", "''") or taken == value
     assert taken is not True or key in ("patchcore.paper", "draem.sharper")
+
+
+def test_padim_needs_two_images():
+    with pytest.raises(UserError, match="data.limit is 1"):
+        build_model(load_config(overrides={"model": "padim", "data.limit": 1}))
+
+
+def test_there_are_no_more_settings_than_a_page_holds():
+    assert len(KEYS) <= 42
 
 
 def test_size_is_a_side_or_a_pair():
@@ -139,9 +148,9 @@ def test_the_slash_that_a_shell_completes_a_folder_by_is_no_part_of_the_category
 
 def test_settings_that_a_detector_does_not_read_are_refused():
     refuse_unread("draem", ["unet.width", "train.lr", "data.size"])
-    with pytest.raises(UserError, match=r"unet\.memory .* draem; it is read by: unet$"):
-        refuse_unread("draem", ["unet.memory"])
-    with pytest.raises(UserError, match=r"train\.epochs .* read by: unet, draem"):
+    with pytest.raises(UserError, match=r"unet\.encoder .* draem; it is used by: unet$"):
+        refuse_unread("draem", ["unet.encoder"])
+    with pytest.raises(UserError, match=r"train\.epochs .* used by: unet, draem"):
         refuse_unread("padim", ["train.epochs"])
 
 
@@ -159,13 +168,13 @@ def test_typos_end_in_one_line(tmp_path):
 
 
 SCRIPTS = {
-    "train.py": ["--model", "draem", "--set", "unet.memory=99"],
+    "train.py": ["--model", "draem", "--set", "unet.encoder=scratch"],
     "infer.py": ["--device", "gpu"],
     "eval.py": ["--model", "unett"],
     "stream.py": ["--category", "a/b", "x.mp4"],
     "export.py": ["--checkpoint", "nowhere"],
     "app.py": ["--device", "gpu"],
-    "benchmark.py": ["--models", "padim", "patchcore", "--set", "unet.memory=99"],
+    "benchmark.py": ["--models", "padim", "patchcore", "--set", "unet.encoder=scratch"],
     "pretrain.py": ["configs", "--batch", "1"],
 }
 RUN = """
