@@ -122,7 +122,7 @@ class Inspector(ABC):
             UserError: if there is no such folder.
         """
         known = list(self.calibrations)
-        found = category_in_path(path, known)
+        found = category_in_path(path, known)  # None only where several are known
         if found is None:
             raise UserError(
                 f"{path} lies in no folder named as one of the categories {', '.join(known)}; "
@@ -163,7 +163,7 @@ class Inspector(ABC):
         """
         # Resized as they come: of large originals one is held, not a whole batch.
         inputs = ((item, self._input(found)) for item, found in reader)
-        # The tiles of a single image make batches of their own.
+        # The tiles of a single image make batches of their own: there are enough of them.
         for group in batches(inputs, 1 if self.config.data.tile else self.batch):
             images = [found for _, found in group if isinstance(found, _Input)]
             inspections = self._inspections(images)
@@ -212,7 +212,7 @@ class Inspector(ABC):
                 lows = [one.low for one in self.calibrations.values()]
                 anomaly_map[~joined] = min(*lows, anomaly_map[joined].min())
             reconstruction = None
-            if reconstructions is not None:
+            if reconstructions is not None:  # at the size of the image, to be compared with it
                 reconstruction = resize(grid.join(reconstructions[own]), image.shape[:2])
             yield Inspection(
                 image,

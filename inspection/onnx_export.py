@@ -45,6 +45,7 @@ def write_onnx(detector: Detector, file: Path) -> None:
     Raises:
         UserError: if onnx or onnxscript is not installed, or the detector is too large for a file.
     """
+    # Before the export, which takes a minute: need() names the requirements file of a missing one.
     need("onnx")
     need("onnxscript")
     gib = sum(tensor.nbytes for tensor in detector.state_dict().values()) / 2**30
@@ -54,6 +55,7 @@ def write_onnx(detector: Detector, file: Path) -> None:
             "train one with a lower --size or, for padim, fewer padim.channels"
         )
     example = torch.rand(2, 3, *detector.config.data.size)  # 2: a batch of 1 would become fixed
+    # A graph has a fixed number of outputs; detectors without a reconstruction have two.
     count = sum(output is not None for output in detector(example))
     with _quiet():
         torch.onnx.export(
@@ -63,7 +65,7 @@ def write_onnx(detector: Detector, file: Path) -> None:
             input_names=["images"],
             output_names=OUTPUTS[:count],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            dynamo=True,
+            dynamo=True,  # the older exporter traces, and would fix loops at their first length
             external_data=False,  # one file: weights beside it would be forgotten when copied
             verbose=False,
         )
@@ -73,6 +75,7 @@ def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calib
     """Add to the file settings, calibrations, versions and a digest."""
     onnx = need("onnx")
     config = detector.config
+    # Most entries are for people and other programs; `OnnxInspector` reads config and calibrations.
     about = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -89,6 +92,7 @@ def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calib
 def write_half(source: Path, file: Path) -> None:
     """Write the graph with weights and sums in float16; inputs and outputs stay float32."""
     onnx = need("onnx")
+    # keep_io_types: whoever runs the file feeds and reads float32, as of the whole one
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with _quiet():
@@ -121,7 +125,12 @@ def write_int8(source: Path, file: Path, images: Iterator[np.ndarray]) -> None:
     ]
     with _quiet():
         quantize_static(
-            str(source), str(file), Reader(), nodes_to_quantize=learned, per_channel=True
+            # per_channel: a scale for each filter, whose ranges differ by orders of magnitude
+            str(source),
+            str(file),
+            Reader(),
+            nodes_to_quantize=learned,
+            per_channel=True,
         )
 
 

@@ -42,6 +42,7 @@ def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibr
     from inspection.calibration import calibrate_detector
 
     images, _ = decode_all(inspector.good.paths(root), config.data)
+    # Weights and maps stay; only the step from a map to its score reads these settings.
     inspector.detector.config = config
     folds = in_folds(images, inspector.good, inspector.batch, inspector.device)
     return calibrate_detector(inspector.detector, images, inspector.good, folds)
@@ -76,6 +77,7 @@ def set_calibrations(
 def _set_in_export(file: Path, changed: dict[str, Calibration]) -> None:
     model = need("onnx").load(str(file))
     about = {entry.key: entry.value for entry in model.metadata_props}
+    # The file is all there is: the former ones are kept in its metadata, the oldest first.
     former = json.loads(about["calibrations"])
     formers = [*json.loads(about.get("former_calibrations", "[]")), former]
     about |= described({category: Calibration(**one) for category, one in former.items()} | changed)

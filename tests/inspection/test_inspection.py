@@ -154,7 +154,7 @@ def test_an_annotated_frame_rings_the_regions():
         assert (shown[100:] == 255).all(axis=2).any() == expected
 
 
-def test_panel_has_a_tile_for_each_picture():
+def test_a_panel_has_one_more_picture_with_a_reconstruction():
     anomaly_map = np.zeros((40, 30), np.float32)
     without = panel(inspection(anomaly_map), CALIBRATION, "a.png")
     picture = np.zeros((40, 30, 3), np.uint8)
