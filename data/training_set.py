@@ -45,6 +45,7 @@ def load_images(
     else:
         paths = [path for one in Category.chosen(config.data) for path in one.train_images()]
         further = {path: path.relative_to(root).as_posix() for path in paths}
+        # Kept with the run, so that later images are read as these.
         config = keep_region(with_depth(config, paths), paths)
     images, readable = decode_all([*known, *further], config.data, quiet)
     if lost := sorted(known.keys() - set(readable)):
@@ -52,6 +53,7 @@ def load_images(
     if not further:
         return config, good, images
     all_names = [(known | further)[path] for path in readable]
+    # Before any is held out: a copy may not be, while its original is learned from.
     distinct = _distinct(all_names, images.digests)
     names, images = [all_names[one] for one in distinct], images.only(distinct)
     if not quiet:

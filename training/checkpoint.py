@@ -93,7 +93,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
     write_config(checkpoint.config, run / "config.yaml")
-    (run / FINISHED).unlink(missing_ok=True)
+    (run / FINISHED).unlink(missing_ok=True)  # first: no moment may call an unfinished run finished
     columns = list(checkpoint.history[0]) if checkpoint.history else ["epoch"]
     rows = [columns, *([row[column] for column in columns] for row in checkpoint.history)]
     write_whole(run / "history.csv", "".join(",".join(map(str, row)) + "\n" for row in rows))

@@ -81,6 +81,7 @@ class Run:
         self.good, self.history = self.checkpoint.good, self.checkpoint.history
         self.progress = self.checkpoint.progress
         self.device = pick_device(config.device)
+        # fit.json counts earlier starts, too.
         earlier = sum(row["seconds"] for row in self.history) + self.progress.seconds
         self._started = time.perf_counter() - earlier
         self._first_epoch, self._log = self.progress.epoch + 1, None
@@ -100,7 +101,7 @@ class Run:
         if args.add and not checkpoint.calibrations:
             first = f"finish it first with: python train.py --resume {file.parent}"
             raise UserError(f"{file.parent} is not finished, so nothing is added; {first}")
-        if args.add and is_network:
+        if args.add and is_network:  # the rate has fallen to zero by now, and rises again
             overrides = {"train.epochs": done + math.ceil(LONGER * done)} | overrides
         config = resumed_config(checkpoint.config, overrides)
         if is_network and config.train.epochs < done:
