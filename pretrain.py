@@ -72,7 +72,7 @@ def main() -> int:
     from data.images import with_depth
     from data.listing import expand
     from models.backbones import build_encoder
-    from training.seed import seed_step
+    from training.loop import seed_step
     from training.self_supervised import SelfSupervised, learn
     from utils.device import pick_device, place
     from utils.files import new_file

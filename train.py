@@ -41,15 +41,13 @@ def main() -> int:
     # These take seconds to import; --help and wrong flags have been answered without them.
     from data.good_images import in_folds
     from inspection.calibration import calibrate_detector
-    from inspection.panel import log_panels
     from inspection.threshold import dropped, promises
     from inspection.torch_inspector import read_calibrations
     from models.detector import TrainedDetector
     from training import distributed
     from training.folders import FINISHED
-    from training.loop import finish, fit, pick_micro_batch, train
+    from training.loop import finish, fit, pick_micro_batch, seed_step, train
     from training.run import Run
-    from training.seed import seed_step
     from utils.device import place
 
     run = Run.from_flags(args)
@@ -87,7 +85,10 @@ def main() -> int:
         run.say(f"stopped; {f'{run.folder} is as it was' if untouched else way}")
     elif distributed.is_writer():
         run.save(model, optimizer, {name: asdict(one) for name, one in calibrations.items()})
-        log_panels(run)
+        if run.config.train.log is not None:
+            from inspection.panel import log_panels
+
+            log_panels(run)
         print(f"{promises(calibrations)}\nnext: python eval.py --checkpoint {run.folder}")
     distributed.stop()
     return 0 if learned else 130

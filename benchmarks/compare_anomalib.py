@@ -34,10 +34,9 @@ from data.tensors import to_batch
 from models import build_model
 from models.backbones import LITE, Backbone
 from utils.config import load_config
-from utils.device import place
+from utils.device import peak_mib, place
 from utils.errors import run_script
 from utils.flags import add_setting_flags, overrides_from, script_parser
-from utils.memory import peak_mib
 
 BATCH = 8
 MODELS = {"patchcore": [2, 3], "padim": [2, 3], "fastflow": [1, 2, 3]}

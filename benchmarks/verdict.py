@@ -29,9 +29,8 @@ from inspection.calibration import calibrate_detector
 from inspection.threshold import Calibration
 from models import DETECTORS, build_model
 from models.detector import TrainedDetector
-from training.loop import finish, fit, train
+from training.loop import finish, fit, seed_step, train
 from training.run import Run
-from training.seed import seed_step
 from utils.config import Config, changed, load_config
 from utils.device import place
 from utils.errors import run_script

@@ -25,9 +25,9 @@ from evaluation.metrics import (
 from inspection.inspector import Inspector
 from inspection.threshold import Calibration
 from models.drawn_defects.synthetic import PseudoImage
+from utils.device import peak_mib
 from utils.errors import UserError
 from utils.files import printable
-from utils.memory import peak_mib
 
 MAX_EXACT_PIXELS = 400_000_000  # 2 GiB; metrics of more are computed in bins
 PIXEL_BYTES = 5  # of memory that exact metrics take

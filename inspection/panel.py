@@ -176,8 +176,6 @@ def stack(panels: list[Image.Image]) -> Image.Image:
 
 def log_panels(run: Run) -> None:
     """Log panels of good images to TensorBoard, once the colours of a run are calibrated."""
-    if run.config.train.log is None:
-        return
     from inspection.torch_inspector import TorchInspector  # late: panels of an export need no torch
 
     inspector = TorchInspector(run.folder / "last.pt", run.config.device)

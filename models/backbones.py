@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from utils.config import BackboneConfig, nearest
 from utils.errors import UserError
-from utils.weights import read_weights
+from utils.files import read_weights
 
 LITE = "efficientnet_lite0"
 

@@ -26,8 +26,7 @@ from data.good_images import GoodImages
 from training.folders import FINISHED, FORMAT, checked, refuse_other
 from utils.config import Config, config_from, write_config
 from utils.errors import UserError
-from utils.files import replacing, write_whole
-from utils.weights import read_plain
+from utils.files import read_plain, replacing, write_whole
 
 VERSION = 10
 

@@ -21,11 +21,10 @@ from training import distributed
 from training.checkpoint import Checkpoint, Progress, load_checkpoint, restore, save_checkpoint
 from training.folders import find_run, new_run
 from utils.config import Config, changed, differences
-from utils.device import pick_device
+from utils.device import peak_mib, pick_device
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.flags import overrides_from
-from utils.memory import peak_mib
 
 RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs"]
 """Settings that a resumed run may change: they alter nothing that it has learned so far."""

@@ -1,25 +1,34 @@
-"""Choosing the device, and what suits it: memory layout, precision, free memory."""
+"""Choosing the device, and what suits it: memory layout, precision, memory.
+
+torch is imported by the functions that need it: exported detectors run where it is not installed.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import psutil
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from utils.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device that `name` asks for; "auto" takes CUDA, then MPS, then the CPU.
+    """Return the device that `name` asks for; "auto" takes CUDA, then MPS, then the CPU.
 
     "cuda:1" is a certain GPU. Under torchrun "cuda" is that of the process's local rank.
 
     Raises:
         UserError: if that device is not there, naming those that are.
     """
+    import torch
+
     gpus = {"cuda": torch.cuda, "mps": torch.backends.mps}
     there = [*(kind for kind, gpu in gpus.items() if gpu.is_available()), "cpu"]
     if name == "auto":
@@ -53,17 +62,21 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
     Convolutions on CPU and CUDA run faster with channels last; `python -m benchmarks.train_step`
     measures it.
     """
+    import torch
+
     if device.type == "mps":
         return model.to(device)
     return model.to(device, memory_format=torch.channels_last)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Context of the forward pass in training, for the setting `train.precision`.
+    """Return the context of the forward pass in training, for the setting `train.precision`.
 
     "auto" is bfloat16 on CUDA devices that compute in it, and float32 elsewhere: it gains nothing
     on the CPU. Inference is always in float32, so that scores do not depend on it.
     """
+    import torch
+
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         precision = "bfloat16" if native else "float32"
@@ -71,7 +84,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take on the device."""
+    """Return the bytes that this process may still take on the device."""
+    import psutil
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
@@ -85,10 +101,12 @@ def free_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device, work: Callable[[], object]) -> int:
-    """Bytes that some work takes on a GPU, CUDA or MPS, at its height, beyond those taken before.
+    """Return the peak bytes that some work takes on a GPU, CUDA or MPS, beyond those before it.
 
     Memory that lies unused in PyTorch's cache is given back first, and so becomes free memory.
     """
+    import torch
+
     torch.get_device_module(device).empty_cache()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -98,3 +116,13 @@ def peak_memory(device: torch.device, work: Callable[[], object]) -> int:
     before = torch.mps.driver_allocated_memory()
     work()
     return torch.mps.driver_allocated_memory() - before  # what was freed stays in the cache
+
+
+def peak_mib() -> float | None:
+    """Return the largest resident memory of this process so far, in MiB; None on Windows."""
+    try:
+        import resource  # not on Windows, which has no such count
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, else KiB

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and never in the place of others; reading YAML."""
+"""Files that appear whole or not at all; reading YAML, and tensors without running their code."""
 
 import errno
 import itertools
@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CSV_ENCODING = "utf-8-sig"
 """Of tables for people: without the mark at the start Excel takes UTF-8 for another encoding."""
@@ -202,3 +205,54 @@ def _reason(error: yaml.YAMLError) -> str:
         return " ".join(str(error).split())
     mark = error.problem_mark
     return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+
+
+def read_plain(file: Path) -> Any:
+    """Return the contents of a PyTorch or safetensors file on the CPU; None if it cannot be read.
+
+    That is if it is damaged, holds code or is no regular file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if file.exists() and not file.is_file():  # opening a FIFO would wait for somebody to write
+        return None
+    try:
+        import torch  # late: most files hold no tensors
+
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception:  # the readers raise errors of any kind on damaged files
+        return None
+
+
+def read_weights(file: Path, setting: str = "") -> dict[str, "Tensor"]:
+    """Return the tensors of a PyTorch or safetensors file by name.
+
+    Args:
+        file: the file.
+        setting: the setting that names it, for the error; "" if none does.
+
+    Raises:
+        UserError: if the file is missing, is damaged, or holds anything else or values that are
+            not finite.
+    """
+    from torch import Tensor
+
+    source = f"{setting}={file}" if setting else str(file)
+    try:
+        state = read_plain(file)
+    except FileNotFoundError:
+        raise UserError(f"{source}: there is no such file") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{source} is damaged or holds no tensors by name")
+    for name, tensor in state.items():
+        # Of a training that diverged; every score would be nan.
+        if not tensor.isfinite().all():
+            raise UserError(f"{source} holds values in {name} that are not finite")
+    return state
