@@ -8,8 +8,8 @@ split. A term, normalised as in the anomaly map, is reduced to a score by `score
 """
 
 import sys
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
 from data.resize import resize_to_input
 from data.tensors import to_batch
+from evaluation.measure import Reader, Test
 from evaluation.metrics import auroc
 from evaluation.synthetic_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
-from models.drawn_defects.synthetic import PseudoImage
 from models.image_score import image_score
 from models.unet import UNetAutoencoder
 from training.folders import named_checkpoint
@@ -35,12 +35,18 @@ from utils.flags import add_setting_flags, script_parser
 
 @torch.inference_mode()
 def scores(
-    inspector: TorchInspector, images: Iterator[tuple[TestImage | PseudoImage, Any]], count: int
+    inspector: TorchInspector, readers: Iterable[Reader], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return scores [N, terms + 1], the last one of the whole map, and kinds of defect [N]."""
     detector, data = inspector.detector, inspector.config.data
     found, kinds = [], []
-    for test, read in tqdm(images, "scoring", count, unit="image", disable=None):
+
+    def images() -> Iterator[tuple[Test, Any]]:
+        for context, tests in readers:
+            with context:
+                yield from tests
+
+    for test, read in tqdm(images(), "scoring", count, unit="image", disable=None):
         if isinstance(read, ImageError):
             print(f"left out: {read}", file=sys.stderr)
             continue
@@ -84,14 +90,14 @@ def measure(file: Path, root: str | None, device: str) -> None:
         raise UserError(f"{file} inspects images in tiles; train one with data.tile=0")
     names = [*inspector.detector.TERMS, "all"]
     for category in Category.chosen(data, root, ",".join(inspector.calibrations)):
-        drawn, readers = pseudo_readers(inspector, category.folder.parent, category.name)
+        drawn, folds = pseudo_readers(inspector, category.folder.parent, category.name)
         tests = category.test_images()
-        for split, images, count in (
-            ("drawn defects", chain.from_iterable(readers), len(drawn)),
-            ("test split", read_ahead(tests, TestImage.read), len(tests)),
+        for split, readers, count in (
+            ("drawn defects", folds, len(drawn)),
+            ("test split", [(nullcontext(), read_ahead(tests, TestImage.read))], len(tests)),
         ):
             print(f"\n{file.parent.name}, {category.name}, {split}:\n")
-            print(table(names, *scores(inspector, images, count)))
+            print(table(names, *scores(inspector, readers, count)))
 
 
 if __name__ == "__main__":

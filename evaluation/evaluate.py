@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def evaluate(
         measured_on = "defects drawn on good images"
     else:
         tests = category.test_images()
-        readers = [read_ahead(tests, read)]
+        readers = [(nullcontext(), read_ahead(tests, read))]
         pixels, notices = collect_pixels(tests)
         measured_on = f"images of {category.folder / 'test'}"
     for notice in notices:

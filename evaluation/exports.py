@@ -1,6 +1,7 @@
 """Comparing an export with its checkpoint, and carrying thresholds over to a smaller export."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from math import nan
 from pathlib import Path
 
@@ -174,5 +175,7 @@ def _measure(inspector: Inspector, category: Category) -> tuple[float, float]:
     tests = _tests_of(category)
     if not tests:
         return nan, nan
-    rows, _ = score_split(inspector, [read_ahead(tests, TestImage.read)], len(tests))
+    rows, _ = score_split(
+        inspector, [(nullcontext(), read_ahead(tests, TestImage.read))], len(tests)
+    )
     return auroc(*scores_by_class(rows)), float(np.median([row.milliseconds for row in rows]))

@@ -1,10 +1,10 @@
 """Scores of a test split, and the metrics that follow from them."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain
 from math import nan, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -24,16 +24,18 @@ from evaluation.metrics import (
 )
 from inspection.inspector import Inspector
 from inspection.threshold import Calibration
-from models.drawn_defects.synthetic import PseudoImage
 from utils.device import peak_mib
 from utils.errors import UserError
 from utils.files import printable
 
+if TYPE_CHECKING:  # it needs torch, which machines that inspect by an export may not have
+    from models.drawn_defects.synthetic import PseudoImage
+
 MAX_EXACT_PIXELS = 400_000_000  # 2 GiB; metrics of more are computed in bins
 PIXEL_BYTES = 5  # of memory that exact metrics take
 
-Test = TestImage | PseudoImage
-Reader = Iterable[tuple[Test, Any]]
+Test: TypeAlias = "TestImage | PseudoImage"
+Reader: TypeAlias = "tuple[AbstractContextManager[None], Iterable[tuple[Test, Any]]]"
 
 
 @dataclass
@@ -83,8 +85,8 @@ def score_split(
 
     Args:
         inspector: the detector.
-        readers: test images, each with its image and mask, or the error of reading it. No batch has
-            images of two readers: the detector may be without another fold in each.
+        readers: contexts to score in, such as `detector.without(fold)`, and for each the test
+            images with their image and mask, or the error of reading them.
         count: number of images of all readers.
         pixels: gets the anomaly maps, at the size of the original images and inside `data.region`.
 
@@ -95,11 +97,14 @@ def score_split(
         UserError: if no image can be read.
     """
     rows, problems = [], []
-    inspections = chain.from_iterable(
-        inspector.inspect_all(_with_masks(reader)) for reader in readers
-    )
+
+    def inspections() -> Iterator[tuple[tuple[Test, Any, Any], Any]]:
+        for context, images in readers:  # no batch has images of two contexts
+            with context:
+                yield from inspector.inspect_all(_with_masks(images))
+
     for (test, mask, valid), inspection in tqdm(
-        inspections, "scoring", count, unit="image", disable=None
+        inspections(), "scoring", count, unit="image", disable=None
     ):
         if isinstance(inspection, ImageError):
             problems.append(f"left out: {inspection}")
@@ -118,9 +123,9 @@ def score_split(
     return rows, problems
 
 
-def _with_masks(reader: Reader) -> Iterator[tuple[tuple[Test, Any, Any], Any]]:
+def _with_masks(images: Iterable[tuple[Test, Any]]) -> Iterator[tuple[tuple[Test, Any, Any], Any]]:
     """Yield (test image, its mask, its valid mask) and its image, or the error of reading it."""
-    for test, read in reader:
+    for test, read in images:
         image, mask = (read, None) if isinstance(read, ImageError) else read
         # A fourth channel holds the region of interest.
         has_region = not isinstance(image, ImageError) and image.shape[2] == 4

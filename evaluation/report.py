@@ -17,7 +17,6 @@ from statistics import fmean
 
 import numpy as np
 import yaml
-from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_curve
@@ -233,6 +232,8 @@ def html_report(
         problems: lines on images that were left out, and the like.
         config: settings of the run.
     """
+    from jinja2 import Environment, FileSystemLoader  # late: nothing else needs it
+
     # Names of files and folders cannot break the page: autoescape.
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True

@@ -1,55 +1,61 @@
-"""A test split made of good images alone: as they are, and with a synthesised defect each."""
+"""Examine a detector without test images: good images as they are, and with a drawn defect each."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data.cache import decode_all
-from data.good_images import in_folds
+from data.good_images import Fold, in_folds
 from data.images import ImageError, read_ahead
 from inspection.inspector import Inspector
 from inspection.torch_inspector import TorchInspector
+from models.detector import Detector
 from models.drawn_defects.synthetic import PseudoImage, pseudo_split
 from utils.errors import UserError
 
 Read = tuple[np.ndarray, np.ndarray | None]
+FoldReader = tuple[AbstractContextManager[None], Iterator[tuple[PseudoImage, Read | ImageError]]]
 
 
 def pseudo_readers(
-    inspector: Inspector, root: Path, part: str
-) -> tuple[list[PseudoImage], Iterator[Iterator[tuple[PseudoImage, Read | ImageError]]]]:
-    """The split's images, each to be scored as if its good image had not been learned from.
+    inspector: Inspector, root: Path, category: str
+) -> tuple[list[PseudoImage], Iterator[FoldReader]]:
+    """Draw a test split on the good images of a run, to be scored out of fold.
 
     Args:
-        inspector: of the detector to examine. It is without a fold while that fold is read.
+        inspector: of the detector to examine.
         root: folder that holds its categories.
-        part: the one of them to be examined on.
+        category: the one of them to be examined on.
 
     Returns:
-        The images, and readers, one after the other: all that one gives is to be scored before the
-        next one is asked for.
+        The images, and for each fold a context without it, and a reader of the fold's images, which
+        are to be scored within the context.
 
     Raises:
-        UserError: for an export, or if an image that the run knows is gone.
+        UserError: for an export, or if an image that the run knows is missing.
     """
     if not isinstance(inspector, TorchInspector):
         raise UserError("--synthetic needs the checkpoint: an export cannot leave images out")
     good, data = inspector.good, inspector.config.data
     paths = good.paths(root)
-    places = np.intersect1d(good.examined, good.by_category()[part])
-    tests = pseudo_split([paths[place] for place in places], data)
+    examined = np.intersect1d(good.examined, good.by_category()[category])
+    tests = pseudo_split([paths[index] for index in examined], data)
     fold_of = dict(zip(paths, good.folds, strict=True))
 
-    @torch.inference_mode()
-    def readers() -> Iterator[Iterator[tuple[PseudoImage, Read | ImageError]]]:
+    def readers() -> Iterator[FoldReader]:
         images, _ = decode_all(paths, data)
-        folds = in_folds(images, good, inspector.batch, inspector.device)
-        for fold in folds:
+        for fold in in_folds(images, good, inspector.batch, inspector.device):
             own = [test for test in tests if fold_of[test.path] == fold.number]
             if own:
-                with inspector.detector.without(fold):
-                    yield read_ahead(own, PseudoImage.read)
+                yield _without(fold, inspector.detector), read_ahead(own, PseudoImage.read)
 
     return tests, readers()
+
+
+@contextmanager
+def _without(fold: Fold, detector: Detector) -> Iterator[None]:
+    with torch.inference_mode(), detector.without(fold):
+        yield

@@ -17,10 +17,10 @@ from utils.errors import UserError
 SIDE = 80  # of the sample's tiles; the left 48 columns of them are the region
 FIT = ["--model", "patchcore", "--size", "64", "--batch", "4", "--set", "patchcore.coreset=0.05"]
 EVERY = {
-    "unet": ["--set", "unet.width=4", "--set", "unet.memory=200", "--epochs", "1"],
+    "unet": ["--set", "unet.width=4", "--epochs", "1"],
     "draem": ["--set", "unet.width=4", "--epochs", "1"],
     "dinomaly": ["--set", "backbone.name=vit_tiny_patch16_224", "--epochs", "1"],
-    "fastflow": ["--set", "fastflow.ratio=0.1", "--epochs", "1"],
+    "fastflow": ["--epochs", "1"],
     "patchcore": ["--set", "data.resize=pad"],
     "padim": ["--set", "padim.channels=8"],
     "patch_memory": ["--set", "backbone.name=efficientnet_lite0"],
