@@ -7,17 +7,21 @@ a pit, a scratch, and a patch that was rubbed smooth. PatchCore learns from the 
 128x128: of the whole image, and of tiles that are shrunk less and less. Prints a row for each.
 """
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+import torch
 from PIL import Image
-from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from benchmarks.experiment import Experiment
 from benchmarks.table import markdown
+from data.drawing import blurred, frame, random_points, seeded, uniform
+from data.tensors import to_pixels
 from utils.config import load_config
 from utils.errors import UserError, run_script
 from utils.flags import script_parser
@@ -34,45 +38,41 @@ SETTINGS = {
 }
 
 
-def surface(rng: np.random.Generator) -> np.ndarray:
-    """A grained grey surface in uneven light: float32 [SIDE, SIDE] around 0.5."""
-    image = np.full((SIDE, SIDE), 0.5, np.float32)
-    for sigma, contrast in ((1.5, 0.05), (8, 0.03), (200, 0.03)):
-        size = SIDE // max(1, int(sigma))  # coarse noise is drawn coarsely
-        grain = ndimage.gaussian_filter(rng.standard_normal((size, size), np.float32), 1.5)
-        coarse = Image.fromarray(grain / grain.std())
-        image += contrast * np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+def surface() -> Tensor:
+    """Draw a grained grey surface in uneven light: [1, 1, SIDE, SIDE] around 0.5."""
+    image = torch.full((1, 1, SIDE, SIDE), 0.5)
+    for pixels, contrast in ((1, 0.05), (8, 0.03), (200, 0.03)):
+        side = SIDE // pixels  # coarse noise is drawn coarsely
+        noise = blurred(torch.randn(1, 1, side, side), 1.5)
+        noise = F.interpolate(noise / noise.std(), (SIDE, SIDE), mode="bicubic")
+        image += contrast * noise
     return image
 
 
-def _place(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Turned coordinates [SIDE, SIDE] in pixels, around a point well inside the image."""
-    y, x = np.indices((SIDE, SIDE), np.float32)
-    (top, left), turn = rng.uniform(0.25 * SIDE, 0.75 * SIDE, 2), rng.uniform(0, np.pi)
-    u = (x - left) * np.cos(turn) + (y - top) * np.sin(turn)
-    return u, (y - top) * np.cos(turn) - (x - left) * np.sin(turn)
+def _axes(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw coordinates along and across a random direction, from a point well inside."""
+    return frame(image, random_points(image, margin=0.25), uniform(0, math.pi, 1))
 
 
-def pit(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A round spot that is a little darker."""
-    u, v = _place(rng)
-    return image - 0.06 * (u * u + v * v < AREA / np.pi)
+def pit(image: Tensor) -> Tensor:
+    """Draw a round spot that is a little darker."""
+    return image - 0.06 * (torch.hypot(*_axes(image)) < math.sqrt(AREA / math.pi))
 
 
-def scratch(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A straight bright line, six pixels wide."""
-    u, v = _place(rng)
-    return image + 0.15 * ((np.abs(v) < 3) & (np.abs(u) < AREA / 12))
+def scratch(image: Tensor) -> Tensor:
+    """Draw a straight bright line, six pixels wide."""
+    along, across = _axes(image)
+    return image + 0.15 * ((across.abs() < 3) & (along.abs() < AREA / 12))
 
 
-def rubbed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A square without grain."""
-    u, v = _place(rng)
-    inside = np.maximum(np.abs(u), np.abs(v)) < AREA**0.5 / 2
-    return np.where(inside, ndimage.gaussian_filter(image, 6), image)
+def rubbed(image: Tensor) -> Tensor:
+    """Remove the grain of a square."""
+    along, across = _axes(image)
+    inside = torch.maximum(along.abs(), across.abs()) < AREA**0.5 / 2
+    return torch.where(inside, blurred(image, 6), image)
 
 
-DEFECTS: list[Callable[[np.random.Generator, np.ndarray], np.ndarray]] = [pit, scratch, rubbed]
+DEFECTS: list[Callable[[Tensor], Tensor]] = [pit, scratch, rubbed]
 
 
 def draw(folder: Path) -> None:
@@ -81,13 +81,12 @@ def draw(folder: Path) -> None:
     splits += [(f"test/{defect.__name__}", OF_EACH, defect) for defect in DEFECTS]
     jobs = [(name, number, how) for name, count, how in splits for number in range(count)]
     for seed, (name, number, defect) in enumerate(tqdm(jobs, "drawing", disable=None)):
-        rng = np.random.default_rng(seed)
-        image = surface(rng)
-        image = image if defect is None else defect(rng, image)
+        with seeded(seed):
+            image = surface()
+            image = image if defect is None else defect(image)
         file = folder / name / f"{number:03d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-        Image.fromarray(pixels).save(file, compress_level=1)
+        Image.fromarray(to_pixels(image)[0, ..., 0]).save(file, compress_level=1)
 
 
 def main() -> int:

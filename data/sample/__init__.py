@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from data.drawing import frame, seeded, uniform
 from data.sample import part, tile
+from data.tensors import to_pixels
 from utils.errors import UserError
 
 KINDS = {"tile": tile, "part": part}
@@ -50,8 +51,7 @@ def photographed(image: Tensor) -> Tensor:
 def _save(path: Path, image: Tensor) -> None:
     """Write values in [0, 1], [1, C, S, S], as an 8-bit PNG, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = (255 * image[0]).round().byte().permute(1, 2, 0).squeeze(2)
-    Image.fromarray(pixels.numpy()).save(path)
+    Image.fromarray(to_pixels(image)[0].squeeze()).save(path)
 
 
 def write_sample(

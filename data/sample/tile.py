@@ -171,7 +171,7 @@ def glue_strip(stone: Tensor) -> Drawn:
 
 def gray_stroke(stone: Tensor) -> Drawn:
     """Smear matt grey paint over the stone with a brush: streaks along it, and dry ends."""
-    length, half = uniform(0.15, 0.75, 1), log_uniform(0.012, 0.085, 1)
+    length, half = uniform(0.15, 0.75, 1), log_uniform(0.02, 0.085, 1)
     along, across = _band(stone, length, most_bend=0.3)
     length, half = per_image(length, stone), per_image(half, stone)
     bristles = _streaks(along, across, 180, 8)
@@ -200,7 +200,7 @@ def rough(stone: Tensor) -> Drawn:
     """Spoil the polish: a ragged patch that is pale, matt, pitted and scratched."""
     side = stone.shape[-1]
     at = random_points(stone, margin=0.02)
-    depth, _, _ = blob(stone, at, 0.055, 0.24, stretch=2, rag=(0.3, 0.6), finest=32)
+    depth, _, _ = blob(stone, at, 0.07, 0.24, stretch=2, rag=(0.2, 0.5), finest=32)
     depth = depth / (0.1 * side) + 0.06 * unit_noise(stone, 60)
     # A lit relief: the difference of a fine height map along the light gives pits and bumps.
     fine = blurred(torch.randn(1, 1, side, side), max(0.0015 * side, 0.4))
@@ -208,7 +208,7 @@ def rough(stone: Tensor) -> Drawn:
     scratches = (_streaks(*_band(stone, torch.ones(1), 0.1), 140, 11) - 0.9).clamp_min(0)
     layer = 0.6 * blurred(stone, 0.005 * side) + 0.4 * uniform(0.70, 0.86, 1)
     layer = layer + uniform(0.07, 0.12, 1) * relief / relief.std() + 0.16 * scratches
-    return layer, uniform(0.65, 0.95, 1) * smoothstep(depth, 0, 0.3)
+    return layer, uniform(0.65, 0.95, 1) * smoothstep(depth, 0, 0.15)
 
 
 DEFECTS: dict[str, Callable[[Tensor], Drawn]] = {
