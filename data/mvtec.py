@@ -95,11 +95,6 @@ class Category:
         if not self.folder.is_dir():
             raise UserError(_missing(Path(root), name))
 
-    @property
-    def train(self) -> Path:
-        """Folder of the images to learn from."""
-        return self.folder / "train"
-
     @classmethod
     def chosen(
         cls, data: DataConfig, root: str | None = None, names: str | None = None
@@ -116,7 +111,7 @@ class Category:
         Raises:
             UserError: if there are fewer than two.
         """
-        train = self.train
+        train = self.folder / "train"
         images = [image for folder in _good_folders(train) for image in list_images(folder)]
         if len(images) < 2:
             found = "no images" if not images else "a single image"
@@ -137,26 +132,20 @@ class Category:
         # Good parts in a folder of another name would be counted as missed defects.
         others = [kind.name for kind in kinds if kind not in good and _plain(kind.name) in SYNONYMS]
         if kinds and (others or not good):
+            way = "rename that of the good parts, or make an empty one if there are none"
             raise UserError(
                 f"good parts to measure on belong in {test / 'good'}, but in {test} there are: "
                 f"{', '.join(repr(kind.name) for kind in kinds)}; "
-                + (
-                    f"rename {others[0]!r}, or move its images"
-                    if others
-                    else "rename that of the good parts, or make an empty one if there are none"
-                )
+                + (f"rename {others[0]!r}, or move its images" if others else way)
             )
-        images = [
-            TestImage(path, "good", None, self.data)
-            for folder in good
-            for path in list_images(folder)
-        ]
-        for kind in kinds:
-            if kind not in good:
-                paths = list_images(kind)
-                masks = find_masks(paths, kind, self.folder / "ground_truth" / kind.name)
-                pairs = zip(paths, masks, strict=True)
-                images += [TestImage(path, kind.name, mask, self.data) for path, mask in pairs]
+        images = []
+        for kind in sorted(kinds, key=lambda kind: kind not in good):
+            paths, name, masks = list_images(kind), kind.name, self.folder / "ground_truth"
+            if kind in good:
+                images += [TestImage(path, "good", None, self.data) for path in paths]
+            else:
+                found = zip(paths, find_masks(paths, kind, masks / name), strict=True)
+                images += [TestImage(path, name, mask, self.data) for path, mask in found]
         if not images:
             raise UserError(
                 f"no images in the folders of {test}; put good parts into test/good and defective "
