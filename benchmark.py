@@ -31,7 +31,6 @@ from utils.flags import add_setting_flags, assignment, file_or_folder, overrides
 
 MAX_WAIT = timedelta(days=30)  # of a process of torchrun for the others, which train meanwhile
 OTHER_FLAGS = {"model": "--models", "data.category": "--categories"}
-RESULTS = ("results.csv", "results.md", "chart.png")
 
 
 def parse_args() -> argparse.Namespace:
@@ -91,7 +90,7 @@ def chosen_cells(args: argparse.Namespace) -> list[Experiment]:
             Category.chosen(config.data)
             cells.append(Experiment(config, args.output.resolve() / model / category))
             cells[-1].check()
-    for file in (args.output / name for name in RESULTS):
+    for file in map(args.output.joinpath, ("results.csv", "results.md", "chart.png")):
         if file.exists() and not any(args.output.glob("*/*/settings.yaml")):
             ways = "nothing is overwritten; name another folder by --output"
             raise UserError(f"{file} is none of benchmark.py, and {ways}")
@@ -113,13 +112,12 @@ def compute(cells: list[Experiment], output: Path) -> int:
     from benchmarks.table import table, write_results
     from training import distributed
 
-    environment = distributed.child_environment()
     distributed.start(torch.device("cpu"), MAX_WAIT)
     writer = distributed.is_writer()
     mine = cells[distributed.rank() :: distributed.world_size()]
     try:
         for cell in tqdm(mine, unit="cell", disable=not writer or None):
-            row = cell.compute(environment)
+            row = cell.compute(distributed.child_environment())
             said = [row["error"] or "finished", row.get("notice")]
             tqdm.write(f"{cell.name}: {'; '.join(filter(None, said))}")
             if writer:

@@ -33,8 +33,7 @@ INTERVAL = ["image_auroc_low", "image_auroc_high"]
 def write_results(rows: list[Row], folder: Path) -> None:
     """Write results.csv, results.md and chart.png, each whole, of the rows there are so far."""
     text = io.StringIO()
-    first, *others = COLUMNS
-    names = ["model", "category", first, *INTERVAL, *others, "error", "notice"]
+    names = ["model", "category", "image_auroc", *INTERVAL, *list(COLUMNS)[1:], "error", "notice"]
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
