@@ -39,8 +39,8 @@ from utils.errors import run_script
 from utils.flags import add_setting_flags, overrides_from, script_parser
 
 BATCH = 8
+# Detectors that both have, and the levels of the backbone whose features they compare.
 MODELS = {"patchcore": [2, 3], "padim": [2, 3], "fastflow": [1, 2, 3]}
-"""Detectors that both have, and the levels of the backbone whose features they compare."""
 
 CPU = torch.device("cpu")
 

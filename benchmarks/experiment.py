@@ -26,9 +26,9 @@ REPO = Path(__file__).resolve().parent.parent
 STOP_SECONDS = 10  # for a script to save and stop, before it is killed
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
+# Model, category, error or None, notice or None, and once finished numbers by name, None where
+# undefined.
 Row = dict[str, Any]
-"""Model, category, error or None, notice or None, and once finished numbers by name, None where
-undefined."""
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.experiment import Row
 from utils.files import CSV_ENCODING, replacing, write_whole
 
+# Columns of the table: name in a row -> (heading, format).
 COLUMNS = {
     "image_auroc": ("image AUROC (95% interval)", ".3f"),
     "pixel_auroc": ("pixel AUROC", ".3f"),
@@ -25,7 +26,6 @@ COLUMNS = {
     "eval_peak_mib": ("peak MiB, eval", ".0f"),
     "checkpoint_mib": ("checkpoint MiB", ".1f"),
 }
-"""Columns of the table: name in a row -> (heading, format)."""
 
 INTERVAL = ["image_auroc_low", "image_auroc_high"]
 

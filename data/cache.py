@@ -16,8 +16,8 @@ from data.tiles import Grid
 from utils.config import DataConfig
 from utils.errors import UserError
 
+# Up to this size decoded images are kept in memory.
 MEMORY_GIB = 4.0
-"""Up to this size decoded images are kept in memory."""
 
 
 @dataclass(frozen=True)

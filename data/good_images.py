@@ -16,13 +16,13 @@ from data.mvtec import category_in_path
 from data.tensors import to_batch
 from utils.errors import UserError
 
+# Folds, where there are as many groups: without one of them, nearly all images are still known.
 MIN_FOLDS = 20
-"""Folds, where there are as many groups: without one of them, nearly all images are still known."""
 
 MAX_FOLD_IMAGES = 32
 
+# Held-out images from which on they alone show how maps of images not trained on vary.
 MIN_HELD_OUT = 20
-"""Held-out images from which on they alone show how maps of images not trained on vary."""
 
 
 @dataclass

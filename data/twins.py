@@ -19,23 +19,23 @@ from utils.errors import UserError
 
 SIDE = 64  # of a thumbnail, in pixels
 
+# Standard deviations of a band-pass, in pixels of a thumbnail: finer detail is noise of the sensor,
+# and coarser differences are light.
 NOISE_STD, LIGHT_STD = 1.0, 8.0
-"""Standard deviations of a band-pass, in pixels of a thumbnail: finer detail is noise of the
-sensor, and coarser differences are light."""
 
+# Shifts of the camera that are compared, in pixels of a thumbnail; their opposites follow by
+# symmetry.
 SHIFTS = [(0, 0), (0, 1), (1, -1), (1, 0), (1, 1)]
-"""Shifts of the camera that are compared, in pixels of a thumbnail; their opposites follow by
-symmetry."""
 
+# Share of the typical distance below which two images are twins.
 MAX_DISTANCE = 0.25
-"""Share of the typical distance below which two images are twins."""
 
+# The typical distance of an image is that to the nearest quarter of the others. So parts that are
+# all alike are no twins, nor are a few kinds of parts in one set: twins come in smaller groups.
 TYPICAL_RANK = 0.25
-"""The typical distance of an image is that to the nearest quarter of the others. So parts that are
-all alike are no twins, nor are a few kinds of parts in one set: twins come in smaller groups."""
 
+# Share of the images with a twin that is worth a warning: fewer may be alike by chance.
 MIN_SHARE = 0.05
-"""Share of the images with a twin that is worth a warning: fewer may be alike by chance."""
 
 
 def groups(names: Sequence[str], pattern: str | None) -> list[int]:

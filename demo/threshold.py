@@ -10,8 +10,8 @@ from inspection.threshold import Calibration
 
 BINS = 40
 COLUMNS = ["name", "score", "severity", "verdict", "threshold", "error"]
+# Of the histogram's bars.
 COLOURS = {"good": "#22a06b", "good, called defective": "#e5484d", "this image": "#3b82f6"}
-"""Of the histogram's bars."""
 
 
 class Scale:

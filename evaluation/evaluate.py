@@ -25,6 +25,7 @@ from evaluation.synthetic_split import pseudo_readers
 from inspection.inspector import Inspector
 from utils.errors import UserError
 
+# All that an evaluation writes.
 FILES = {
     "metrics.json",
     "metrics.csv",
@@ -35,11 +36,10 @@ FILES = {
     "highest_good.png",
     "report.html",
 }
-"""All that an evaluation writes."""
 
+# Lists the files, and the folders of categories with a slash, that an evaluation wrote into its
+# folder: all else there is the user's.
 WRITTEN = "eval_files.txt"
-"""Lists the files, and the folders of categories with a slash, that an evaluation wrote into its
-folder: all else there is the user's."""
 
 
 def evaluate(

@@ -22,9 +22,9 @@ from sklearn.metrics import (
 EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 RESAMPLES = 2000  # of the bootstrap: the ends of the interval vary by about 0.001 between seeds
 
+# Bits of a float32 score that tell its bin: sign, exponent and 13 bits of the fraction. A bin is
+# 0.012% of its scores wide.
 BIN_BITS = 22
-"""Bits of a float32 score that tell its bin: sign, exponent and 13 bits of the fraction. A bin is
-0.012% of its scores wide."""
 
 
 def _finite(scores: ArrayLike) -> NDArray:

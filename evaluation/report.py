@@ -31,6 +31,7 @@ from utils.files import CSV_ENCODING, printable
 MAX_CASES = 4  # images in each picture of worst cases
 GOOD, DEFECT = "#2a9d5c", "#d1495b"  # colours of the curves
 
+# Metrics that are averaged over categories: name -> (heading, format).
 MEANS = {
     "image_auroc": ("image AUROC", ".4f"),
     "image_ap": ("image AP", ".4f"),
@@ -43,7 +44,6 @@ MEANS = {
     "ms_per_image": ("ms an image", ".0f"),
     "peak_mib": ("peak MiB", ".0f"),
 }
-"""Metrics that are averaged over categories: name -> (heading, format)."""
 
 
 def summary(metrics: dict[str, float], synthetic: bool) -> str:

@@ -13,8 +13,8 @@ from inspection.inspector import valid_score
 from inspection.threshold import Calibration, calibrate
 from models.detector import Detector
 
+# Held-out images at which their spread and that of the training images weigh alike.
 PRIOR_HELD_OUT = 10
-"""Held-out images at which their spread and that of the training images weigh alike."""
 
 
 @torch.inference_mode()

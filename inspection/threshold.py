@@ -14,19 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Of n scores the n ** (2/3) highest are the tail: 3 of 5, 12 of 40, 34 of 200, 100 of 1000.
 TAIL_POWER = 2 / 3
-"""Of n scores the n ** (2/3) highest are the tail: 3 of 5, 12 of 40, 34 of 200, 100 of 1000."""
 
+# Excesses are capped at this many means of an exponential tail, so that an outlier weighs no more
+# than any high score. Beyond it lies a share exp(-3), a twentieth, of such a tail.
 MAX_EXCESS = 3.0
-"""Excesses are capped at this many means of an exponential tail, so that an outlier weighs no more
-than any high score. Beyond it lies a share exp(-3), a twentieth, of such a tail."""
 
+# Weight of the prior on the scale of the tail, in scores. Without it the threshold of a tail of
+# three to six scores would lie far too high, for so few determine a scale badly.
 PRIOR_SCORES = 4.0
-"""Weight of the prior on the scale of the tail, in scores. Without it the threshold of a tail of
-three to six scores would lie far too high, for so few determine a scale badly."""
 
+# Probability that the true share of false alarms lies in the interval that is printed.
 CONFIDENCE = 0.9
-"""Probability that the true share of false alarms lies in the interval that is printed."""
 
 
 class _Tail(NamedTuple):

@@ -13,8 +13,8 @@ from utils.errors import UserError
 from utils.files import new_file
 from utils.optional_packages import opencv, opencv_name
 
+# Formats that every build of OpenCV writes and every player reads.
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-"""Formats that every build of OpenCV writes and every player reads."""
 
 SIDES = 480, 1280  # limits of a picture's longer side, pixels: from below for the text
 

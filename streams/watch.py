@@ -21,8 +21,8 @@ from utils.files import Disk, write_whole
 UNREADABLE = 3  # times as long for a file that cannot be read: its writer may pause
 SAVE = 2.0  # seconds between two writings of the inspected files, at least
 
+# Time of the last writing, in nanoseconds, and size: what changes when a file does.
 Stamp = tuple[int, int]
-"""Time of the last writing, in nanoseconds, and size: what changes when a file does."""
 
 
 class Watch(Source):

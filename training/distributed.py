@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+# Variables that torchrun sets in the environment of its processes.
 TORCHRUN = re.compile(
     r"(\w+_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+|TORCH_NCCL_ASYNC\w+"
 )
-"""Variables that torchrun sets in the environment of its processes."""
 
 
 def start(device: torch.device, patience: timedelta | None = None) -> None:

@@ -18,8 +18,8 @@ Kind = TypeVar("Kind")
 ROOT = Path("checkpoints")
 FINISHED = "calibration.yaml"  # file of a run that is there once the run is finished
 FORMAT = "visual-defect-detection"  # in every checkpoint and export
+# Characters of the categories in the name of a run: file systems take no more than 255 in all.
 MAX_NAME = 100
-"""Characters of the categories in the name of a run: file systems take no more than 255 in all."""
 
 
 def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:

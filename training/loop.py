@@ -18,22 +18,22 @@ from training.run import Run, diverged
 from utils.config import Config, TrainConfig
 from utils.device import autocast
 
+# Share of the epochs, the last ones, over which the learning rate falls to zero. The paper finds
+# 20% enough for long trainings; ours are a few hundred steps. Until then the rate does not depend
+# on the number of epochs, so that a run can be lengthened.
 COOLDOWN = 0.3
-"""Share of the epochs, the last ones, over which the learning rate falls to zero. The paper finds
-20% enough for long trainings; ours are a few hundred steps. Until then the rate does not depend on
-the number of epochs, so that a run can be lengthened."""
 
+# Of the mean loss of an epoch to that of the first step, above which a training has diverged.
 MAX_LOSS_RATIO = 100
-"""Of the mean loss of an epoch to that of the first step, above which a training has diverged."""
 
 CPU_SIZE = 256 * 256  # pixels of an image up to which a CPU is fast enough
 
+# Pixels that pass through the network at once on a CPU, where larger pieces gain no time: at
+# 256x256 a step took as long an image for 1, 2 and 4. Batch normalisation needs some images, too.
 CPU_PIXELS = 16 * 256 * 256
-"""Pixels that pass through the network at once on a CPU, where larger pieces gain no time: at
-256x256 a step took as long an image for 1, 2 and 4. Batch normalisation needs some images, too."""
 
+# The same on a GPU, which is idle in part with less: a whole batch of the defaults.
 GPU_PIXELS = 24 * 512 * 512
-"""The same on a GPU, which is idle in part with less: a whole batch of the defaults."""
 
 
 def learning_rate(train: TrainConfig, epochs_done: float) -> float:

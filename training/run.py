@@ -26,11 +26,11 @@ from utils.errors import UserError
 from utils.files import write_whole
 from utils.flags import overrides_from
 
+# Settings that a resumed run may change: they alter nothing that it has learned so far.
 RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs"]
-"""Settings that a resumed run may change: they alter nothing that it has learned so far."""
 
+# Share of its epochs that a network goes on for if images are added and no number is given.
 LONGER = 0.25
-"""Share of its epochs that a network goes on for if images are added and no number is given."""
 
 
 def resumed_config(config: Config, overrides: dict[str, Any]) -> Config:

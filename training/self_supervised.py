@@ -27,19 +27,19 @@ from utils.device import autocast
 from utils.errors import UserError
 from utils.files import replacing
 
+# Dimensions of an embedding.
 EMBEDDING = 512
-"""Dimensions of an embedding."""
 
+# Weights of the terms, the paper's.
 INVARIANCE, VARIANCE, COVARIANCE = 25.0, 25.0, 1.0
-"""Weights of the terms, the paper's."""
 
+# Batches that batch normalisation takes its final statistics of: means and variances of that many
+# images hardly change with more.
 MAX_STATISTICS_BATCHES = 32
-"""Batches that batch normalisation takes its final statistics of: means and variances of that many
-images hardly change with more."""
 
 
+# Of the mean loss of an epoch to that of the first step, above which a training has diverged.
 MAX_LOSS_RATIO = 10.0
-"""Of the mean loss of an epoch to that of the first step, above which a training has diverged."""
 
 
 class Diverged(Exception):
