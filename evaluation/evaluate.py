@@ -21,7 +21,6 @@ from evaluation.report import (
     tables,
     worst_cases,
 )
-from evaluation.synthetic_split import pseudo_readers
 from inspection.inspector import Inspector
 from utils.errors import UserError
 
@@ -68,7 +67,11 @@ def evaluate(
             copies.append(test.path)
         return image, mask
 
+    if synthetic and file.suffix == ".onnx":
+        raise UserError("--synthetic needs the checkpoint: an export cannot leave images out")
     if synthetic:
+        from evaluation.synthetic_split import pseudo_readers  # late: an export needs no torch
+
         tests, readers = pseudo_readers(inspector, category.folder.parent, category.name)
         # Drawn at the size of the originals, of which images in tiles have many pixels.
         pixels = BinnedPixelScores() if config.data.tile else PixelScores()

@@ -10,18 +10,16 @@ import torch
 from data.cache import decode_all
 from data.good_images import Fold, in_folds
 from data.images import ImageError, read_ahead
-from inspection.inspector import Inspector
 from inspection.torch_inspector import TorchInspector
 from models.detector import Detector
 from models.drawn_defects.synthetic import PseudoImage, pseudo_split
-from utils.errors import UserError
 
 Read = tuple[np.ndarray, np.ndarray | None]
 FoldReader = tuple[AbstractContextManager[None], Iterator[tuple[PseudoImage, Read | ImageError]]]
 
 
 def pseudo_readers(
-    inspector: Inspector, root: Path, category: str
+    inspector: TorchInspector, root: Path, category: str
 ) -> tuple[list[PseudoImage], Iterator[FoldReader]]:
     """Draw a test split on the good images of a run, to be scored out of fold.
 
@@ -35,10 +33,8 @@ def pseudo_readers(
         are to be scored within the context.
 
     Raises:
-        UserError: for an export, or if an image that the run knows is missing.
+        UserError: if an image that the run knows is missing.
     """
-    if not isinstance(inspector, TorchInspector):
-        raise UserError("--synthetic needs the checkpoint: an export cannot leave images out")
     good, data = inspector.good, inspector.config.data
     paths = good.paths(root)
     examined = np.intersect1d(good.examined, good.by_category()[category])

@@ -54,6 +54,10 @@ def run_script(main: Callable[[], int]) -> NoReturn:
                 ways = "lower --size, train.micro_batch in training, or --batch elsewhere"
                 _say(f"out of memory; {ways}")
                 status = 2
+            elif isinstance(error, ModuleNotFoundError):
+                ways = "pip install -r requirements.txt, or as docs/deployment.md says"
+                _say(f"the package {error.name} is not installed; install it with: {ways}")
+                status = 2
             else:
                 raise
     if "WORLD_SIZE" in os.environ:

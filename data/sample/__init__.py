@@ -31,7 +31,7 @@ from data.tensors import to_pixels
 from utils.errors import UserError
 
 KINDS = {"tile": tile, "part": part}
-"""What can be drawn: a module each, with its `DEFECTS` by name and its `draw`."""
+"""Kinds of image to draw: a module each, with its `DEFECTS` by name and its `draw`."""
 
 MIN_DRAWN = 256
 """Least pixels a side to draw with, for the details need some; smaller images are shrunk."""

@@ -29,14 +29,9 @@ from data.drawing import (
     unit_noise,
 )
 
-AREA = (0.0005, 0.03)
-"""Least and greatest share of the image that a mask covers."""
-
-SEEN = 0.06
-"""Least change that is seen, of a range of 1, and part of the mask."""
-
-CONTRAST = 0.1
-"""Least mean change within a mask: nobody should have to search for the defect."""
+AREA = (0.0005, 0.03)  # least and greatest share of the image that a mask covers
+VISIBLE = 0.06  # least change, of a range of 1, that is part of the mask
+CONTRAST = 0.1  # least mean change within a mask: nobody should have to search for the defect
 
 # The bolt from the top of its head, u = 0, to its tip.
 LENGTH = 0.56
@@ -70,13 +65,11 @@ class Bolt(NamedTuple):
 class Scene(NamedTuple):
     """A bolt's position and its light."""
 
-    at: Tensor  # [1, 2], y and x of the middle of the map
+    at: Tensor  # [1, 2], y and x of the centre of the map
     turn: float  # of the u axis
     azimuth: float  # of the lamp
     elevation: float  # of the lamp above the ground
     gloss: float  # 0 satin to 1 polished
-    blur: float  # of the shadow
-    shadow: float  # share of the light that the shadow takes
     ground: float  # brightness of the ground, 0 to 1
 
 
@@ -93,6 +86,7 @@ class Layers(NamedTuple):
 
 
 def _one(low: float, high: float) -> float:
+    """Draw a number between `low` and `high`."""
     return float(uniform(low, high, 1))
 
 
@@ -142,8 +136,6 @@ def place(size: int) -> Scene:
         azimuth=math.radians(_one(-135, -105)),
         elevation=math.radians(_one(54, 66)),
         gloss=_one(0, 1),
-        blur=_one(0.005, 0.013),
-        shadow=_one(0.3, 0.5),
         ground=_one(0.69, 0.73),
     )
 
@@ -187,13 +179,13 @@ def _shadow(part: Bolt, scene: Scene) -> Tensor:
         throw = level / math.tan(scene.elevation) / pixel
         shifts = round(throw * math.sin(away)), round(throw * math.cos(away))
         cast = torch.maximum(cast, cut.roll(shifts, (2, 3)).float())
-    cast = blurred(cast, scene.blur / pixel)
+    cast = blurred(cast, 0.008 / pixel)
     near = blurred((height > 0).float(), 0.016 / pixel)
-    return 1 - (1 - scene.shadow * cast) * (1 - 0.45 * near)
+    return 1 - (1 - 0.4 * cast) * (1 - 0.45 * near)
 
 
 def _lay(layer: Tensor, over: int, scene: Scene, size: int) -> Tensor:
-    """Turn a layer [1, 1, H, W] about its middle and lay it in the image: [1, 1, size, size]."""
+    """Turn a layer [1, 1, H, W] about its centre and lay it in the image: [1, 1, size, size]."""
     turn, full = torch.tensor([-scene.turn]), (over * size, over * size)
     layer = resampled(layer, over * scene.at, None, turn, size=full, beyond="zeros")
     return F.avg_pool2d(layer, over)
@@ -273,10 +265,10 @@ DEFECTS: dict[str, Callable[[Bolt], Bolt]] = {
 }
 
 
-def _seen(change: Tensor) -> Tensor:
-    """Mark what is seen of a change [1, 1, S, S]; close its gaps, leave out its crumbs."""
+def _visible(change: Tensor) -> Tensor:
+    """Mask what is visible of a change [1, 1, S, S]; close its gaps, leave out its crumbs."""
     size = change.shape[-1]
-    mask = ndimage.binary_closing((change[0, 0] >= SEEN).numpy(), iterations=max(1, size // 125))
+    mask = ndimage.binary_closing((change[0, 0] >= VISIBLE).numpy(), iterations=max(1, size // 125))
     pieces, _ = ndimage.label(ndimage.binary_fill_holes(mask))
     pieces = torch.from_numpy(pieces).long()
     share = pieces.flatten().bincount() / size**2
@@ -285,7 +277,7 @@ def _seen(change: Tensor) -> Tensor:
 
 
 def spoil(part: Bolt, scene: Scene, size: int, kind: str) -> tuple[Layers, Tensor]:
-    """Put a defect on a bolt, drawn again until it is small and well seen.
+    """Put a defect on a bolt, drawn again until it is small and well visible.
 
     Returns:
         The layers of the defective bolt, and the mask of the visible change, bool
@@ -295,7 +287,7 @@ def spoil(part: Bolt, scene: Scene, size: int, kind: str) -> tuple[Layers, Tenso
     while True:
         layers = compose(DEFECTS[kind](part), scene, size)
         change = (layers.unshadowed(scene.ground) - whole).abs()
-        mask = _seen(change)
+        mask = _visible(change)
         if AREA[0] <= mask.float().mean() <= AREA[1] and change[mask].mean() >= CONTRAST:
             return layers, mask
 

@@ -29,12 +29,8 @@ from data.drawing import (
     unit_noise,
 )
 
-SEEN = 0.1
-"""Least opacity that is seen. Below it nothing is painted, nor is it part of the mask, so that
-pixels outside the mask stay as they were."""
-
-AREA = (0.0005, 0.25)
-"""Least and greatest share of the image that a mask covers."""
+AREA = (0.0005, 0.25)  # least and greatest share of the image that a mask covers
+VISIBLE = 0.1  # least opacity; below it nothing is painted, so that the mask holds all changes
 
 # Mineral grains from the back to the front: grains across the image, share of the grains that
 # are this mineral, RGB colour, standard deviation of the brightness from grain to grain.
@@ -89,7 +85,7 @@ def _band(stone: Tensor, length: Tensor, most_bend: float) -> Drawn:
     side, bend = stone.shape[-1], 4 * uniform(-most_bend, most_bend, 1)
     at, turn = random_points(stone, margin=0.08), uniform(0, 2 * math.pi, 1)
     along, across = frame(stone, at, turn, bend / side)
-    # Half of the arc's height back: the point is the middle of the band.
+    # Half of the arc's height back: the point is the centre of the band.
     return along / side, across / side + per_image(bend * length**2 / 12, stone)
 
 
@@ -147,7 +143,7 @@ def crack(stone: Tensor) -> Drawn:
     dark = blurred(line, 0.0012 * side) * uniform(0.65, 0.95, 1)
     edged = torch.lerp(stone, (stone * 1.15 + 0.12).clamp(max=1), lip)
     layer = torch.lerp(edged, stone * 0.3 + 0.03, dark)
-    return layer, (torch.maximum(lip, dark) >= SEEN).float()
+    return layer, (torch.maximum(lip, dark) >= VISIBLE).float()
 
 
 def glue_strip(stone: Tensor) -> Drawn:
@@ -220,7 +216,7 @@ def spoil(stone: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """Put a defect on a stone, drawn again until its mask, bool [1, 1, S, S], fits `AREA`."""
     while True:
         layer, alpha = DEFECTS[kind](stone)
-        mask = alpha >= SEEN
+        mask = alpha >= VISIBLE
         if AREA[0] <= mask.float().mean() <= AREA[1]:
             return torch.lerp(stone, layer, alpha * mask).clamp(0, 1), mask
 

@@ -64,6 +64,7 @@ def spot(images: Tensor) -> Drawn:
     """Draw up to three small pits or grains, darker or lighter than their surroundings."""
     count = len(images)
     shade = signed(uniform(0.06, 0.5, count), negative=0.65)
+    # Three for each image, of which the first one, two or all are kept.
     alphas = torch.stack([_patch(images, 0.006, 0.035) for _ in range(3)])
     drawn = torch.arange(3)[:, None] < torch.randint(1, 4, (count,))
     alphas = alphas * drawn.to(images)[:, :, None, None, None]
@@ -74,6 +75,7 @@ def scratch(images: Tensor) -> Drawn:
     """Draw a long thin line, slightly bent, that fades towards its ends."""
     count, side = len(images), min(images.shape[-2:])
     along, across = _axes(images, uniform(-0.4, 0.4, count) / side)
+    # It trembles: a sine along the line, with an amplitude of 0.4% of the side.
     waves = along * per_image(uniform(20, 80, count) / side, images)
     across = across + 0.004 * side * torch.sin(waves + per_image(uniform(0, 6, count), images))
     length, half_width = log_uniform(0.1, 0.8, count), log_uniform(0.003, 0.012, count)
@@ -85,6 +87,7 @@ def scratch(images: Tensor) -> Drawn:
 def smear(images: Tensor) -> Drawn:
     """Blur a patch along the rows or along the columns, as by a wipe."""
     side = min(images.shape[-2:])
+    # One direction for all: a blur along any other one would not be separable.
     sigmas = [float(log_uniform(0.01, 0.06, 1)) * side, 0.004 * side]
     wiped = blurred(images, *(sigmas if coins(1) else sigmas[::-1]))
     shift = per_image(uniform(-0.08, 0.08, len(images)), images)
@@ -96,6 +99,7 @@ def dent(images: Tensor) -> Drawn:
     count = len(images)
     radius = per_image(log_uniform(0.03, 0.12, count) * min(images.shape[-2:]), images)
     u, v = (axis / radius for axis in _axes(images))
+    # u exp(-(u^2 + v^2) / 2): the slope of a Gaussian bump, of opposite signs on its two sides
     flank = u * torch.exp(-(u.square() + v.square()) / 2)
     push = per_image(uniform(-1, 1, count), images) * radius * flank
     relief = per_image(uniform(0.1, 0.3, count), images) * flank
@@ -106,6 +110,7 @@ def shade(images: Tensor) -> Drawn:
     """Brighten or darken a part of the surface that ends along a line."""
     count, side = len(images), min(images.shape[-2:])
     along, _ = _axes(images)
+    # From a sharp or soft edge up to where it ends, as a shadow or another batch of material does.
     edge = along / per_image(log_uniform(0.003, 0.05, count) * side, images)
     end = (per_image(log_uniform(0.1, 0.6, count) * side, images) - along) / (0.03 * side)
     change = signed(uniform(0.08, 0.35, count))
@@ -126,6 +131,7 @@ def foreign(images: Tensor) -> Drawn:
     count, side = len(images), min(images.shape[-2:])
     colour = (uniform(0.1, 0.9, count)[:, None] + 0.15 * torch.randn(count, 3)).clamp(0, 1)
     piece = _patch(images, 0.015, 0.08)
+    # The same shape, a hundredth of the side to the lower right.
     shadow = piece.roll([max(1, round(0.01 * side))] * 2, (2, 3))
     cover = piece * per_image(uniform(0.5, 0.95, count), images)
     layer = torch.lerp(images * (1 - 0.25 * shadow), colour.to(images)[:, :, None, None], cover)

@@ -3,7 +3,19 @@ import math
 import pytest
 import torch
 
-from data.drawing import displaced, grain, perlin_noise, random_perlin, resampled
+from data.drawing import (
+    blurred,
+    contour_distance,
+    displaced,
+    frame,
+    grain,
+    perlin_noise,
+    random_perlin,
+    random_points,
+    resampled,
+    seeded,
+    stroke,
+)
 
 
 def reference_perlin(gradients, height, width, cells_y, cells_x):
@@ -96,3 +108,50 @@ def test_grain_has_unit_spread_and_is_as_coarse_as_asked_for():
     spread, step = noise.flatten(1).std(dim=1), noise.diff(dim=3).flatten(1).std(dim=1)
     assert ((spread > 0.5) & (spread < 1.3)).all()
     assert step[1] / spread[1] < 0.5 * step[0] / spread[0]
+
+
+def test_a_blur_keeps_the_mean_and_spreads_a_point_by_its_sigma():
+    image = torch.zeros(1, 1, 61, 81)
+    image[..., 30, 40] = 1
+    y, x = (torch.arange(side) - side // 2 for side in (61, 81))
+    soft = blurred(image, 2.0, 5.0)[0, 0]
+    assert soft.sum().item() == pytest.approx(1, rel=1e-3)
+    assert (soft.sum(dim=1) * y**2).sum().item() == pytest.approx(2.0**2, rel=0.01)
+    assert (soft.sum(dim=0) * x**2).sum().item() == pytest.approx(5.0**2, rel=0.01)
+    assert torch.allclose(blurred(torch.ones(1, 3, 20, 30), 4), torch.ones(1, 3, 20, 30))
+
+
+def test_a_stroke_follows_its_arc_and_fades_at_its_ends():
+    like, centre, turn = torch.zeros(1, 3, 80, 120), torch.tensor([[40.0, 60.0]]), torch.zeros(1)
+    along, across = frame(like, centre, turn, bend=torch.tensor([0.01]))
+    line = stroke(along, across, torch.tensor([80.0]), torch.tensor([2.0]))[0, 0]
+    assert line[40, 60] == 1
+    assert line[44, 80] == 1  # 40 + 0.01 * 20^2
+    assert line[40, 80] == 0
+    assert 0 < line[:, 96].max() < line[:, 90].max() < 1
+    assert not line[:, 101:].any()
+
+
+def test_a_contour_runs_through_its_point():
+    torch.manual_seed(0)
+    noise, at = (
+        random_perlin(torch.zeros(4, 3, 64, 96), 4),
+        random_points(torch.zeros(4, 3, 64, 96)),
+    )
+    distance = contour_distance(noise, at)
+    y, x = at.long().unbind(dim=1)
+    assert not distance[range(4), 0, y, x].any()
+    assert (distance.flatten(1) < 1).float().mean(dim=1).max() < 0.5
+
+
+def test_seeds_are_mixed_and_the_generator_goes_on_as_if_nothing_was_drawn():
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    drawn = []
+    for numbers in ((0, 1), (1, 0), (0, 1)):
+        with seeded(*numbers):
+            drawn.append(torch.rand(3))
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -150,24 +151,76 @@ def test_an_export_inspects_batches(exported, dataset):
         assert np.abs(found.reconstruction.astype(int) - one.reconstruction).max() <= 1
 
 
-def test_an_export_is_run_without_torch(exported, dataset):
-    folder, _, file, _ = exported
-    image = next((dataset / "tile/test/good").glob("*.png"))
-    code = (
-        "import runpy, sys\n"
-        f"sys.argv = ['infer.py', '--checkpoint', {str(file)!r}, {str(image)!r}]\n"
-        "try:\n"
-        f"    runpy.run_path({str(REPO / 'infer.py')!r}, run_name='__main__')\n"
-        "except SystemExit as end:\n"
-        "    assert not end.code, end.code\n"
-        "assert 'torch' not in sys.modules\n"
-    )
+INSTALLS = re.findall(r"^pip install (.+)$", (REPO / "docs/deployment.md").read_text("utf-8"), re.M)
+"""Packages that the page on deployment names: for infer.py, and further ones for eval.py."""
+
+ONLY = """
+import importlib.metadata, re, runpy, sys
+
+def with_needs(names, found):
+    for name in names:
+        name = re.sub("[-_.]+", "-", name).lower()
+        if name not in found:
+            try:
+                needs = importlib.metadata.requires(name) or []
+            except importlib.metadata.PackageNotFoundError:  # of another system
+                continue
+            found.add(name)
+            needs = [need for need in needs if "extra ==" not in need]
+            with_needs([re.match("[\\w.-]+", need)[0] for need in needs], found)
+    return found
+
+there = with_needs(sys.argv[1].split(), set())
+others = {
+    name for name, packages in importlib.metadata.packages_distributions().items()
+    if not {re.sub("[-_.]+", "-", one).lower() for one in packages} & there
+}
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in others:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+assert "torch" in others and "numpy" not in others
+sys.meta_path.insert(0, Missing())
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "packages"),
+    [("infer.py", INSTALLS[:1]), ("stream.py", INSTALLS[:1]), ("eval.py", INSTALLS[:2]),
+     ("calibrate.py", INSTALLS[:2])],
+)  # fmt: skip
+def test_a_machine_needs_what_the_page_names_and_no_torch(
+    script, packages, exported, dataset, tmp_path
+):
+    file = shutil.copy(exported[2], tmp_path / "tile.onnx")
+    good = dataset / "tile/test/good"
+    flags = {
+        "infer.py": ["--checkpoint", file, good],
+        "stream.py": ["--checkpoint", file, "--watch", good, "--frames", "2", "--panels"],
+        "eval.py": ["--checkpoint", file, "--data-root", dataset, "--html"],
+        "calibrate.py": [file, "--good", good, "--false-alarms", "0.05"],
+    }[script]
+    command = [sys.executable, "-c", ONLY, " ".join(packages), str(REPO / script), *map(str, flags)]
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True,
-        env={"PYTHONPATH": str(REPO)},
-    )  # fmt: skip
+        command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(REPO)}
+    )
     assert result.returncode == 0, result.stderr
-    assert "1 good" in result.stdout or "1 defective" in result.stdout
+    assert {"eval.py": "IMAGE AUROC", "calibrate.py": "after:"}.get(script, "defective") in (
+        result.stdout
+    )
+
+
+def test_a_package_that_is_missing_is_one_line(exported, tmp_path):
+    command = [sys.executable, "-c", ONLY, INSTALLS[0], str(REPO / "infer.py"), "--checkpoint"]
+    command += [str(exported[1]), str(REPO / "docs/panel.jpg")]
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(REPO)}
+    )
+    assert_one_line(result, "the package torch is not installed", "pip install")
 
 
 @pytest.mark.parametrize("kind", ["half", "int8"])
