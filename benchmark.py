@@ -109,7 +109,7 @@ def compute(cells: list[Experiment], output: Path) -> int:
     import torch
     from tqdm import tqdm
 
-    from benchmarks.table import table, write_results
+    from benchmarks.experiment import table, write_results
     from training import distributed
 
     distributed.start(torch.device("cpu"), MAX_WAIT)

@@ -68,7 +68,7 @@ def main() -> int:
     """Learn from all images and write the weights; returns the exit status."""
     args = parse_args()
     # These take seconds to import; --help and wrong flags have been answered without them.
-    from data.cache import decode_all
+    from data.good_images import decode_all
     from data.images import with_depth
     from data.listing import expand
     from models.backbones import build_encoder

@@ -27,8 +27,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from data.cache import decode_all
-from data.good_images import Fold
+from data.good_images import Fold, decode_all
 from data.mvtec import Category
 from data.tensors import to_batch
 from models import build_model

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.table import markdown
+from benchmarks.experiment import markdown
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
 from data.resize import resize_to_input

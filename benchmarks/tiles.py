@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from benchmarks.experiment import Experiment
-from benchmarks.table import markdown
+from benchmarks.experiment import Experiment, markdown
 from data.drawing import blurred, frame, random_points, seeded, uniform
 from data.tensors import to_pixels
 from utils.config import load_config

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from data.cache import decode_all
+from data.good_images import decode_all
 from data.mvtec import Category
 from data.tensors import to_batch
 from models import build_model

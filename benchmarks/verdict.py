@@ -20,9 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.table import markdown
-from data.cache import DecodedImages, decode_all
-from data.good_images import GoodImages, in_folds
+from benchmarks.experiment import markdown
+from data.good_images import DecodedImages, GoodImages, decode_all, in_folds
 from data.mvtec import Category
 from data.tensors import to_batch
 from inspection.calibration import calibrate_detector

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cache import DecodedImages, decode_all
-from data.good_images import GoodImages, by_category
+from data.good_images import DecodedImages, GoodImages, by_category, decode_all
 from data.images import with_depth
 from data.listing import expand
 from data.mvtec import Category, category_in_path

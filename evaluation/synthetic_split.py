@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.cache import decode_all
-from data.good_images import Fold, in_folds
+from data.good_images import Fold, decode_all, in_folds
 from data.images import ImageError, read_ahead
 from inspection.torch_inspector import TorchInspector
 from models.detector import Detector

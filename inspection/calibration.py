@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.cache import DecodedImages
-from data.good_images import Fold, GoodImages
+from data.good_images import DecodedImages, Fold, GoodImages
 from inspection.inspector import valid_score
 from inspection.threshold import Calibration, calibrate
 from models.detector import Detector

@@ -37,8 +37,10 @@ def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibr
         config: its settings, with others below `score`.
         root: folder that holds the categories; all good images that the run knows are needed.
     """
-    from data.cache import decode_all  # late, as below: an export needs no torch
-    from data.good_images import in_folds
+    from data.good_images import (
+        decode_all,  # late, as below: an export needs no torch
+        in_folds,
+    )
     from inspection.calibration import calibrate_detector
 
     images, _ = decode_all(inspector.good.paths(root), config.data)

@@ -17,10 +17,9 @@ from inspection.output import entry, say
 from inspection.panel import COMPRESSION, panel
 from inspection.threshold import Calibration
 from streams.alerts import Alert, Mqtt, Webhook
-from streams.annotated_video import AnnotatedVideo, annotate
 from streams.cameras import Camera, Videos
 from streams.drift import WINDOW, Drift
-from streams.record import Heartbeat, VerdictLog
+from streams.record import AnnotatedVideo, Heartbeat, VerdictLog, annotate
 from streams.source import Frame, Gap, Source, in_turn, iso, now
 from streams.watch import Watch
 from training.folders import run_name

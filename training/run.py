@@ -13,8 +13,7 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from data.cache import DecodedImages
-from data.good_images import GoodImages
+from data.good_images import DecodedImages, GoodImages
 from data.training_set import load_images
 from models import refuse_unread
 from training import distributed

@@ -20,8 +20,7 @@ from torchvision.transforms import v2
 
 from data.tensors import to_batch
 from models.backbones import Backbone
-from training.loop import epoch_order, random_crops, seed_step
-from training.progress_bar import StepBar
+from training.loop import StepBar, epoch_order, random_crops, seed_step
 from utils.config import Config
 from utils.device import autocast
 from utils.errors import UserError

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from data.cache import DecodedImages
-from data.good_images import MAX_FOLD_IMAGES, MIN_FOLDS, GoodImages, by_category, deal, in_folds
+from data.good_images import (
+    MAX_FOLD_IMAGES,
+    MIN_FOLDS,
+    DecodedImages,
+    GoodImages,
+    by_category,
+    deal,
+    in_folds,
+)
 from data.mvtec import category_in_path
 from utils.errors import UserError
 

@@ -5,7 +5,7 @@ import pytest
 from drawn_images import settings
 from PIL import Image
 
-from data.cache import decode_all
+from data.good_images import decode_all
 from data.images import ImageError
 from data.mvtec import Category, list_categories
 from utils.errors import UserError

@@ -5,8 +5,7 @@ from brightness import Brightness
 from drawn_images import settings
 from PIL import Image
 
-from data.cache import decode_all
-from data.good_images import GoodImages, in_folds
+from data.good_images import GoodImages, decode_all, in_folds
 from data.images import ImageError
 from data.tiles import OVERLAP, Grid, shrinking_hint
 from inspection.calibration import calibrate_detector

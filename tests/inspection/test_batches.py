@@ -10,8 +10,7 @@ from fitted import fitted, saved
 
 import eval
 import infer
-from data.cache import DecodedImages
-from data.good_images import GoodImages, in_folds
+from data.good_images import DecodedImages, GoodImages, in_folds
 from data.images import ImageError
 from evaluation.measure import score_split
 from evaluation.synthetic_split import pseudo_readers

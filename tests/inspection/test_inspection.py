@@ -10,7 +10,7 @@ from inspection.output import entry
 from inspection.panel import colourise, overlay, panel
 from inspection.regions import Region, region_labels, regions
 from inspection.threshold import Calibration
-from streams.annotated_video import annotate
+from streams.record import annotate
 
 CALIBRATION = Calibration(
     threshold=0.5,

@@ -7,8 +7,7 @@ from brightness import Brightness
 from drawn_images import settings
 from PIL import Image
 
-from data.cache import DecodedImages
-from data.good_images import GoodImages, in_folds
+from data.good_images import DecodedImages, GoodImages, in_folds
 from data.images import read_image, upright_size
 from data.resize import placement, resize_to_input
 from data.tiles import Grid

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from data.cache import decode_all
-from data.good_images import Fold
+from data.good_images import Fold, decode_all
 from data.mvtec import Category
 from data.tensors import to_batch
 from models import build_model

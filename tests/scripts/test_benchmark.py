@@ -15,8 +15,7 @@ from conftest import REPO, TINY
 from PIL import Image
 
 import benchmark
-from benchmarks.experiment import Experiment, script
-from benchmarks.table import COLUMNS, mean_row, table, write_results
+from benchmarks.experiment import COLUMNS, Experiment, mean_row, script, table, write_results
 from training.distributed import child_environment
 from utils.config import load_config
 from utils.errors import UserError
