@@ -101,17 +101,24 @@ def expand(arguments: Iterable[str]) -> list[Path]:
         if path.is_dir():
             matches = list_images(path)
         elif not path.exists() and glob.has_magic(argument):
-            for name in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  (may be absolute)
-                match = Path(name)
-                # A pattern reaches into clutter only where it names it.
-                if any(is_clutter(part) for part in match.parts if part not in path.parts):
-                    continue
+            for match in matching(argument):
                 if match.is_dir():
                     matches += list_images(match)
                 elif is_image(match) and match.is_file():
                     matches.append(match)
         found += matches or [path]
     return list(dict.fromkeys(found))
+
+
+def matching(pattern: str) -> list[Path]:
+    """Return the files and folders that a pattern matches, by name; clutter only if it is named."""
+    named = Path(pattern).parts
+    found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207  (absolute)
+    return sorted(
+        path
+        for path in found
+        if not any(is_clutter(part) for part in path.parts if part not in named)
+    )
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data.images import ImageError
+from data.listing import matching
 from streams.source import FPS, Frame, Gap, Source, iso, now
 from utils.addresses import masked
 from utils.errors import UserError
@@ -110,15 +111,15 @@ class Videos(Source):
     """
 
     def __init__(self, arguments: Iterable[str]) -> None:
-        names: list[str] = []
+        paths: list[Path] = []
         for argument in arguments:
-            found = [argument]
-            if not Path(argument).exists() and glob.has_magic(argument):
-                found = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  (may be absolute)
+            found = [Path(argument)]
+            if not found[0].exists() and glob.has_magic(argument):
+                found = matching(argument)
             if not found:
                 raise UserError(f"no video matches {argument}")
-            names += found
-        self.name, self.paths = "videos", list(dict.fromkeys(map(Path, names)))
+            paths += found
+        self.name, self.paths = "videos", list(dict.fromkeys(paths))
 
     def open(self) -> None:
         """Load OpenCV; raises `UserError` if it is not installed."""

@@ -44,8 +44,7 @@ TIP = (0.515, 0.022)  # where the bolt begins to taper, the radius it tapers to
 
 MARGIN = 0.01  # around the bolt in its map
 OVER = 2  # pixels of the map to one of the image, for antialiasing
-REACH = 0.16  # how far beyond its map the bolt may cast its shadow
-LEVELS = 16  # slices of the bolt that cast the shadow
+SHADOW_HEIGHT = 0.12  # above the ground, of what casts the longest shadow
 
 
 class Bolt(NamedTuple):
@@ -162,43 +161,28 @@ def _shine(part: Bolt, scene: Scene) -> Tensor:
     return light * part.tint * (1 - 0.4 * smoothstep(hollow, 0, 0.006))
 
 
-def _shadow(part: Bolt, scene: Scene) -> Tensor:
-    """Cast the shadow on the ground, 0 to 1, in the map at an OVERth of its pixels plus REACH.
-
-    The bolt is taken to be the same below its axis as above it.
-    """
-    pixel = OVER * part.step
-    height = F.pad(part.height[..., ::OVER, ::OVER], [round(REACH / pixel)] * 4)
-    u = (torch.arange(height.shape[3]) - round(REACH / pixel)) * pixel - MARGIN
-    # It lies on its flange and its tip: height of the axis above the ground.
-    axis = FLANGE[1] + (TIP[1] - FLANGE[1]) * (u / LENGTH).clamp(0, 1)
-    away = scene.azimuth + math.pi - scene.turn  # from the lamp, in the map
-    cast = torch.zeros_like(height)
-    for level in torch.linspace(0, float((height + axis).max()), LEVELS + 1)[:-1].tolist():
-        cut = ((level - axis).abs() <= height) & (height > 0)
-        throw = level / math.tan(scene.elevation) / pixel
-        shifts = round(throw * math.sin(away)), round(throw * math.cos(away))
-        cast = torch.maximum(cast, cut.roll(shifts, (2, 3)).float())
-    cast = blurred(cast, 0.008 / pixel)
-    near = blurred((height > 0).float(), 0.016 / pixel)
+def _shadow(share: Tensor, scene: Scene) -> Tensor:
+    """Cast the shadow of what covers the ground [1, 1, S, S]: share of the light that it takes."""
+    size, away = share.shape[-1], scene.azimuth + math.pi
+    longest = SHADOW_HEIGHT / math.tan(scene.elevation) * size
+    # The outline moved away from the lamp, the further the higher its part of the bolt.
+    moves = torch.linspace(0, longest, 12)[:, None] * torch.tensor([math.sin(away), math.cos(away)])
+    cast = resampled(share.expand(12, 1, -1, -1), at=size / 2 + moves, beyond="zeros")
+    cast = blurred(cast.amax(dim=0, keepdim=True), 0.008 * size)
+    near = blurred(
+        share, 0.016 * size
+    )  # the ground close to the bolt gets less light from the room
     return 1 - (1 - 0.4 * cast) * (1 - 0.45 * near)
 
 
-def _lay(layer: Tensor, over: int, scene: Scene, size: int) -> Tensor:
-    """Turn a layer [1, 1, H, W] about its centre and lay it in the image: [1, 1, size, size]."""
-    turn, full = torch.tensor([-scene.turn]), (over * size, over * size)
-    layer = resampled(layer, over * scene.at, None, turn, size=full, beyond="zeros")
-    return F.avg_pool2d(layer, over)
-
-
 def compose(part: Bolt, scene: Scene, size: int) -> Layers:
-    """Light a bolt and lay it in an image of size x size pixels."""
+    """Light a bolt, turn it and lay it in an image of size x size pixels."""
     solid = (part.height > 0).float()
-    return Layers(
-        metal=_lay(_shine(part, scene) * solid, OVER, scene, size),
-        share=_lay(solid, OVER, scene, size),
-        shadow=_lay(_shadow(part, scene), 1, scene, size),
-    )
+    layers = torch.cat([_shine(part, scene) * solid, solid], dim=1)
+    turn, full = torch.tensor([-scene.turn]), (OVER * size, OVER * size)
+    layers = resampled(layers, OVER * scene.at, None, turn, size=full, beyond="zeros")
+    metal, share = F.avg_pool2d(layers, OVER).split(1, dim=1)
+    return Layers(metal, share, _shadow(share, scene))
 
 
 def damaged_edge(part: Bolt) -> Bolt:
