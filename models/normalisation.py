@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.good_images import Fold
+from models.anomaly_maps import image_score
 from models.detector import VariableLengthBuffers
-from models.image_score import image_score
 from utils.config import ALL, DataConfig
 
 # Side of the cells, in pixels of the images, that share a mean and a std.

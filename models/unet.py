@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.good_images import Fold
-from models.anomaly_maps import colour_map, smooth, ssim_map
+from models.anomaly_maps import colour_map, image_score, smooth, ssim_map
 from models.backbones import Backbone, build_encoder
 from models.detector import Prediction, TrainedDetector
 from models.drawn_defects.augmentation import augment
 from models.drawn_defects.corruption import corrupt
-from models.image_score import image_score
 from models.losses import ReconstructionLoss, focal_loss
 from models.memory_bank import MemoryBank, distances_to, locally_aware_patches, without
 from models.normalisation import Normalisation, out_of_fold_maps

@@ -30,11 +30,11 @@ from data.sample import part, tile
 from data.tensors import to_pixels
 from utils.errors import UserError
 
+# Kinds of image to draw: a module each, with its `DEFECTS` by name and its `draw`.
 KINDS = {"tile": tile, "part": part}
-"""Kinds of image to draw: a module each, with its `DEFECTS` by name and its `draw`."""
 
+# Least pixels a side to draw with, for the details need some; smaller images are shrunk.
 MIN_DRAWN = 256
-"""Least pixels a side to draw with, for the details need some; smaller images are shrunk."""
 
 
 def photographed(image: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from data.drawing import coins, frame, per_image, perlin_noise, uniform
 
+# Images drawn on at a time. Tensors of so few stay in the cache and use the same memory again; the
+# system hands out larger pieces page by page, which takes several times as long as filling them.
 CHUNK_IMAGES = 4
-"""Images drawn on at a time. Tensors of so few stay in the cache and use the same memory again; the
-system hands out larger pieces page by page, which takes several times as long as filling them."""
 
 
 def augment(images: Tensor) -> Tensor:

@@ -32,14 +32,14 @@ from data.drawing import (
 )
 from models.drawn_defects.foreground import background, random_positions, structure
 
+# Least visible change, of a range of 1: pixels that changed by less are not called corrupted.
 VISIBLE = 0.01
-"""Least visible change, of a range of 1: pixels that changed by less are not called corrupted."""
 
+# Mean structure above which an image shows a texture, below it an object on a background.
 TEXTURE = 0.35
-"""Mean structure above which an image shows a texture, below it an object on a background."""
 
+# Further corruptions of a corrupted image at most, each with an even chance.
 MORE = 1
-"""Further corruptions of a corrupted image at most, each with an even chance."""
 
 Drawn = tuple[Tensor, Tensor]
 

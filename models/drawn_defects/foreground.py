@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Side of the cells whose structure is measured.
 CELL_PIXELS = 8
-"""Side of the cells whose structure is measured."""
 
+# Weight of a cell without structure in drawing positions, beside 1 of the most structured ones:
+# defects lie on the background, too, though less often.
 MIN_WEIGHT = 0.15
-"""Weight of a cell without structure in drawing positions, beside 1 of the most structured ones:
-defects lie on the background, too, though less often."""
 
 
 def structure(images: Tensor) -> Tensor:

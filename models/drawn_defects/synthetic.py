@@ -36,14 +36,14 @@ from data.resize import placement, resize_to_input
 from data.tensors import to_batch, to_pixels
 from utils.config import DataConfig
 
+# Least visible change, of a range of 1: pixels that changed by less are not of the defect.
 VISIBLE = 0.03
-"""Least visible change, of a range of 1: pixels that changed by less are not of the defect."""
 
+# Least share of the image that a defect covers; smaller ones are drawn again.
 MIN_AREA = 0.0003
-"""Least share of the image that a defect covers; smaller ones are drawn again."""
 
+# Drawings of a kind until one is large enough, in an image without a region.
 MAX_TRIES = 20
-"""Drawings of a kind until one is large enough, in an image without a region."""
 
 Drawn = tuple[Tensor, Tensor]
 

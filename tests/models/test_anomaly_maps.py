@@ -4,8 +4,7 @@ import torch
 from pytorch_msssim import ssim
 
 from models import anomaly_maps
-from models.anomaly_maps import cielab, colour_map, smooth, ssim_map
-from models.image_score import image_score
+from models.anomaly_maps import cielab, colour_map, image_score, smooth, ssim_map
 
 
 @pytest.mark.parametrize("compare", [ssim_map, colour_map])
