@@ -145,8 +145,8 @@ def test_a_mask_that_cannot_be_meant_is_refused(work, dataset, tmp_path):
         assert_one_line(run_script("train.py", *flags, cwd=tmp_path), words)
     flags[-1] = "data.region=gone.png"
     assert_one_line(run_script("train.py", *flags, cwd=tmp_path), "gone.png", "no such file")
-    flags += ["--set", "patchcore.reweight=3"]
-    assert_one_line(run_script("train.py", *flags, cwd=tmp_path), "patchcore.reweight")
+    flags += ["--set", "patchcore.paper=true"]
+    assert_one_line(run_script("train.py", *flags, cwd=tmp_path), "patchcore.paper")
 
 
 def test_masks_one_an_image(work, run, dataset, tmp_path):
