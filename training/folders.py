@@ -35,7 +35,7 @@ def named_checkpoint(name: str | Path) -> Path:
     """Return the checkpoint, or export, that a flag names; raises `UserError` if there is none."""
     path = file_or_folder(str(name))
     file = path / "last.pt" if path.is_dir() else path
-    if not file.is_file():
+    if not file.is_file() or file.suffix not in (".pt", ".onnx"):
         raise UserError(f"no checkpoint at {file}")
     return file
 

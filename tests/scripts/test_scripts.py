@@ -1,11 +1,14 @@
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, assert_one_line, run_script
+from conftest import REPO, TINY, assert_one_line, run_script
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -165,6 +168,25 @@ def test_eval_of_a_single_class_leaves_nothing_of_the_last_one(trained, dataset,
         "metrics.json", "metrics.csv", "scores.csv", "histogram.png", "highest_good.png",
         "eval_files.txt",
     }  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_stops_nothing(trained, dataset, tmp_path, closed):
+    flags = f"--checkpoint '{trained[1]}' '{dataset}/tile/test/good' --output out"
+    line = f"'{sys.executable}' '{REPO / 'infer.py'}' {flags} {closed}"
+    result = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(read_csv(tmp_path / "out/results.csv")) == 3
+    assert len(result.stdout.splitlines()) == (4 if closed == "2>&-" else 0)
+
+
+@pytest.mark.parametrize("script", ["infer.py", "app.py", "train.py"])
+def test_another_file_is_no_checkpoint(script, tmp_path):
+    (tmp_path / "passwd").write_text("root:x:0:0")
+    flag = "--resume" if script == "train.py" else "--checkpoint"
+    result = run_script(script, flag, tmp_path / "passwd", cwd=tmp_path)
+    assert_one_line(result, "no checkpoint at", "passwd")
 
 
 def test_what_a_user_can_mend_is_one_line(trained, dataset, tmp_path):
