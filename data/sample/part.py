@@ -169,9 +169,7 @@ def _shadow(share: Tensor, scene: Scene) -> Tensor:
     moves = torch.linspace(0, longest, 12)[:, None] * torch.tensor([math.sin(away), math.cos(away)])
     cast = resampled(share.expand(12, 1, -1, -1), at=size / 2 + moves, beyond="zeros")
     cast = blurred(cast.amax(dim=0, keepdim=True), 0.008 * size)
-    near = blurred(
-        share, 0.016 * size
-    )  # the ground close to the bolt gets less light from the room
+    near = blurred(share, 0.016 * size)  # close to the bolt the room gives less light
     return 1 - (1 - 0.4 * cast) * (1 - 0.45 * near)
 
 

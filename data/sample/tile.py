@@ -20,7 +20,6 @@ from data.drawing import (
     coins,
     frame,
     log_uniform,
-    per_image,
     random_points,
     resampled,
     sampled,
@@ -86,7 +85,7 @@ def _band(stone: Tensor, length: Tensor, most_bend: float) -> Drawn:
     at, turn = random_points(stone, margin=0.08), uniform(0, 2 * math.pi, 1)
     along, across = frame(stone, at, turn, bend / side)
     # Half of the arc's height back: the point is the centre of the band.
-    return along / side, across / side + per_image(bend * length**2 / 12, stone)
+    return along / side, across / side + bend * length**2 / 12
 
 
 def _streaks(along: Tensor, across: Tensor, cells_across: int, cells_along: int) -> Tensor:
@@ -150,7 +149,6 @@ def glue_strip(stone: Tensor) -> Drawn:
     """Leave a strip of glue: yellowish and glossy, bright at its edges, the stone dim below."""
     length, half = uniform(0.2, 1.0, 1), log_uniform(0.016, 0.06, 1)
     along, across = _band(stone, length, most_bend=0.12)
-    length, half = per_image(length, stone), per_image(half, stone)
     across = across + 0.12 * half * unit_noise(stone, 6)
     width = half * (1 + 0.12 * unit_noise(stone, 5) + 0.04 * unit_noise(stone, 24))
     # Depth below the edge, as a share of the half width; the ends are round.
@@ -169,7 +167,6 @@ def gray_stroke(stone: Tensor) -> Drawn:
     """Smear matt grey paint over the stone with a brush: streaks along it, and dry ends."""
     length, half = uniform(0.15, 0.75, 1), log_uniform(0.02, 0.085, 1)
     along, across = _band(stone, length, most_bend=0.3)
-    length, half = per_image(length, stone), per_image(half, stone)
     bristles = _streaks(along, across, 180, 8)
     reach = length / 2 * (1 + 0.16 * bristles)  # each bristle ends where it runs dry
     ends = smoothstep((reach - along.abs()) / half, 0, 0.8)

@@ -1,8 +1,8 @@
 """Draw defects on good images, to compare settings by where no defective image is at hand.
 
 None of the kinds is drawn as those of `corruption` are, so that a network is not examined with what
-it was taught. Each is a function of images [n, 3, H, W] in [0, 1]; it returns what to lay over the
-images, [n, 3, H, W], and with what opacity, [n, 1, H, W].
+it was taught. Each is a function of an image [1, 3, H, W] in [0, 1]; it returns what to lay over
+it, [1, 3, H, W], and with what opacity, [1, 1, H, W].
 """
 
 import math
@@ -23,7 +23,6 @@ from data.drawing import (
     frame,
     log_uniform,
     opacity,
-    per_image,
     random_points,
     seeded,
     signed,
@@ -48,94 +47,79 @@ MAX_TRIES = 20
 Drawn = tuple[Tensor, Tensor]
 
 
-def _patch(images: Tensor, least: float, most: float) -> Tensor:
+def _patch(image: Tensor, least: float, most: float) -> Tensor:
     """Draw the opacity of a compact blob at a random point, its radius in shares of the side."""
-    points = random_points(images)
-    depth, _, _ = blob(images, points, least, most, stretch=2.5, rag=(0.3, 0.7), finest=8)
-    return opacity(depth, 0.02 * min(images.shape[-2:]), 1.0)
+    at = random_points(image)
+    depth, _, _ = blob(image, at, least, most, stretch=2.5, rag=(0.3, 0.7), finest=8)
+    return opacity(depth, 0.02 * min(image.shape[-2:]), 1.0)
 
 
-def _axes(images: Tensor, bend: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Draw coordinates about a random point, along and across a random direction."""
-    return frame(images, random_points(images), uniform(0, math.pi, len(images)), bend)
+def _axes(image: Tensor, bend: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Draw coordinates along and across a random direction from a random point, in sides."""
+    side = min(image.shape[-2:])
+    turn, bend = uniform(0, math.pi, 1), uniform(-bend, bend, 1) / side
+    along, across = frame(image, random_points(image), turn, bend)
+    return along / side, across / side
 
 
-def spot(images: Tensor) -> Drawn:
+def spot(image: Tensor) -> Drawn:
     """Draw up to three small pits or grains, darker or lighter than their surroundings."""
-    count = len(images)
-    shade = signed(uniform(0.06, 0.5, count), negative=0.65)
-    # Three for each image, of which the first one, two or all are kept.
-    alphas = torch.stack([_patch(images, 0.006, 0.035) for _ in range(3)])
-    drawn = torch.arange(3)[:, None] < torch.randint(1, 4, (count,))
-    alphas = alphas * drawn.to(images)[:, :, None, None, None]
-    return images + per_image(shade, images), alphas.amax(dim=0)
+    shade = signed(uniform(0.06, 0.5, 1), negative=0.65)
+    patches = [_patch(image, 0.006, 0.035) for _ in range(int(torch.randint(1, 4, (1,))))]
+    return image + shade, torch.stack(patches).amax(dim=0)
 
 
-def scratch(images: Tensor) -> Drawn:
-    """Draw a long thin line, slightly bent, that fades towards its ends."""
-    count, side = len(images), min(images.shape[-2:])
-    along, across = _axes(images, uniform(-0.4, 0.4, count) / side)
-    # It trembles: a sine along the line, with an amplitude of 0.4% of the side.
-    waves = along * per_image(uniform(20, 80, count) / side, images)
-    across = across + 0.004 * side * torch.sin(waves + per_image(uniform(0, 6, count), images))
-    length, half_width = log_uniform(0.1, 0.8, count), log_uniform(0.003, 0.012, count)
-    shade = signed(uniform(0.06, 0.4, count), negative=0.65)
-    line = stroke(along, across, length * side, half_width * side)
-    return images + per_image(shade, images), line
+def scratch(image: Tensor) -> Drawn:
+    """Draw a long thin line, slightly bent, that trembles and fades towards its ends."""
+    along, across = _axes(image, bend=0.4)
+    across = across + 0.004 * torch.sin(along * uniform(20, 80, 1) + uniform(0, 6, 1))
+    shade = signed(uniform(0.06, 0.4, 1), negative=0.65)
+    length, half_width = log_uniform(0.1, 0.8, 1), log_uniform(0.003, 0.012, 1)
+    return image + shade, stroke(along, across, length, half_width)
 
 
-def smear(images: Tensor) -> Drawn:
+def smear(image: Tensor) -> Drawn:
     """Blur a patch along the rows or along the columns, as by a wipe."""
-    side = min(images.shape[-2:])
-    # One direction for all: a blur along any other one would not be separable.
+    side = min(image.shape[-2:])
     sigmas = [float(log_uniform(0.01, 0.06, 1)) * side, 0.004 * side]
-    wiped = blurred(images, *(sigmas if coins(1) else sigmas[::-1]))
-    shift = per_image(uniform(-0.08, 0.08, len(images)), images)
-    return wiped + shift, _patch(images, 0.05, 0.2)
+    wiped = blurred(image, *(sigmas if coins(1) else sigmas[::-1]))
+    return wiped + uniform(-0.08, 0.08, 1), _patch(image, 0.05, 0.2)
 
 
-def dent(images: Tensor) -> Drawn:
+def dent(image: Tensor) -> Drawn:
     """Push the surface aside around a point, one flank in the light and one in the shadow."""
-    count = len(images)
-    radius = per_image(log_uniform(0.03, 0.12, count) * min(images.shape[-2:]), images)
-    u, v = (axis / radius for axis in _axes(images))
+    radius = log_uniform(0.03, 0.12, 1)
+    u, v = (axis / radius for axis in _axes(image))
     # u exp(-(u^2 + v^2) / 2): the slope of a Gaussian bump, of opposite signs on its two sides
     flank = u * torch.exp(-(u.square() + v.square()) / 2)
-    push = per_image(uniform(-1, 1, count), images) * radius * flank
-    relief = per_image(uniform(0.1, 0.3, count), images) * flank
-    return displaced(images, push, push) + relief, (flank.abs() > 0.01).to(images)
+    push = uniform(-1, 1, 1) * radius * min(image.shape[-2:]) * flank
+    layer = displaced(image, push, push) + uniform(0.1, 0.3, 1) * flank
+    return layer, (flank.abs() > 0.01).float()
 
 
-def shade(images: Tensor) -> Drawn:
-    """Brighten or darken a part of the surface that ends along a line."""
-    count, side = len(images), min(images.shape[-2:])
-    along, _ = _axes(images)
-    # From a sharp or soft edge up to where it ends, as a shadow or another batch of material does.
-    edge = along / per_image(log_uniform(0.003, 0.05, count) * side, images)
-    end = (per_image(log_uniform(0.1, 0.6, count) * side, images) - along) / (0.03 * side)
-    change = signed(uniform(0.08, 0.35, count))
-    return images * (1 + per_image(change, images)), edge.clamp(0, 1) * end.clamp(0, 1)
+def shade(image: Tensor) -> Drawn:
+    """Brighten or darken a band of the surface, with a sharp or soft edge, as a shadow does."""
+    along, _ = _axes(image)
+    edge = along / log_uniform(0.003, 0.05, 1)
+    end = (log_uniform(0.1, 0.6, 1) - along) / 0.03
+    change = signed(uniform(0.08, 0.35, 1))
+    return image * (1 + change), edge.clamp(0, 1) * end.clamp(0, 1)
 
 
-def rough(images: Tensor) -> Drawn:
+def rough(image: Tensor) -> Drawn:
     """Draw a patch with a grain of its own."""
-    noise = torch.randn(len(images), 1, *images.shape[-2:]).to(images)
-    noise = blurred(noise, float(uniform(0.5, 2.0, 1)))
-    contrast = per_image(uniform(0.05, 0.15, len(images)), images)
-    grain = contrast * noise / noise.std(dim=(2, 3), keepdim=True)
-    return images + grain, _patch(images, 0.03, 0.15)
+    noise = blurred(torch.randn(1, 1, *image.shape[-2:]), float(uniform(0.5, 2.0, 1)))
+    return image + uniform(0.05, 0.15, 1) * noise / noise.std(), _patch(image, 0.03, 0.15)
 
 
-def foreign(images: Tensor) -> Drawn:
-    """Lay a piece of another colour on the part, with a soft shadow."""
-    count, side = len(images), min(images.shape[-2:])
-    colour = (uniform(0.1, 0.9, count)[:, None] + 0.15 * torch.randn(count, 3)).clamp(0, 1)
-    piece = _patch(images, 0.015, 0.08)
-    # The same shape, a hundredth of the side to the lower right.
-    shadow = piece.roll([max(1, round(0.01 * side))] * 2, (2, 3))
-    cover = piece * per_image(uniform(0.5, 0.95, count), images)
-    layer = torch.lerp(images * (1 - 0.25 * shadow), colour.to(images)[:, :, None, None], cover)
-    return layer, torch.maximum(piece, shadow).gt(0.1).to(images)
+def foreign(image: Tensor) -> Drawn:
+    """Lay a piece of another colour on the part, with a shadow to its lower right."""
+    colour = (uniform(0.1, 0.9, 1) + 0.15 * torch.randn(1, 3, 1, 1)).clamp(0, 1)
+    piece = _patch(image, 0.015, 0.08)
+    shadow = piece.roll([max(1, round(0.01 * min(image.shape[-2:])))] * 2, (2, 3))
+    layer = torch.lerp(image * (1 - 0.25 * shadow), colour, piece * uniform(0.5, 0.95, 1))
+    # Opaque wherever either is to be seen: the layer holds the image below, too.
+    return layer, (torch.maximum(piece, shadow) > 0.1).float()
 
 
 KINDS: dict[str, Callable[[Tensor], Drawn]] = {
