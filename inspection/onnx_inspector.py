@@ -11,12 +11,12 @@ from data.region import OUTSIDE, valid_pixels
 from inspection.inspector import Inspector
 from inspection.threshold import Calibration
 from training.folders import FORMAT, checked, refuse_other
-from utils.config import config_from
+from utils.config import changed, default_config
 from utils.errors import UserError
 from utils.files import replacing
 from utils.optional_packages import need
 
-VERSION = 6
+OLDEST, VERSION = 7, 7  # of the format, see `refuse_other`
 TILE_PIXELS = 4 * 512 * 512  # of tiles that pass at once: onnxruntime cannot tell the free memory
 NO_DIGEST = b"0" * 64  # stands in the metadata of an export while its digest is taken
 
@@ -67,9 +67,9 @@ class OnnxInspector(Inspector):
         if not digest or _sealed(content.replace(digest, NO_DIGEST)) != content:
             raise UserError(damaged)
         try:
-            refuse_other(file, int(about["version"]), VERSION, "train and export it again")
+            refuse_other(file, int(about["version"]), OLDEST, VERSION, "train and export it again")
             config, calibrations = json.loads(about["config"]), json.loads(about["calibrations"])
-            self.config = config_from(dict(config), source=str(file))
+            self.config = changed(default_config(), dict(config), source=str(file))
         except (KeyError, ValueError, TypeError, RecursionError):  # sealed by another hand
             raise UserError(damaged) from None
         if tuple(self.session.get_inputs()[0].shape[2:]) != self.config.data.size:

@@ -24,11 +24,11 @@ from torch import nn
 
 from data.good_images import GoodImages
 from training.folders import FINISHED, FORMAT, checked, refuse_other
-from utils.config import Config, config_from, write_config
+from utils.config import Config, changed, default_config, write_config
 from utils.errors import UserError
 from utils.files import read_plain, replacing, write_whole
 
-VERSION = 10
+OLDEST, VERSION = 10, 10  # of the format, see `refuse_other`
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -116,13 +116,13 @@ def load_checkpoint(file: Path) -> Checkpoint:
     ours = isinstance(content, dict) and content.get("format") == FORMAT
     if not ours or not isinstance(content.get("version"), int):
         raise UserError(damaged)
-    refuse_other(file, content["version"], VERSION, "train a new run")
+    refuse_other(file, content["version"], OLDEST, VERSION, "train a new run")
     parts = [content.get("config"), content.get("model")]
     if not _whole(file) or not all(isinstance(part, dict) for part in parts):
         raise UserError(damaged)
     optimizer, calibrations = content.get("optimizer"), content.get("calibrations")
     return Checkpoint(
-        config=config_from(content["config"], source=str(file)),
+        config=changed(default_config(), content["config"], source=str(file)),
         good=checked(GoodImages, content.get("good"), file, "good"),
         model=content["model"],
         optimizer=optimizer if isinstance(optimizer, dict) else None,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from utils.config import ALL, Config, config_from
+from utils.config import ALL, Config, changed, default_config
 from utils.errors import UserError
 from utils.files import new_folder, read_yaml
 from utils.flags import file_or_folder
@@ -22,12 +22,17 @@ FORMAT = "visual-defect-detection"  # in every checkpoint and export
 MAX_NAME = 100
 
 
-def refuse_other(file: Path, version: int, known: int, remedy: str) -> None:
-    """Raise `UserError` if a file is of another version than `known`; older ones have a remedy."""
-    formats = f"format {version}, this one reads {known}"
-    if version > known:
+def refuse_other(file: Path, version: int, oldest: int, newest: int, remedy: str) -> None:
+    """Raise `UserError` unless a file is of a version from `oldest` to `newest`.
+
+    The format is stable: a version is read for as long as its contents can be mapped to today's.
+    Settings and fields that are added later take their defaults by themselves; what is renamed
+    raises `newest` and is mapped where it is read; `oldest` rises when that cannot be done.
+    """
+    formats = f"format {version}, this one reads {oldest} to {newest}"
+    if version > newest:
         raise UserError(f"{file} was written by a newer version ({formats}); update with git pull")
-    if version < known:
+    if version < oldest:
         raise UserError(f"{file} was written by an older version ({formats}); {remedy}")
 
 
@@ -100,7 +105,10 @@ def run_config(folder: Path) -> Config:
     file = folder / "config.yaml"
     if file.exists() and not file.is_file():  # a pipe would be waited for
         raise UserError(f"{file} is no file")
-    return config_from(read_yaml(file), source=str(file))
+    settings = read_yaml(file)
+    if not settings:  # which would be the defaults
+        raise UserError(f"{file} is empty")
+    return changed(default_config(), settings, source=str(file))
 
 
 def find_run(

@@ -61,7 +61,7 @@ def test_a_training_that_diverged_keeps_nothing(culprit, photos, tmp_path, monke
     from training import self_supervised
 
     lr, words = {
-        "nan": (1e30, "the loss is not finite"),
+        "nan": (1e9, "the loss is not finite"),
         "loss": (10, "the loss rose from"),
         "statistics": (1e-4, "bn1.running_var holds values that are not finite"),
     }[culprit]
