@@ -15,7 +15,6 @@ from statistics import fmean
 from typing import Any, BinaryIO
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from training.folders import FINISHED
 from utils.config import Config, changed, config_from, differences, write_config
@@ -226,6 +225,8 @@ def _entries(row: Row) -> list[str]:
 
 def save_chart(rows: list[Row], file: BinaryIO) -> None:
     """Write a PNG with bars of image AUROC for each category, a colour for each detector."""
+    from matplotlib.figure import Figure  # late: flags are answered before it is there
+
     rows = [row for row in rows if row.get("image_auroc") is not None]
     models = list(dict.fromkeys(row["model"] for row in rows))
     categories = sorted({row["category"] for row in rows})

@@ -69,22 +69,21 @@ VALUES = ["null", "''", "-1", "0", "1e9", "1e300", "1e-320", ".nan", "nan", ".in
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: value[:10])
-def test_any_value_of_any_setting_is_taken_or_refused_by_name(key, value):
-    try:
-        config = load_config(overrides=dict([assignment(f"{key}={value}")]))
-    except UserError as error:
-        line = str(error)
-        assert key in line
-        assert "\n" not in line
-        assert len(line) < 500
-        return
+def test_any_value_of_any_setting_is_taken_or_refused_by_name(key):
     section, _, name = key.rpartition(".")
-    taken = getattr(getattr(config, section) if section else config, name)
-    numbers = [taken] if isinstance(taken, int | float) else []
-    assert all(math.isfinite(number) for number in numbers)
-    assert value not in ("[]", "{}", "{a: 1}", "nan", ".nan", ".inf", "''") or taken == value
-    assert taken is not True or key in ("patchcore.paper", "draem.sharper")
+    for value in VALUES:
+        try:
+            config = load_config(overrides=dict([assignment(f"{key}={value}")]))
+        except UserError as error:
+            line = str(error)
+            assert key in line
+            assert "\n" not in line
+            assert len(line) < 500
+            continue
+        taken = getattr(getattr(config, section) if section else config, name)
+        assert not isinstance(taken, int | float) or math.isfinite(taken)
+        assert taken is not True or key in ("patchcore.paper", "draem.sharper")
+        assert value not in ("[]", "{}", "{a: 1}", ".nan", ".inf", "''"), taken
 
 
 def test_padim_needs_two_images():
