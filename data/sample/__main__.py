@@ -3,9 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
-from data.sample import KINDS, write_sample
 from utils.errors import run_script
 from utils.flags import file_or_folder
 
@@ -19,16 +16,22 @@ def main() -> int:
     )
     add = parser.add_argument
     add("--root", type=file_or_folder, default=Path("data/mvtec"), help="data set folder")
-    add("--kind", choices=KINDS, default="tile", help="what to draw")
+    add("--kind", choices=["tile", "part"], default="tile", help="what to draw")
     add("--category", default=argparse.SUPPRESS, help="name of the category (default: its kind)")
     add("--size", type=int, default=512, help="side of the images in pixels")
     add("--train", type=int, default=60, help="good training images")
     add("--good", type=int, default=16, help="good test images")
     add("--defects", type=int, default=8, help="test images of each defect type")
     add("--seed", type=int, default=0, help="seed of the whole set")
+    args = parser.parse_args()
+    # Slow to import: --help and wrong flags are answered before.
+    import torch
+
+    from data.sample.write import write_sample
+
     # Threads gain nothing on single images, and one gives the same bytes on every machine.
     torch.set_num_threads(1)
-    print(f"wrote {write_sample(**vars(parser.parse_args()))}")
+    print(f"wrote {write_sample(**vars(args))}")
     return 0
 
 
