@@ -15,6 +15,8 @@ from utils import errors
 REPO = Path(__file__).resolve().parent.parent
 # Tests send Ctrl-C to scripts, which would ignore it where the tests run in a shell's background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # ignored under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TINY = ["--size", "64", "--batch", "4", "--set", "unet.width=4"]
 
