@@ -39,7 +39,7 @@ from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
-"""Shares of false alarms at which the known defects found are counted."""
+"""Shares of false alarms for which the number of known defects found is printed."""
 
 
 def parse_args() -> argparse.Namespace:
