@@ -17,14 +17,7 @@ set by hand stays, unless scores are computed in another way: then it is dropped
 
 import argparse
 import sys
-from collections.abc import Iterator
 
-import numpy as np
-from tqdm import tqdm
-
-from data.images import ImageError, pixel_digest, read_ahead
-from data.listing import expand
-from inspection.inspector import Inspector
 from inspection.open_run import (
     add_category_flag,
     finite_threshold,
@@ -33,7 +26,12 @@ from inspection.open_run import (
     parse_checked,
     select_categories,
 )
-from inspection.recalibrate import rescore, rescored_config, set_calibrations
+from inspection.recalibrate import (
+    rescore,
+    rescored_config,
+    score_images,
+    set_calibrations,
+)
 from inspection.threshold import Calibration, dropped, promises
 from training.folders import named_checkpoint
 from utils.config import MIN_FALSE_ALARMS, differences
@@ -41,7 +39,7 @@ from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, script_parser
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
-"""Shares of false alarms at which the known defects found are counted."""
+"""Shares of false alarms for which the number of known defects found is printed."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,47 +65,6 @@ def parse_args() -> argparse.Namespace:
         bounds = f"from {MIN_FALSE_ALARMS:g} to below 0.5"
         raise UserError(f"--false-alarms is {args.false_alarms} but should be a share {bounds}")
     return args
-
-
-Found = dict[str, tuple[list[float], list[float], list[str]]]
-"""Of each category: scores of images, the highest pixels of their maps, and digests of them."""
-
-
-def inspect(inspector: Inspector, names: list[str], what: str, once: bool) -> Found:
-    """Inspect the images named; raises `UserError` if one is damaged or none are left.
-
-    Args:
-        inspector: the detector.
-        names: image files, folders or patterns.
-        what: name of the images in messages.
-        once: leave out copies of images that a category was calibrated on, or of one another:
-            good images that count twice would promise more than they tell.
-    """
-    paths = expand(names)
-    found: Found = {inspector.category_of(path): ([], [], []) for path in paths}
-    known = {category: set(inspector.calibrations[category].digests) for category in found}
-
-    def distinct() -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-        for path, image in tqdm(read_ahead(paths, inspector.read), what, len(paths), disable=None):
-            if isinstance(image, ImageError):
-                raise UserError(str(image))
-            category, digest = inspector.category_of(path), pixel_digest(image)
-            if not once or digest not in known[category]:
-                known[category].add(digest)
-                yield (category, digest), image
-
-    for (category, digest), inspection in inspector.inspect_all(distinct()):
-        scores, peaks, digests = found[category]
-        scores.append(inspection.score)
-        peaks.append(float(inspection.anomaly_map.max()))
-        digests.append(digest)
-    left = sum(len(digests) for *_, digests in found.values())
-    if not left:
-        raise UserError(f"all {len(paths)} {what} count already; name others")
-    if left < len(paths):
-        line = f"left out: {len(paths) - left} of {len(paths)} {what}, which count already"
-        print(line, file=sys.stderr)
-    return found
 
 
 def print_found(category: str, calibration: Calibration, scores: list[float]) -> None:
@@ -149,8 +106,10 @@ def main() -> int:
         after = rescore(inspector, config, root)  # of all categories, for one setting serves all
         if line := dropped(of_all, "it is not comparable with scores made in another way"):
             print(line, file=sys.stderr)
-    good = inspect(inspector, args.good, "good images", once=True) if args.good else {}
-    defects = inspect(inspector, args.defects, "known defects", once=False) if args.defects else {}
+    good = score_images(inspector, args.good, "good images", once=True) if args.good else {}
+    defects = (
+        score_images(inspector, args.defects, "known defects", once=False) if args.defects else {}
+    )
     for category in before:
         one = after[category]
         if category in good:

@@ -54,12 +54,8 @@ def parse_args() -> argparse.Namespace:
     add_category_flag(parser)
     text = "call what scores above X defective, in this start; default: as calibrated"
     add("--threshold", type=finite_threshold, metavar="X", help=text)
-    add(
-        "--output",
-        type=file_or_folder,
-        metavar="DIR",
-        help="a new folder; default: outputs/<run>/infer",
-    )
+    text = "a new folder; default: outputs/<run>/infer"
+    add("--output", type=file_or_folder, metavar="DIR", help=text)
     text = f"pictures to write: {', '.join(KINDS)}, joined by commas, or none; default: panel"
     add("--save", type=named_kinds, default=("panel",), metavar="KINDS", help=text)
     add_batch_flag(parser)

@@ -1,12 +1,18 @@
 """Changing the calibrations of a finished run, or of an export of one."""
 
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from tqdm import tqdm
 
+from data.images import ImageError, pixel_digest, read_ahead
+from data.listing import expand
 from inspection.inspector import Inspector
 from inspection.onnx_inspector import described, write_model
 from inspection.threshold import Calibration
@@ -16,6 +22,9 @@ from utils.files import new_file, write_whole
 from utils.optional_packages import need
 
 FORMER = "former-calibration.yaml"  # of a run, for calibrations that others replace; then -2, ...
+
+Found = dict[str, tuple[list[float], list[float], list[str]]]
+"""Of each category: scores of images, the highest pixels of their maps, and digests of them."""
 
 
 def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
@@ -48,6 +57,45 @@ def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibr
     inspector.detector.config = config
     folds = in_folds(images, inspector.good, inspector.batch, inspector.device)
     return calibrate_detector(inspector.detector, images, inspector.good, folds)
+
+
+def score_images(inspector: Inspector, names: list[str], what: str, once: bool) -> Found:
+    """Inspect the images named; raises `UserError` if one is damaged or none are left.
+
+    Args:
+        inspector: the detector.
+        names: image files, folders or patterns.
+        what: name of the images in messages.
+        once: leave out copies of images that a category was calibrated on, or of one another:
+            good images that count twice would promise more than they tell.
+    """
+    if not names:
+        return {}
+    paths = expand(names)
+    found: Found = {inspector.category_of(path): ([], [], []) for path in paths}
+    known = {category: set(inspector.calibrations[category].digests) for category in found}
+
+    def distinct() -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+        for path, image in tqdm(read_ahead(paths, inspector.read), what, len(paths), disable=None):
+            if isinstance(image, ImageError):
+                raise UserError(str(image))
+            category, digest = inspector.category_of(path), pixel_digest(image)
+            if not once or digest not in known[category]:
+                known[category].add(digest)
+                yield (category, digest), image
+
+    for (category, digest), inspection in inspector.inspect_all(distinct()):
+        scores, peaks, digests = found[category]
+        scores.append(inspection.score)
+        peaks.append(float(inspection.anomaly_map.max()))
+        digests.append(digest)
+    left = sum(len(digests) for *_, digests in found.values())
+    if not left:
+        raise UserError(f"all {len(paths)} {what} count already; name others")
+    if left < len(paths):
+        line = f"left out: {len(paths) - left} of {len(paths)} {what}, which count already"
+        print(line, file=sys.stderr)
+    return found
 
 
 def set_calibrations(

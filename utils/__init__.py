@@ -1,1 +1,1 @@
-"""What has no domain: settings, flags, errors, files, devices, signals."""
+"""Parts without a domain: settings, flags, errors, files, devices, signals."""

@@ -8,7 +8,7 @@ from types import ModuleType
 from utils.errors import UserError
 
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "paho.mqtt.client": "paho-mqtt"}
-"""What pip calls a package, where that is not the name to import it by."""
+"""Name of a package to pip, where it is not the name to import it by."""
 
 
 def need(package: str) -> ModuleType:
