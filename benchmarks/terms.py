@@ -26,7 +26,7 @@ from evaluation.measure import Reader, Test
 from evaluation.metrics import auroc
 from evaluation.synthetic_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
-from models.anomaly_maps import image_score
+from models.image_score import image_score
 from models.unet import UNetAutoencoder
 from training.folders import named_checkpoint
 from utils.errors import UserError, run_script

@@ -17,10 +17,9 @@ from data.region import read_with_region, with_region
 from data.resize import WHOLE, Slices, resize
 from data.tiles import Grid
 from inspection.threshold import Calibration
+from models.image_score import score_of_valid
 from utils.config import Config
 from utils.errors import UserError
-
-TOP_SHARE = 100  # the score is the mean of the highest 1 / 100, as in models/anomaly_maps.py
 
 MAX_SIDE = 1024  # pixels of the longer side of `Inspection.image`, of images cut into tiles
 
@@ -262,12 +261,3 @@ def valid_score(
             "data.resize crops them; draw it thicker"
         )
     return max(own)
-
-
-def score_of_valid(values: np.ndarray, reduce: str) -> float:
-    """Return the score of the valid pixels of a map, float32 [N].
-
-    The same as `image_score` of models/anomaly_maps.py, without torch, which exports run without.
-    """
-    count = 1 if reduce == "max" else max(1, values.size // TOP_SHARE)
-    return float(np.partition(values, -count)[-count:].mean())

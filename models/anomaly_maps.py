@@ -1,4 +1,4 @@
-"""Anomaly maps of images and their reconstructions, smoothing, and image scores of maps."""
+"""Anomaly maps of images and their reconstructions, and smoothing of maps."""
 
 import math
 
@@ -11,10 +11,6 @@ SSIM_CONSTANTS = (0.01**2, 0.03**2)
 
 # Scales of the structural difference; each halves the resolution.
 SCALES = 3
-
-# The score is the mean of the highest 1 / 100 of the pixels: a single noisy pixel does not decide
-# it, and a small defect still raises it.
-TOP_SHARE = 100
 
 
 def ssim_map(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -102,15 +98,3 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     padded = F.pad(maps, (radius, radius, radius, radius), mode="reflect")
     blurred = F.conv2d(padded, kernel[:, :, None, :], groups=channels)
     return F.conv2d(blurred, kernel[:, :, :, None], groups=channels)
-
-
-def image_score(maps: Tensor, reduce: str) -> Tensor:
-    """Return one score for each anomaly map: [B, 1, H, W] to [B].
-
-    Args:
-        maps: anomaly maps.
-        reduce: `score.reduce`: "max", or "top1" for the mean of the highest 1% of the pixels.
-    """
-    pixels = maps.flatten(1)
-    count = 1 if reduce == "max" else max(1, pixels.shape[1] // TOP_SHARE)
-    return pixels.topk(count, dim=1).values.mean(dim=1)

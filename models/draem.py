@@ -8,9 +8,10 @@ import torch
 from pytorch_msssim import ssim
 from torch import Tensor
 
-from models.anomaly_maps import image_score, smooth
+from models.anomaly_maps import smooth
 from models.detector import Prediction, TrainedDetector
 from models.drawn_defects.corruption import corrupt
+from models.image_score import image_score
 from models.losses import focal_loss
 from models.unet import check_size
 from models.unet_network import ScratchEncoder, UNet

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.anomaly_maps import image_score, smooth
+from models.anomaly_maps import smooth
 from models.backbones import build_backbone
 from models.detector import Detector, Prediction
+from models.image_score import image_score
 from utils.config import Config
 
 # Features that are cached at most; those of further images are computed in every pass.

@@ -4,7 +4,8 @@ import torch
 from pytorch_msssim import ssim
 
 from models import anomaly_maps
-from models.anomaly_maps import cielab, colour_map, image_score, smooth, ssim_map
+from models.anomaly_maps import cielab, colour_map, smooth, ssim_map
+from models.image_score import image_score
 
 
 @pytest.mark.parametrize("compare", [ssim_map, colour_map])

@@ -7,8 +7,8 @@ import torch
 import eval as evaluation
 import models
 import train
-from models.anomaly_maps import image_score
 from models.detector import FittedDetector, Prediction
+from models.image_score import image_score
 from training import loop
 
 

@@ -5,7 +5,7 @@ from data.good_images import Fold, decode_all
 from data.mvtec import Category
 from data.tensors import to_batch
 from models import build_model
-from models.anomaly_maps import image_score
+from models.image_score import image_score
 from training.loop import train_step
 from utils.config import load_config
 
