@@ -3,7 +3,7 @@
 Roth et al., "Towards total recall in industrial anomaly detection" (PatchCore), CVPR 2022.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -198,11 +198,11 @@ def distances_to(
 
 
 @contextmanager
-def without(banks: Sequence[MemoryBank], fold: Fold) -> Iterator[None]:
-    """Within it, several memory banks are without a fold; see `MemoryBank.without`."""
+def without(parts: Iterable[nn.Module], fold: Fold) -> Iterator[None]:
+    """Within it, several parts of a detector, each with a `without` of its own, lack a fold."""
     with ExitStack() as stack:
-        for bank in banks:
-            stack.enter_context(bank.without(fold))
+        for part in parts:
+            stack.enter_context(part.without(fold))
         yield
 
 

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.good_images import Fold
-from models.anomaly_maps import image_score
 from models.detector import VariableLengthBuffers
+from models.image_score import image_score
 from utils.config import ALL, DataConfig
 
 # Side of the cells, in pixels of the images, that share a mean and a std.
@@ -54,6 +54,9 @@ MIN_NOISE = 0.1
 
 # Good images, about, whose maps set the normalisation: they are held in memory.
 MAX_IMAGES = 200
+
+# Images whose z-scores are computed at a time.
+CHUNK_IMAGES = 16
 
 
 class Normalisation(VariableLengthBuffers, nn.Module):
@@ -84,11 +87,13 @@ class Normalisation(VariableLengthBuffers, nn.Module):
     def fit(self, maps: Sequence[Tensor]) -> None:
         """Fit to raw maps of good images, those of each fold, [n, T, H, W], without that fold."""
         every = torch.cat(list(maps))
+        cells = F.adaptive_avg_pool2d(every, self.mean.shape[-2:]).double()
         fold_of = torch.repeat_interleave(torch.tensor([len(own) for own in maps]))
-        rows = [self._statistics(every)]
+        rows = [self._statistics(every, cells)]
         for number in range(len(maps)):
-            others = every[fold_of != number]
-            rows.append(self._statistics(others if len(others) else every))
+            others = fold_of != number
+            # With all maps of one fold, there are none to fit without it.
+            rows.append(self._statistics(every[others], cells[others]) if others.any() else rows[0])
         self.mean, self.std, self.noise = (
             torch.stack(values).to(self.mean) for values in zip(*rows, strict=True)
         )
@@ -106,18 +111,18 @@ class Normalisation(VariableLengthBuffers, nn.Module):
         """Return the z-scores of maps [B, T, H, W]."""
         return _z_scores(maps, self.mean[self._row], self.std[self._row], self.noise[self._row])
 
-    def _statistics(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and std [T, h, w] and noise [T] of maps [N, T, H, W]."""
-        cells = F.adaptive_avg_pool2d(maps, self.mean.shape[-2:]).double()
+    def _statistics(self, maps: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and std [T, h, w] and noise [T], of maps [N, T, H, W] and their means in cells."""
         mean, std = (values.expand(cells.shape[1:]) for values in _over_all_cells(cells))
         if self.by_cell:
             own_mean, own_std = _by_cell(cells)
             helps = _cells_help(cells)[:, None, None]  # for each term by itself
             mean, std = torch.where(helps, own_mean, mean), torch.where(helps, own_std, std)
         mean, std = mean.float(), std.float()
-        peaks = torch.cat(
-            [_peaks(_z_scores(one[None], mean, std, mean.new_ones(len(mean)))) for one in maps]
-        )
+        # In chunks: z-scores of all maps would take as much memory again as the maps.
+        ones = mean.new_ones(len(mean))
+        chunks = maps.split(CHUNK_IMAGES)
+        peaks = torch.cat([_peaks(_z_scores(chunk, mean, std, ones)) for chunk in chunks])
         noise = peaks.std(dim=0, correction=0) + MIN_NOISE * peaks.mean(dim=0)
         return mean, std, noise.clamp_min(MIN_NOISE)
 

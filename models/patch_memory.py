@@ -4,8 +4,8 @@ After AnomalyDINO (Damm et al., WACV 2025), which needs few good images or even 
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -51,11 +51,9 @@ class PatchMemory(FeatureDetector, FittedDetector):
         """Keep the whole sample; see `Detector.finish`."""
         self.bank.store()
 
-    @contextmanager
-    def without(self, fold: Fold) -> Iterator[None]:
+    def without(self, fold: Fold) -> AbstractContextManager[None]:
         """See `Detector.without`."""
-        with self.bank.without(fold):
-            yield
+        return self.bank.without(fold)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images by the distance of their tokens to the bank; see `Detector.forward`."""

@@ -3,8 +3,8 @@
 Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -87,15 +87,10 @@ class PatchCore(FeatureDetector, FittedDetector):
             )
             self.normalisation.fit(maps)
 
-    @contextmanager
-    def without(self, fold: Fold) -> Iterator[None]:
+    def without(self, fold: Fold) -> AbstractContextManager[None]:
         """See `Detector.without`."""
-        with without(self.banks, fold):
-            if self.normalisation is None:
-                yield
-            else:
-                with self.normalisation.without(fold):
-                    yield
+        parts = [*self.banks] if self.paper else [*self.banks, self.normalisation]
+        return without(parts, fold)
 
     def distances(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Return the mean distance of patches to the memory banks, [B, 1, h, w] (equation 6).

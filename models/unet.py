@@ -5,19 +5,20 @@ segment the defect. Its frozen, pretrained encoder also fills a memory bank with
 parts. The anomaly map is the mean of three terms, each normalised on good images.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.good_images import Fold
-from models.anomaly_maps import colour_map, image_score, smooth, ssim_map
+from models.anomaly_maps import colour_map, smooth, ssim_map
 from models.backbones import Backbone, build_encoder
 from models.detector import Prediction, TrainedDetector
 from models.drawn_defects.augmentation import augment
 from models.drawn_defects.corruption import corrupt
+from models.image_score import image_score
 from models.losses import ReconstructionLoss, focal_loss
 from models.memory_bank import MemoryBank, distances_to, locally_aware_patches, without
 from models.normalisation import Normalisation, out_of_fold_maps
@@ -166,11 +167,9 @@ class UNetAutoencoder(TrainedDetector):
         )
         self.normalisation.fit(maps)
 
-    @contextmanager
-    def without(self, fold: Fold) -> Iterator[None]:
+    def without(self, fold: Fold) -> AbstractContextManager[None]:
         """See `Detector.without`; the network itself stays as it is."""
-        with without(self.banks, fold), self.normalisation.without(fold):
-            yield
+        return without([*self.banks, self.normalisation], fold)
 
     def patches(self, maps: list[Tensor]) -> list[Tensor]:
         """Return the patch features [B, C, h, w] for each memory bank, of the encoder's maps."""
