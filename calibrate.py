@@ -26,12 +26,7 @@ from inspection.open_run import (
     parse_checked,
     select_categories,
 )
-from inspection.recalibrate import (
-    rescore,
-    rescored_config,
-    score_images,
-    set_calibrations,
-)
+from inspection.recalibrate import rescore, rescored_config, score_images, set_calibrations
 from inspection.threshold import Calibration, dropped, promises
 from training.folders import named_checkpoint
 from utils.config import MIN_FALSE_ALARMS, differences
@@ -106,10 +101,8 @@ def main() -> int:
         after = rescore(inspector, config, root)  # of all categories, for one setting serves all
         if line := dropped(of_all, "it is not comparable with scores made in another way"):
             print(line, file=sys.stderr)
-    good = score_images(inspector, args.good, "good images", once=True) if args.good else {}
-    defects = (
-        score_images(inspector, args.defects, "known defects", once=False) if args.defects else {}
-    )
+    good = score_images(inspector, args.good, "good images", once=True)
+    defects = score_images(inspector, args.defects, "known defects", once=False)
     for category in before:
         one = after[category]
         if category in good:

@@ -9,8 +9,6 @@ from torch.nn import functional as F
 
 from data.region import OUTSIDE
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
-
 
 def to_batch(images: np.ndarray, device: torch.device) -> Tensor:
     """Convert uint8 [B, H, W, 3] to float [B, 3, H, W] in [0, 1] on the device, channels last.

@@ -46,21 +46,19 @@ def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibr
         config: its settings, with others below `score`.
         root: folder that holds the categories; all good images that the run knows are needed.
     """
-    from data.good_images import (
-        decode_all,  # late, as below: an export needs no torch
-        in_folds,
-    )
+    # Late, as below: an export needs no torch.
+    from data.good_images import decode_all, in_folds
     from inspection.calibration import calibrate_detector
 
     images, _ = decode_all(inspector.good.paths(root), config.data)
-    # Weights and maps stay; only the step from a map to its score reads these settings.
+    # All that was learned stays, the normalisation among it, as it does in the checkpoint.
     inspector.detector.config = config
     folds = in_folds(images, inspector.good, inspector.batch, inspector.device)
     return calibrate_detector(inspector.detector, images, inspector.good, folds)
 
 
 def score_images(inspector: Inspector, names: list[str], what: str, once: bool) -> Found:
-    """Inspect the images named; raises `UserError` if one is damaged or none are left.
+    """Inspect the images named, if any; raises `UserError` if one is damaged or all are known.
 
     Args:
         inspector: the detector.

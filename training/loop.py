@@ -1,5 +1,7 @@
 """Learning: a network by gradient steps, epoch by epoch, or a fitted detector in one pass."""
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Sequence
@@ -17,66 +19,8 @@ from training import distributed
 from training.run import Run, diverged
 from utils.config import Config, TrainConfig
 from utils.device import autocast
+from utils.files import name_of_not_finite
 from utils.interrupt import StopRequest
-
-LONG_MINUTES = 20  # a run that takes longer gets a hint at a shorter one
-
-HINT = "without a GPU, python train.py --config configs/cpu.yaml takes a fraction of that"
-
-WARM_UP, TIMED = 2, 4  # steps that are left out, and that are timed, to foretell the rest
-
-
-class StepBar:
-    """A bar that counts steps, and after the first ones prints how long the rest will take.
-
-    Inside it (`with`), Ctrl-C lets the step under way finish.
-
-    Args:
-        total: steps of the whole run.
-        done: steps of earlier starts.
-        hint: whether to hint at a shorter run, if this one takes long.
-    """
-
-    def __init__(self, total: int, done: int = 0, hint: bool = False) -> None:
-        self.total, self.done, self.hint, self.taken = total, done, hint, 0
-        self.writes = distributed.is_writer()
-        self.bar = tqdm(total=total, initial=done, unit="step", disable=not self.writes or None)
-        self.stop = StopRequest("stopping after this step; Ctrl-C again to stop at once")
-        self.now = self.warm = time.perf_counter()
-
-    def __enter__(self) -> "StepBar":
-        self.stop.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop.__exit__(*error)
-        self.bar.close()
-
-    def stopped(self, device: torch.device) -> bool:
-        """Return whether the user has asked any of the processes to stop."""
-        return bool(distributed.total(self.stop.requested, device))
-
-    def step(self, epoch: int = 0, loss: float | None = None) -> float:
-        """Count a step of an epoch, from 0, with the mean loss so far; returns its seconds."""
-        before, self.now = self.now, time.perf_counter()
-        self.done, self.taken = self.done + 1, self.taken + 1
-        self.bar.update()
-        self.bar.set_postfix(epoch=epoch + 1, **({} if loss is None else {"loss": loss}))
-        if self.taken == WARM_UP:
-            self.warm = self.now
-        left = self.total - self.done
-        if self.taken == WARM_UP + TIMED < left:
-            minutes = round(left * (self.now - self.warm) / TIMED / 60)
-            hours = f"{minutes // 60} h {minutes % 60} min"
-            hint = f"; {HINT}" if self.hint and minutes > LONG_MINUTES else ""
-            self.say(f"to go: about {hours if minutes >= 60 else f'{max(1, minutes)} min'}{hint}")
-        return self.now - before
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        if self.writes:
-            self.bar.write(text)
-
 
 # Share of the epochs, the last ones, over which the learning rate falls to zero. The paper finds
 # 20% enough for long trainings; ours are a few hundred steps. Until then the rate does not depend
@@ -186,9 +130,8 @@ def refuse_diverged(run: Run, model: nn.Module, loss: float = 0.0) -> None:
     first = abs(run.progress.first_loss)
     if loss > MAX_LOSS_RATIO * max(1.0, first):  # a likelihood starts near zero, or below
         raise diverged(run.config, f"the loss rose from {first:.3g} to {loss:.3g}")
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise diverged(run.config, f"values of {name} are not finite")
+    if name := name_of_not_finite(model.state_dict()):
+        raise diverged(run.config, f"values of {name} are not finite")
 
 
 def fit(run: Run, model: FittedDetector, images: DecodedImages) -> bool:
@@ -268,3 +211,62 @@ def random_crops(images: np.ndarray, side: int, seed: int, epoch: int, step: int
     lefts = rng.integers(0, width - columns + 1, len(images))
     corners = zip(images, tops, lefts, strict=True)
     return np.stack([image[y : y + rows, x : x + columns] for image, y, x in corners])
+
+
+LONG_MINUTES = 20  # a run that takes longer gets a hint at a shorter one
+
+HINT = "without a GPU, python train.py --config configs/cpu.yaml takes a fraction of that"
+
+WARM_UP, TIMED = 2, 4  # steps that are left out, and that are timed, to foretell the rest
+
+
+class StepBar:
+    """A bar that counts steps, and after the first ones prints how long the rest will take.
+
+    Inside it (`with`), Ctrl-C lets the step under way finish.
+
+    Args:
+        total: steps of the whole run.
+        done: steps of earlier starts.
+        hint: whether to hint at a shorter run, if this one takes long.
+    """
+
+    def __init__(self, total: int, done: int = 0, hint: bool = False) -> None:
+        self.total, self.done, self.hint, self.taken = total, done, hint, 0
+        self.writes = distributed.is_writer()
+        self.bar = tqdm(total=total, initial=done, unit="step", disable=not self.writes or None)
+        self.stop = StopRequest("stopping after this step; Ctrl-C again to stop at once")
+        self.now = self.warm = time.perf_counter()
+
+    def __enter__(self) -> StepBar:
+        self.stop.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop.__exit__(*error)
+        self.bar.close()
+
+    def stopped(self, device: torch.device) -> bool:
+        """Return whether the user has asked any of the processes to stop."""
+        return bool(distributed.total(self.stop.requested, device))
+
+    def step(self, epoch: int = 0, loss: float | None = None) -> float:
+        """Count a step of an epoch, from 0, with the mean loss so far; returns its seconds."""
+        before, self.now = self.now, time.perf_counter()
+        self.done, self.taken = self.done + 1, self.taken + 1
+        self.bar.update()
+        self.bar.set_postfix(epoch=epoch + 1, **({} if loss is None else {"loss": loss}))
+        if self.taken == WARM_UP:
+            self.warm = self.now
+        left = self.total - self.done
+        if self.taken == WARM_UP + TIMED < left:
+            minutes = round(left * (self.now - self.warm) / TIMED / 60)
+            hours = f"{minutes // 60} h {minutes % 60} min"
+            hint = f"; {HINT}" if self.hint and minutes > LONG_MINUTES else ""
+            self.say(f"to go: about {hours if minutes >= 60 else f'{max(1, minutes)} min'}{hint}")
+        return self.now - before
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self.writes:
+            self.bar.write(text)

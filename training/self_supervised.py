@@ -24,7 +24,7 @@ from training.loop import StepBar, epoch_order, random_crops, seed_step
 from utils.config import Config
 from utils.device import autocast
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import name_of_not_finite, replacing
 
 # Dimensions of an embedding.
 EMBEDDING = 512
@@ -180,8 +180,7 @@ def write_weights(encoder: Backbone, file: Path) -> None:
             the loss, which does not depend on the running statistics, is.
     """
     state = encoder.network.state_dict()
-    for name, tensor in state.items():
-        if not tensor.isfinite().all():
-            raise Diverged(f"{name} holds values that are not finite")
+    if name := name_of_not_finite(state):
+        raise Diverged(f"{name} holds values that are not finite")
     with replacing(file) as stream:
         torch.save(state, stream)

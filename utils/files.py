@@ -4,7 +4,7 @@ import errno
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -251,8 +251,11 @@ def read_weights(file: Path, setting: str = "") -> dict[str, "Tensor"]:
         raise UserError(f"{source}: there is no such file") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{source} is damaged or holds no tensors by name")
-    for name, tensor in state.items():
-        # Of a training that diverged; every score would be nan.
-        if not tensor.isfinite().all():
-            raise UserError(f"{source} holds values in {name} that are not finite")
+    if name := name_of_not_finite(state):  # every score would be nan
+        raise UserError(f"{source} holds values in {name} that are not finite")
     return state
+
+
+def name_of_not_finite(state: Mapping[str, "Tensor"]) -> str | None:
+    """Return the name of the first tensor with a value that is not finite, as divergence leaves."""
+    return next((name for name, tensor in state.items() if not tensor.isfinite().all()), None)

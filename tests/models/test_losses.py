@@ -7,11 +7,12 @@ import torch
 from pytorch_msssim import ssim
 from torch.nn import functional as F
 
-from data.tensors import IMAGENET_STD
 from models import build_model
 from models.losses import PerceptualDistance, ReconstructionLoss, focal_loss
 from utils.config import load_config
 from utils.errors import UserError
+
+IMAGENET_STD = (0.229, 0.224, 0.225)  # of RGB in [0, 1], by which the network normalises
 
 BLOCKS = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21)}
 """VGG16's convolutions in torchvision's `features`, by block."""
