@@ -194,7 +194,9 @@ def read_value(text: str, name: str) -> Any:
         return loader.get_single_data()
     except yaml.YAMLError as error:
         raise UserError(f"{name} is not valid YAML: {_reason(error)}") from None
-    except (RecursionError, ValueError) as error:  # such as a date with a 13th month
+    except UserError:  # a key that stands twice
+        raise
+    except Exception as error:  # of any kind: a date with a 13th month, or !!bool and no such word
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{name} is not valid YAML: {reason}") from None
 

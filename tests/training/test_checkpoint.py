@@ -192,6 +192,10 @@ BAD_FILES = {
     "itself": b"train: &a {lr: *a}",
     "number": b"seed: " + b"9" * 5000,
     "twice": b"seed: 1\nseed: 2",
+    "no_bool": b"seed: !!bool x",
+    "no_number": b'seed: !!int ""',
+    "no_time": b"seed: !!timestamp x",
+    "no_set": b"seed: !!set [1]",
     "folder": None,
 }
 
