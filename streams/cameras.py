@@ -165,8 +165,9 @@ class Videos(Source):
 
 def to_rgb(pixels: np.ndarray, source: str) -> np.ndarray | ImageError:
     """Return a frame of OpenCV, uint8 of 1, 3 (BGR) or 4 channels, as RGB; an error for others."""
-    channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
-    if pixels.dtype != np.uint8 or channels not in (1, 3, 4) or 0 in pixels.shape:
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    odd = pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in pixels.shape
+    if odd or pixels.dtype != np.uint8:
         shape = "x".join(map(str, pixels.shape))
         return ImageError(
             f"{source} gave a frame of {pixels.dtype} {shape}, but frames are inspected that have "
@@ -179,9 +180,10 @@ def to_rgb(pixels: np.ndarray, source: str) -> np.ndarray | ImageError:
 
 def _read(capture: Any) -> tuple[bool, np.ndarray | None]:
     try:
-        return capture.read()
+        there, pixels = capture.read()
     except Exception:  # cv2.error, of a driver or a decoder
         return False, None
+    return there and pixels is not None, pixels
 
 
 def _numbered(

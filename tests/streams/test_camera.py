@@ -144,6 +144,9 @@ def test_what_a_camera_gives_is_printed_and_asked_for_again(captures, monkeypatc
         (np.zeros((0, 5, 3), np.uint8), "0x5x3"),
         (np.zeros((0, 0), np.uint8), "0x0"),
         (np.zeros((4, 5, 3), np.float32), "float32"),
+        (np.zeros(3, np.uint8), "uint8 3,"),
+        (np.zeros((), np.uint8), "uint8 "),
+        (np.zeros((2, 4, 5, 3), np.uint8), "2x4x5x3"),
     ],
 )
 def test_an_odd_frame_is_an_error(pixels, words):
@@ -159,11 +162,13 @@ def test_frames_of_one_and_four_channels_are_read():
     assert np.array_equal(to_rgb(colour, ""), colour[..., [2, 1, 0]])
 
 
-def test_a_camera_whose_driver_fails_is_opened_again(captures, monkeypatch):
-    def fail(capture):
-        raise OSError("driver")
+def fail(capture):
+    raise OSError("driver")
 
-    monkeypatch.setattr(FakeCapture, "read", fail)
+
+@pytest.mark.parametrize("read", [fail, lambda capture: (True, None)])
+def test_a_camera_whose_driver_fails_is_opened_again(captures, monkeypatch, read):
+    monkeypatch.setattr(FakeCapture, "read", read)
     frames = frames_of(Camera("0"))
     assert "gives no more frames" in str(next(frames).image)
     frames.close()
