@@ -84,7 +84,8 @@ def read_account(text: str) -> tuple[str, str]:
         password = Path(file).read_text(encoding="utf-8").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"--auth: cannot read {file}: {reason}") from None
+        # Not named: it may be the password itself.
+        raise UserError(f"--auth: cannot read the FILE of USER:FILE: {reason}") from None
     if not password:
         raise UserError(f"--auth: {file} holds no password in its first line")
     return user, password

@@ -7,7 +7,7 @@ ADDRESS = re.compile(
     [a-z][a-z0-9+.-]+ :/+ (?: [^/@\s:]* (?: :|%3a ) .*@ )? \S*  # scheme://, or :/ by pathlib
     | [^\s/:@'"]+ (?: :|%3a ) (?![/\\]) \S*@\S+                   # user:password@host
     | \S+ \? \S*=\S*                                            # a query
-    | \S* (?: pass|pwd|token|secret|apikey|api_key ) [^\s=]* =\S*
+    | \S* (?: pass|pw|token|secret|apikey|api_key ) [^\s=]* =\S*
     """
 )
 HARMLESS = {

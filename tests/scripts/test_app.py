@@ -353,9 +353,11 @@ def test_an_account(tmp_path):
         ("", "USER:FILE"),
         (f"bob:{file}", "no password"),
         (f"bob:{tmp_path}", "cannot read"),
+        ("bob:S3cret", "USER:FILE"),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=words) as caught:
             read_account(text)
+        assert "S3cret" not in str(caught.value)
 
 
 # The command line

@@ -562,6 +562,7 @@ def test_names_of_any_bytes_are_inspected_in_any_locale(tmp_path):
         ("http://h/x?a=1#auth=secret", "http://h/x?a=***#auth=***"),
         ("h/x?api_key=secret&width=3", "h/x?api_key=***&width=3"),
         ("http://h/x?secret", "http://h/x?***"),
+        ("location=rtsp://h user-pw=secret ! x", "location=rtsp://h user-pw=*** ! x"),
         (
             "rtsp://h/user=admin_password=secret_channel=1_stream=0.sdp",
             "rtsp://h/user=admin_password=***_channel=1_stream=0.sdp",
