@@ -31,7 +31,7 @@ from inspection.threshold import Calibration, dropped, promises
 from training.folders import named_checkpoint
 from utils.config import MIN_FALSE_ALARMS, differences
 from utils.errors import UserError, run_script
-from utils.flags import add_setting_flags, script_parser
+from utils.flags import add_setting_flags, not_empty, script_parser
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 """Shares of false alarms for which the number of known defects found is printed."""
@@ -40,7 +40,8 @@ RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 def parse_args() -> argparse.Namespace:
     """Parse the command line; raises `UserError` if flags clash."""
     parser = script_parser(__doc__)
-    add, images = parser.add_argument, {"nargs": "+", "default": [], "metavar": "IMAGE"}
+    add = parser.add_argument
+    images = {"nargs": "+", "type": not_empty, "default": [], "metavar": "IMAGE"}
     run = {"nargs": "?", "type": named_checkpoint, "metavar": "RUN"}
     add("checkpoint", **run, help="default: the newest")
     add("--false-alarms", type=float, metavar="SHARE", help="such as 0.005")

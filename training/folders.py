@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from utils.config import ALL, Config, changed, default_config
 from utils.errors import UserError
 from utils.files import new_folder, read_yaml
-from utils.flags import file_or_folder
+from utils.flags import file_or_folder, not_empty
 
 Kind = TypeVar("Kind")
 ROOT = Path("checkpoints")
@@ -71,6 +71,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--add",
         nargs="+",
+        type=not_empty,
         default=[],
         metavar="FOLDER",
         help="learn further good images, or folders of them, in a finished run: that of --resume, "

@@ -36,11 +36,16 @@ def script_parser(about: str | None) -> argparse.ArgumentParser:
     return _Parser(description=about, formatter_class=formatter, allow_abbrev=False)
 
 
-def file_or_folder(text: str) -> Path:
-    """Return the path that a flag names; an unset variable of a shell must not mean this folder."""
+def not_empty(text: str) -> str:
+    """Return what a flag names; an unset variable of a shell must not mean this folder."""
     if not text:
         raise argparse.ArgumentTypeError("is empty, but should name a file or folder")
-    return Path(text)
+    return text
+
+
+def file_or_folder(text: str) -> Path:
+    """Return the path that a flag names, see `not_empty`."""
+    return Path(not_empty(text))
 
 
 def add_setting_flags(parser: argparse.ArgumentParser, flags: list[str] | None = None) -> None:

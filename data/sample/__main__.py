@@ -17,7 +17,8 @@ def main() -> int:
     add = parser.add_argument
     add("--root", type=file_or_folder, default=Path("data/mvtec"), help="data set folder")
     add("--kind", choices=["tile", "part"], default="tile", help="what to draw")
-    add("--category", default=argparse.SUPPRESS, help="name of the category (default: its kind)")
+    text = "name of the category (default: its kind)"
+    add("--category", type=file_or_folder, default=argparse.SUPPRESS, help=text)
     add("--size", type=int, default=512, help="side of the images in pixels")
     add("--train", type=int, default=60, help="good training images")
     add("--good", type=int, default=16, help="good test images")

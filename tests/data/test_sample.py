@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from data.drawing import seeded
+from data.sample.__main__ import main
 from data.sample.write import KINDS, part, photographed, tile, write_sample
 from utils.errors import UserError
 
@@ -242,3 +243,10 @@ def test_command_line_fails_in_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == "error: size must be at least 64 pixels, not 8\n"
+
+
+def test_a_category_without_a_name_is_not_the_data_set_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sample", "--root", str(tmp_path / "new"), "--category", ""])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert not any(tmp_path.iterdir())
