@@ -126,10 +126,11 @@ def main() -> int:
     counts = inspect(inspector, categories, output, args.save, disk)
     calibrations = inspector.calibrations.items()
     thresholds = ", ".join(f"of {category} {one.threshold:.5f}" for category, one in calibrations)
-    print(
-        f"{counts['defect']} defective, {counts['good']} good, {counts['failed']} failed; "
-        f"threshold {thresholds}; results in {output}"
-    )
+    with disk.writing():
+        print(
+            f"{counts['defect']} defective, {counts['good']} good, {counts['failed']} failed; "
+            f"threshold {thresholds}; results in {output}"
+        )
     return 1 if counts["failed"] or disk.failed else 0
 
 
