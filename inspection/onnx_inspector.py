@@ -69,6 +69,7 @@ class OnnxInspector(Inspector):
         try:
             refuse_other(file, int(about["version"]), OLDEST, VERSION, "train and export it again")
             config, calibrations = json.loads(about["config"]), json.loads(about["calibrations"])
+            list(json.loads(about.get("former_calibrations", "[]")))  # which calibrate.py adds to
             self.config = changed(default_config(), dict(config), source=str(file))
         except (KeyError, ValueError, TypeError, RecursionError):  # sealed by another hand
             raise UserError(damaged) from None

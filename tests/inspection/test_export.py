@@ -312,6 +312,9 @@ def test_foreign_files_are_one_line(tmp_path, dataset):
         ("config", "[" * 100_000),
         ("calibrations", '{"tile": {"threshold": "x"}}'),
         ("calibrations", "{"),
+        ("calibrations", "[" * 100_000),
+        ("former_calibrations", "[" * 100_000),
+        ("former_calibrations", "1"),
         ("size", None),
     ],
 )
