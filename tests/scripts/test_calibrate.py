@@ -110,6 +110,14 @@ def test_an_export_is_calibrated_as_its_run_is(run, dataset, tmp_path):
     assert after.threshold < before.threshold
     result = run_script("calibrate.py", export, "--set", "score.reduce=max", cwd=tmp_path)
     assert_one_line(result, "export", "fixed")
+    good = dataset / "tile/test/good"
+    assert run_script("calibrate.py", export, "--good", good, cwd=tmp_path).returncode == 0
+    more = calibration_of(export)
+    assert len(more.scores) == len(more.digests) == len(after.scores) + 3
+    for known in (good, dataset / "tile/train/good"):
+        result = run_script("calibrate.py", export, "--good", known, cwd=tmp_path)
+        assert_one_line(result, "good images count already")
+    assert calibration_of(export) == more
 
 
 def test_scores_can_be_made_in_another_way(run, dataset, tmp_path):
