@@ -30,7 +30,8 @@ CLUTTER = {
     "$recycle.bin", "recycler", "recycled", "system volume information",  # Windows
     "@eadir", "#recycle", "#snapshot", "@tmp",  # Synology
     "@recycle", "@recently-snapshot", "@thumb", "@upload_cache",  # QNAP
-    "~snapshot", "network trash folder", "temporary items"  # NetApp, Apple
+    "~snapshot", "network trash folder", "temporary items",  # NetApp, Apple
+    "trashbox", "dfsrprivate"  # Buffalo, replication between servers of Windows
 }  # fmt: skip
 
 

@@ -26,7 +26,8 @@ from utils.errors import UserError, say_once
 # Names that others give to the folder of good parts, as `_plain` returns them.
 SYNONYMS = {
     "good", "ok", "okay", "gut", "fine", "normal", "nominal", "negative", "pass", "passed",
-    "nodefect", "defectfree", "nondefect", "nondefective", "undamaged", "intact"
+    "clean", "io", "nodefect", "nodefects", "defectfree", "nondefect", "nondefective", "undamaged",
+    "intact"
 }  # fmt: skip
 
 

@@ -21,7 +21,8 @@ def test_subfolders_count_and_clutter_does_not(tmp_path, capsys):
           "Thumbs.db", ".ipynb_checkpoints/b-checkpoint.png", "__MACOSX/monday/._a.png",
           "monday/__MACOSX/d.png", "@eaDir/b.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/a.png",
           "monday/@EADIR/a.png", "@Recycle/a.png", "@Recently-Snapshot/a.png", "lost+found/a.png",
-          "$RECYCLE.BIN/S-1-5/a.png", "System Volume Information/a.png")  # fmt: skip
+          "$RECYCLE.BIN/S-1-5/a.png", "System Volume Information/a.png",
+          "trashbox/a.png", "DfsrPrivate/ConflictAndDeleted/a.png")  # fmt: skip
     assert names(tmp_path) == ["b.png", "cam1/x/c.JPG", "monday/a.png"]
     assert capsys.readouterr().err == ""
     assert list_images(tmp_path / "nowhere") == []

@@ -71,7 +71,17 @@ def test_good_parts_are_found_in_any_case_and_nothing_beside_the_kinds(category,
 
 @pytest.mark.parametrize(
     "name",
-    ["fine", "Good ", "OK_parts", "0_good", "gut", "negative", "non-defective", "brauchbar"],
+    [
+        "fine",
+        "Good ",
+        "OK_parts",
+        "0_good",
+        "gut",
+        "negative",
+        "non-defective",
+        "i.O.",
+        "brauchbar",
+    ],
 )
 def test_good_parts_of_another_name_are_never_counted_as_defective(category, name):
     (category / "test/good").rename(category / "test" / name)
