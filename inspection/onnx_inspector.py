@@ -18,6 +18,7 @@ from utils.optional_packages import need
 
 OLDEST, VERSION = 7, 7  # of the format, see `refuse_other`
 TILE_PIXELS = 4 * 512 * 512  # of tiles that pass at once: onnxruntime cannot tell the free memory
+SPIN_US = 20  # that a thread waits in a loop before it sleeps; see `utils.process.SPIN_COUNT`
 NO_DIGEST = b"0" * 64  # stands in the metadata of an export while its digest is taken
 
 
@@ -39,6 +40,7 @@ class OnnxInspector(Inspector):
         onnxruntime = need("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone; its warnings are about its own optimiser
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
         providers = _providers(device, onnxruntime.get_available_providers())
         try:
             self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)

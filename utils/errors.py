@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NoReturn
 
+from utils import process
 from utils.addresses import masked
 from utils.interrupt import catch_signals
 
@@ -33,6 +34,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     That is 2 on a `UserError`, 130 on Ctrl-C, and 143 or 129 on SIGTERM or SIGHUP, which raise
     `KeyboardInterrupt` as Ctrl-C does: what cleans up after one cleans up after all.
     """
+    process.set_up()  # before `main` imports torch
     # A process may be started with closed streams, as by `>&-`; it works on, unheard.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
