@@ -1,6 +1,6 @@
 """Time training steps and inference beside other work, with and without what the project sets.
 
-    python -m benchmarks.busy --config configs/cpu.yaml --runs checkpoints/RUN RUN.onnx
+    python -m benchmarks.busy --size 256 --batch 8 --runs checkpoints/RUN RUN.onnx
 
 Runs beside 0, 1 and 2 endless loops of Python. Two processes take turns: one with the defaults of
 torch and onnxruntime, one with the settings of `utils.process` and `inspection.onnx_inspector`.
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from benchmarks.experiment import markdown
+from training.folders import named_checkpoint
 from utils import process
 from utils.config import Config, changed, default_config, load_config
 from utils.errors import run_script
@@ -114,12 +115,13 @@ def main() -> int:
     """Print the table."""
     parser = script_parser(__doc__)
     add_setting_flags(parser)
-    parser.add_argument("--runs", nargs="*", default=[], metavar="RUN", help="folders, or exports")
+    parser.add_argument("--runs", nargs="*", type=named_checkpoint, default=[], metavar="RUN")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    config = load_config(args.config, overrides_from(args) | {"model": "unet"})
+    config = load_config(overrides=overrides_from(args) | {"model": "unet"})
     lines = []
-    for run in [None, *args.runs]:
+    for run in [None, *map(str, args.runs)]:
+        name = run or f"training step, {config.train.batch} images"
         quiet = None
         for loops in LOOPS:
             with beside(loops):
@@ -128,9 +130,9 @@ def main() -> int:
             quiet = quiet or ours
             ratios = sorted(default / tuned for default, tuned in found)
             spread = f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            name = Path(run).name if run else f"training step, {config.train.batch} images"
             times = [f"{theirs:.0f}", f"{ours:.0f}", spread, f"{ours / quiet:.2f}"]
             lines.append([name, str(loops), *times])
+            print(*lines[-1], file=sys.stderr)
     headings = ["what", "loops", "ms by default", "ms", "times as fast", "of the quiet time"]
     print(markdown(headings, lines))
     return 0

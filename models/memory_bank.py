@@ -220,8 +220,9 @@ BLOCK_MIB = 8.0
 # Entries of a bank in a block: few enough that the block's minimum is taken in the cache.
 BLOCK_ENTRIES = 512
 
-# The same in an exported graph, where each block adds some nodes.
-GRAPH_ENTRIES = 2048
+# The same in an exported graph, where each block adds some nodes, and on a GPU, which is idle with
+# less; and queries at a time there: blocks of 256 MiB.
+GRAPH_ENTRIES, GPU_QUERIES = 2048, 2**15
 
 
 def nearest(queries: Tensor, bank: Tensor, block_mib: float = BLOCK_MIB) -> tuple[Tensor, Tensor]:
@@ -234,13 +235,18 @@ def nearest(queries: Tensor, bank: Tensor, block_mib: float = BLOCK_MIB) -> tupl
     Args:
         queries: [N, D] float.
         bank: [M, D] float on the same device, M at least 1.
-        block_mib: size of a block of distances, in MiB.
+        block_mib: size of a block of distances on a CPU, in MiB.
 
     Returns:
         Euclidean distances [N] and indices into the bank [N].
     """
     if torch.compiler.is_exporting():
         return _nearest_in_graph(queries, bank)
+    if queries.device.type != "cpu":
+        # A step that depends on values would have the CPU wait for the GPU.
+        found = [_nearest_in_graph(part, bank) for part in queries.split(GPU_QUERIES)]
+        distances, indices = map(torch.cat, zip(*found, strict=True))
+        return distances, indices
     rows = max(1, int(block_mib * 2**20 / (queries.element_size() * BLOCK_ENTRIES)))
     blocks, squares = bank.split(BLOCK_ENTRIES), bank.square().sum(dim=1).split(BLOCK_ENTRIES)
     indices = torch.empty(len(queries), dtype=torch.long, device=queries.device)
