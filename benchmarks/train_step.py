@@ -5,7 +5,7 @@
 The textbook U-Net (Ronneberger et al., MICCAI 2015) starts from random weights, with 32 channels at
 full size and four times half of it, and restores the same corrupted images by the same L1 + SSIM.
 Both take the steps of train.py on the same images, in turns, so that other work slows
-both alike. The time to corrupt the batch is part of both, and printed by itself.
+both alike. Prints also how long each part of the default's step takes.
 """
 
 import time
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -81,6 +82,30 @@ def in_turns(works: Sequence[Callable[[], object]], repeats: int) -> list[list[f
     return [list(column) for column in zip(*rounds[1:], strict=True)]
 
 
+def parts(
+    model: UNetAutoencoder, optimizer: Adam, images: np.ndarray, device: torch.device
+) -> dict[str, float]:
+    """Return the seconds of each part of a step that passes all images at once."""
+    start = to_batch(images, device)
+    sample: list[Tensor] = []
+    prepare = seconds(lambda: sample.extend(model.prepare(start)))
+    corrupted = sample[0].contiguous(memory_format=torch.channels_last)
+    encoder = seconds(lambda: model.network.encoder(corrupted))
+    network = seconds(lambda: model.network(corrupted))
+    losses: list[Tensor] = []
+    forward = seconds(lambda: losses.append(model.loss(*sample)))
+    backward = seconds(lambda: losses[0].backward())
+    adam = seconds(lambda: (optimizer.step(), optimizer.zero_grad(set_to_none=True)))
+    return {
+        "corrupting": prepare,
+        "encoder": encoder,
+        "decoder": network - encoder,
+        "losses": forward - network,
+        "backward": backward,
+        "Adam": adam,
+    }
+
+
 def main() -> int:
     """Print milliseconds an image and the ratio."""
     parser = script_parser(__doc__)
@@ -100,13 +125,19 @@ def main() -> int:
     pieces = pick_micro_batch(config, device)
     print(f"{len(images)} images of {config.data.size}, {pieces} at once, {device}")
 
-    works = []
-    for model in (ours, textbook):
-        optimizer = Adam([p for p in model.parameters() if p.requires_grad], config.train.lr)
-        works.append(partial(train_step, model, optimizer, images, device, pieces))
-    works.append(lambda: ours.prepare(to_batch(images, device)))
-    our, usual, prepare = in_turns(works, args.repeats)
-    print(f"corrupting the batch takes {1000 * median(prepare):.0f} ms")
+    optimizers = [
+        Adam([p for p in model.parameters() if p.requires_grad], config.train.lr)
+        for model in (ours, textbook)
+    ]
+    works = [
+        partial(train_step, model, optimizer, images, device, pieces)
+        for model, optimizer in zip((ours, textbook), optimizers, strict=True)
+    ]
+    rounds = [parts(ours, optimizers[0], images[:pieces], device) for _ in range(args.repeats + 1)]
+    for name in rounds[0]:
+        took = median(1000 * one[name] / len(images[:pieces]) for one in rounds[1:])
+        print(f"{name:<12}{took:6.1f} ms an image")
+    our, usual = in_turns(works, args.repeats)
     print(
         f"a step takes {1000 * median(our) / len(images):.0f} ms an image, "
         f"of the textbook U-Net {1000 * median(usual) / len(images):.0f} ms"

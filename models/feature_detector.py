@@ -30,17 +30,20 @@ class FeatureCache:
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the features of images [B, 3, H, W], each [B, ...]."""
-        found = [self._of_one(image) for image in images.split(1)]
-        return tuple(torch.cat(layer) for layer in zip(*found, strict=True))
-
-    def _of_one(self, image: Tensor) -> Sequence[Tensor]:
-        # One by one, since other images in the batch change the last bits: a resumed run, which
-        # starts with an empty cache, has to go on with the same features.
-        key = hash(image.cpu().numpy().tobytes())
-        features = self.cached.get(key) or self.compute(image)
-        if (len(self.cached) + 1) * sum(layer.nbytes for layer in features) <= CACHE_BYTES:
-            self.cached[key] = features
-        return features
+        keys = [hash(image.tobytes()) for image in images.cpu().numpy()]  # copied once a batch
+        missing = [number for number, key in enumerate(keys) if key not in self.cached]
+        # On a CPU one by one, since other images in the batch change the last bits: a resumed run,
+        # which starts with an empty cache, has to go on with the same features. A GPU would idle.
+        at_once = 1 if images.device.type == "cpu" else len(images)
+        found = dict(self.cached)
+        for start in range(0, len(missing), at_once):
+            own = missing[start : start + at_once]
+            layers = [layer.split(1) for layer in self.compute(images[own])]
+            found |= zip((keys[number] for number in own), zip(*layers, strict=True), strict=True)
+        for key in {keys[number] for number in missing}:
+            if (len(self.cached) + 1) * sum(layer.nbytes for layer in found[key]) <= CACHE_BYTES:
+                self.cached[key] = found[key]
+        return tuple(torch.cat(layer) for layer in zip(*(found[k] for k in keys), strict=True))
 
 
 class FeatureDetector(Detector):
