@@ -13,6 +13,7 @@ from utils.config import DataConfig
 
 OVERLAP = 0.25  # share of a tile that neighbours have in common, at least: a defect is whole in one
 HINT_FACTOR = 4.0  # images that are shrunk by so much or more are worth a line
+HINT_RATIO = 1.5  # likewise, if one side is shrunk by so much more than the other
 MIN_DEFECT = 3.0  # pixels, after shrinking, that a defect has to measure to be found at all
 
 
@@ -136,6 +137,29 @@ def shrinking_hint(grids: Sequence[Grid], data: DataConfig) -> str | None:
         f"images are {height}x{width}, shrunk to {rows}x{columns}: defects below about "
         f"{MIN_DEFECT * factor:.0f} pixels vanish; --set data.tile={min(rows, columns)}"
         f"{and_squash} inspects them at full resolution, tile by tile"
+    )
+
+
+def ratio_hint(grids: Sequence[Grid], data: DataConfig) -> str | None:
+    """Return a line with the size that keeps the ratio of oblong images; None where it is kept."""
+    if data.tile or data.resize != "squash":
+        return None
+    sizes = np.array([grid.size for grid in grids])
+    ratios = sizes[:, 0] / sizes[:, 1]
+    ratio = np.median(ratios) * data.size[1] / data.size[0]  # 1: kept
+    alike = np.mean(np.abs(np.log(ratios / np.median(ratios))) < np.log(HINT_RATIO) / 2)
+    if max(ratio, 1 / ratio) < HINT_RATIO or alike < 0.9:
+        return None
+    # The side that is shrunk more gets more pixels, in multiples of the coarsest stride.
+    sides = data.size * np.array([max(ratio, 1), max(1 / ratio, 1)])
+    height, width = (np.rint(sides / 32) * 32).astype(int)
+    if (np.median(sizes, axis=0) < sides).any():
+        return None  # enlarged, they show no more
+    return (
+        f"images are {'higher' if ratio > 1 else 'wider'} than data.size: one side is shrunk "
+        f"{max(ratio, 1 / ratio):.1f} times as much as the other, and thin defects fade; --set "
+        f"data.size=[{height},{width}] keeps the ratio and takes about "
+        f"{height * width / np.prod(data.size):.1f} times as long"
     )
 
 

@@ -11,7 +11,7 @@ from data.images import with_depth
 from data.listing import expand
 from data.mvtec import Category, category_in_path
 from data.region import keep_region
-from data.tiles import shrinking_hint
+from data.tiles import ratio_hint, shrinking_hint
 from data.twins import find_twins, groups, thumbnail, twins_warning
 from utils.config import Config
 from utils.errors import UserError
@@ -59,7 +59,7 @@ def load_images(
         if copies := len(all_names) - len(names):
             what = "of the run, or of each other" if known else "of others"
             print(f"left out: {copies} of {len(further)} images, copies {what}", file=sys.stderr)
-        _warn_of_twins_and_shrinking(config, names, images)
+        _print_hints(config, names, images)
     if len(names) == len(known):
         raise UserError("nothing is added: the run has these images, or they cannot be read")
     of_groups = groups(names, config.calibration.group)
@@ -104,8 +104,8 @@ def _distinct(names: Sequence[str], digests: Sequence[str]) -> list[int]:
     return sorted(first.values())
 
 
-def _warn_of_twins_and_shrinking(config: Config, names: list[str], images: DecodedImages) -> None:
-    warnings = [shrinking_hint(images.grids, config.data)]
+def _print_hints(config: Config, names: list[str], images: DecodedImages) -> None:
+    warnings = [hint(images.grids, config.data) for hint in (shrinking_hint, ratio_hint)]
     for category, own in by_category(names).items() if config.calibration.group is None else ():
         twins = find_twins(np.stack([thumbnail(images.image(one)) for one in own]))
         warnings.append(twins_warning(category, [names[one] for one in own], twins))

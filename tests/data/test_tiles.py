@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 
 from data.good_images import GoodImages, decode_all, in_folds
 from data.images import ImageError
-from data.tiles import OVERLAP, Grid, shrinking_hint
+from data.tiles import OVERLAP, Grid, ratio_hint, shrinking_hint
 from inspection.calibration import calibrate_detector
 from inspection.panel import pictures_of
 from inspection.regions import regions
@@ -160,3 +162,27 @@ def test_what_cannot_be_is_one_line(overrides, words):
     with pytest.raises(UserError, match=words) as error:
         build_model(load_config(overrides=overrides))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [
+        ((500, 1250), "data.size=[256,640] keeps the ratio and takes about 2.5 times"),
+        ((1250, 500), "data.size=[640,256] keeps"),
+        ((600, 700), None),  # nearly square
+        ((200, 500), None),  # no more detail is there
+    ],
+)
+def test_oblong_images_are_told_their_size(size, advice):
+    data = settings(size=256)
+    line = ratio_hint([Grid.over(size, data)] * 10, data)
+    assert line is None if advice is None else advice in line
+    if advice:
+        height, width = map(int, re.search(r"\[(\d+),(\d+)\]", line).groups())
+        follows = settings(size=(height, width))
+        assert ratio_hint([Grid.over(size, follows)] * 10, follows) is None
+
+
+def test_images_of_many_ratios_are_told_none():
+    data = settings(size=256)
+    assert ratio_hint([Grid.over((600, 600 + 300 * n), data) for n in range(5)], data) is None
