@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 from data.tensors import to_batch
 from models.backbones import Backbone
 from training.loop import StepBar, epoch_order, random_crops, seed_step
+from training.run import diverged
 from utils.config import Config
 from utils.device import autocast
 from utils.errors import UserError
@@ -36,13 +37,8 @@ INVARIANCE, VARIANCE, COVARIANCE = 25.0, 25.0, 1.0
 # images hardly change with more.
 MAX_STATISTICS_BATCHES = 32
 
-
 # Of the mean loss of an epoch to that of the first step, above which a training has diverged.
 MAX_LOSS_RATIO = 10.0
-
-
-class Diverged(Exception):
-    """A training whose weights are useless; the message says by what that shows."""
 
 
 def vicreg_loss(first: Tensor, second: Tensor) -> Tensor:
@@ -117,13 +113,11 @@ def learn(model: SelfSupervised, images: np.ndarray, config: Config, file: Path)
         batches = full_batches(config, config.train.epochs, len(images))[:MAX_STATISTICS_BATCHES]
         device = next(model.parameters()).device
         update_bn((to_batch(images[batch], device) for batch in batches), model)
-        write_weights(model.encoder, file)
-    except Diverged as error:
+        write_weights(model.encoder, config, file)
+    except UserError:
         # The weights of earlier epochs were on the way there.
         file.unlink(missing_ok=True)
-        raise UserError(
-            f"training diverged: {error}; lower --lr, which is {config.train.lr:g}"
-        ) from None
+        raise
     return whole
 
 
@@ -147,7 +141,7 @@ def _epochs(model: SelfSupervised, images: np.ndarray, config: Config, file: Pat
                 loss = vicreg_loss(first.float(), second.float())
                 losses.append(loss.item())
                 if not math.isfinite(losses[-1]):
-                    raise Diverged(f"the loss is not finite in epoch {epoch + 1}")
+                    raise diverged(config, f"the loss is not finite in epoch {epoch + 1}")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -158,8 +152,8 @@ def _epochs(model: SelfSupervised, images: np.ndarray, config: Config, file: Pat
             bar.say(f"epoch {epoch + 1}/{train.epochs}  loss {np.mean(losses):.3f}")
             start = start or losses[0]
             if np.mean(losses) > MAX_LOSS_RATIO * start:
-                raise Diverged(f"the loss rose from {start:.3g} to {np.mean(losses):.3g}")
-            write_weights(model.encoder, file)
+                raise diverged(config, f"the loss rose from {start:.3g} to {np.mean(losses):.3g}")
+            write_weights(model.encoder, config, file)
     return True
 
 
@@ -172,15 +166,15 @@ def full_batches(config: Config, epoch: int, count: int) -> np.ndarray:
     return np.resize(epoch_order(config.seed, epoch, count), (max(1, count // size), size))
 
 
-def write_weights(encoder: Backbone, file: Path) -> None:
+def write_weights(encoder: Backbone, config: Config, file: Path) -> None:
     """Write what `backbone.weights` reads; a kill on the way leaves the file as it was.
 
     Raises:
-        Diverged: if a value is not finite, as those of batch normalisation may be though
-            the loss, which does not depend on the running statistics, is.
+        UserError: if a value is not finite, as those of batch normalisation may be though the loss,
+            which does not depend on the running statistics, is.
     """
     state = encoder.network.state_dict()
     if name := name_of_not_finite(state):
-        raise Diverged(f"{name} holds values that are not finite")
+        raise diverged(config, f"values of {name} are not finite")
     with replacing(file) as stream:
         torch.save(state, stream)
