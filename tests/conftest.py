@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from data.sample.write import write_sample
+from data.sample.__main__ import write_sample
 from utils import errors
 
 REPO = Path(__file__).resolve().parent.parent

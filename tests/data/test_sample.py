@@ -11,8 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from data.drawing import seeded
-from data.sample.__main__ import main
-from data.sample.write import KINDS, part, photographed, tile, write_sample
+from data.sample.__main__ import KINDS, main, part, photographed, tile, write_sample
 from utils.errors import UserError
 
 SMALL = {"size": 96, "train": 2, "good": 1, "defects": 2, "quiet": True}

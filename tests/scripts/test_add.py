@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import assert_one_line, run_script
 
-from data.sample.write import write_sample
+from data.sample.__main__ import write_sample
 from inspection import calibration
 from training import loop
 from training.checkpoint import load_checkpoint

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from conftest import TINY, assert_one_line, run_script
 
-from data.sample.write import write_sample
+from data.sample.__main__ import write_sample
 from inspection.open_run import open_inspector
 from training.checkpoint import load_checkpoint
 
