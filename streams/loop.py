@@ -1,4 +1,4 @@
-"""The inspection of streams, from the flags of stream.py to its exit status."""
+"""The inspection of streams, from the flags of stream.py to its exit status; a test of drift."""
 
 import argparse
 import json
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from data.images import ImageError
 from inspection.inspector import Inspector
@@ -18,7 +20,6 @@ from inspection.panel import COMPRESSION, panel
 from inspection.threshold import Calibration
 from streams.alerts import Alert, Mqtt, Webhook
 from streams.cameras import Camera, Videos
-from streams.drift import WINDOW, Drift
 from streams.record import AnnotatedVideo, Heartbeat, VerdictLog, annotate
 from streams.source import Frame, Gap, Source, in_turn, iso, now
 from streams.watch import Watch
@@ -26,6 +27,10 @@ from training.folders import run_name
 from utils.errors import UserError
 from utils.files import Disk
 from utils.interrupt import StopRequest
+
+WINDOW = 200  # good verdicts that are compared at a time
+P_DRIFT = 1e-3  # p-value below which good parts have drifted
+P_RETURN = 0.05  # p-value above which they are back
 
 
 def inspect_streams(args: argparse.Namespace) -> int:
@@ -191,6 +196,68 @@ class Results:
     def _write(self, line: dict[str, Any]) -> None:
         with self.disk.writing():
             self.log.write(line)
+
+
+class Change(NamedTuple):
+    """Good parts have drifted from those of the calibration, or are back."""
+
+    away: bool  # False if they are back
+    p: float  # of the test
+    median: float  # severity of the last good parts
+    expected: float  # median severity of those of the calibration
+
+
+class Drift:
+    """Compares severities of good verdicts with those of the calibration, a window at a time.
+
+    A two-sample Kolmogorov-Smirnov test of each `WINDOW` good verdicts; windows do not overlap. If
+    nothing has changed and the frames are independent (each shows another part), the share of
+    false alarms among windows is `P_DRIFT`.
+
+    Args:
+        severities: of those good images of the calibration that are called good.
+        independent: number of independent images among them, at most.
+    """
+
+    def __init__(self, severities: Sequence[float], independent: int) -> None:
+        self.reference = np.sort(severities)
+        self.independent = min(independent, len(severities))
+        self.window: list[float] = []
+        self.away = False
+
+    def add(self, severity: float) -> Change | None:
+        """Add a good verdict; returns the change that the window it completes shows, if any."""
+        if not self.independent:
+            return None
+        self.window.append(severity)
+        if len(self.window) < WINDOW:
+            return None
+        window, self.window = np.sort(self.window), []
+        p = kolmogorov_smirnov(self.reference, window, self.independent)
+        if not (p >= P_RETURN if self.away else p < P_DRIFT):
+            return None
+        self.away = not self.away
+        return Change(self.away, p, float(np.median(window)), float(np.median(self.reference)))
+
+
+def kolmogorov_smirnov(first: np.ndarray, second: np.ndarray, independent: int) -> float:
+    """Return the p-value of the two-sample Kolmogorov-Smirnov test, by its asymptotic formula.
+
+    Args:
+        first: values [n], ascending.
+        second: values [m], ascending, all independent.
+        independent: number of independent ones among the first.
+    """
+    from scipy.special import kolmogorov  # late: the first verdict does not need it
+
+    values = np.concatenate([first, second])
+    first_share, second_share = (
+        np.searchsorted(sample, values, side="right") / len(sample) for sample in (first, second)
+    )
+    distance = np.abs(first_share - second_share).max()
+    # n m / (n + m), with the correction for small samples of Stephens (1970)
+    root = np.sqrt(independent * len(second) / (independent + len(second)))
+    return float(kolmogorov((root + 0.12 + 0.11 / root) * distance))
 
 
 def drift(calibration: Calibration) -> Drift:

@@ -1,7 +1,7 @@
 import numpy as np
 from scipy.stats import ks_2samp
 
-from streams.drift import P_DRIFT, WINDOW, Drift, kolmogorov_smirnov
+from streams.loop import P_DRIFT, WINDOW, Drift, kolmogorov_smirnov
 
 RANDOM = np.random.default_rng(0)
 

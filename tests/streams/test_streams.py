@@ -22,7 +22,7 @@ from inspection.open_run import open_inspector
 from inspection.output import entry
 from streams import alerts, loop, record
 from streams.cameras import Videos
-from streams.drift import Drift
+from streams.loop import Drift
 from streams.record import Heartbeat, VerdictLog
 from streams.source import Frame, Source
 from utils.addresses import masked
