@@ -22,9 +22,8 @@ from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
 from data.resize import resize_to_input
 from data.tensors import to_batch
-from evaluation.measure import Reader, Test
+from evaluation.measure import Reader, Test, pseudo_readers
 from evaluation.metrics import auroc
-from evaluation.synthetic_split import pseudo_readers
 from inspection.torch_inspector import TorchInspector
 from models.image_score import image_score
 from models.unet import UNetAutoencoder

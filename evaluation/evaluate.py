@@ -10,7 +10,7 @@ import numpy as np
 
 from data.images import pixel_digest, read_ahead
 from data.mvtec import Category, TestImage
-from evaluation.measure import collect_pixels, measure, score_split
+from evaluation.measure import collect_pixels, measure, pseudo_readers, score_split
 from evaluation.metrics import BinnedPixelScores, PixelScores
 from evaluation.report import (
     html_report,
@@ -70,8 +70,6 @@ def evaluate(
     if synthetic and file.suffix == ".onnx":
         raise UserError("--synthetic needs the checkpoint: an export cannot leave images out")
     if synthetic:
-        from evaluation.synthetic_split import pseudo_readers  # late: an export needs no torch
-
         tests, readers = pseudo_readers(inspector, category.folder.parent, category.name)
         # Drawn at the size of the originals, of which images in tiles have many pixels.
         pixels = BinnedPixelScores() if config.data.tile else PixelScores()

@@ -1,15 +1,16 @@
 """Scores of a test split, and the metrics that follow from them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import nan, prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
 
-from data.images import ImageError, header_size
+from data.images import ImageError, header_size, read_ahead
 from data.mvtec import TestImage
 from data.region import valid_pixels
 from evaluation.metrics import (
@@ -29,6 +30,8 @@ from utils.errors import UserError
 from utils.files import printable
 
 if TYPE_CHECKING:  # it needs torch, which machines that inspect by an export may not have
+    from data.good_images import Fold
+    from inspection.torch_inspector import TorchInspector
     from models.drawn_defects.synthetic import PseudoImage
 
 MAX_EXACT_PIXELS = 400_000_000  # 2 GiB; metrics of more are computed in bins
@@ -76,6 +79,49 @@ def collect_pixels(tests: Sequence[TestImage]) -> tuple[PixelScores | None, list
 
 def _lacks_mask(test: Test) -> bool:
     return isinstance(test, TestImage) and test.is_defect and test.mask is None
+
+
+def pseudo_readers(
+    inspector: "TorchInspector", root: Path, category: str
+) -> tuple[list["PseudoImage"], Iterator[Reader]]:
+    """Draw a test split on the good images of a run, to be scored out of fold.
+
+    Args:
+        inspector: of the detector to examine.
+        root: folder that holds its categories.
+        category: the one of them to be examined on.
+
+    Returns:
+        Good images as they are and with a drawn defect each; and for each fold a context without
+        it, and a reader of the fold's images, which are to be scored within the context.
+
+    Raises:
+        UserError: if an image that the run knows is missing.
+    """
+    import torch  # late, as the others: an export needs no torch
+
+    from data.good_images import decode_all, in_folds
+    from models.drawn_defects.synthetic import PseudoImage, pseudo_split
+
+    good, data = inspector.good, inspector.config.data
+    paths = good.paths(root)
+    examined = np.intersect1d(good.examined, good.by_category()[category])
+    tests = pseudo_split([paths[index] for index in examined], data)
+    fold_of = dict(zip(paths, good.folds, strict=True))
+
+    @contextmanager
+    def without(fold: "Fold") -> Iterator[None]:
+        with torch.inference_mode(), inspector.detector.without(fold):
+            yield
+
+    def readers() -> Iterator[Reader]:
+        images, _ = decode_all(paths, data)
+        for fold in in_folds(images, good, inspector.batch, inspector.device):
+            own = [test for test in tests if fold_of[test.path] == fold.number]
+            if own:
+                yield without(fold), read_ahead(own, PseudoImage.read)
+
+    return tests, readers()
 
 
 def score_split(

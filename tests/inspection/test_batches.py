@@ -12,8 +12,7 @@ import eval
 import infer
 from data.good_images import DecodedImages, GoodImages, in_folds
 from data.images import ImageError
-from evaluation.measure import score_split
-from evaluation.synthetic_split import pseudo_readers
+from evaluation.measure import pseudo_readers, score_split
 from inspection import calibration, output, torch_inspector
 from inspection.torch_inspector import TorchInspector, load_detector
 from utils.errors import UserError
