@@ -17,7 +17,15 @@ set by hand stays, unless scores are computed in another way: then it is dropped
 
 import argparse
 import sys
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
+from tqdm import tqdm
+
+from data.images import ImageError, pixel_digest, read_ahead
+from data.listing import expand
+from inspection.inspector import Inspector
 from inspection.open_run import (
     add_category_flag,
     finite_threshold,
@@ -25,16 +33,19 @@ from inspection.open_run import (
     open_inspector,
     parse_checked,
     select_categories,
+    set_calibrations,
 )
-from inspection.recalibrate import rescore, rescored_config, score_images, set_calibrations
 from inspection.threshold import Calibration, dropped, promises
 from training.folders import named_checkpoint
-from utils.config import MIN_FALSE_ALARMS, differences
+from utils.config import MIN_FALSE_ALARMS, Config, changed, differences
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, not_empty, script_parser
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 """Shares of false alarms for which the number of known defects found is printed."""
+
+Found = dict[str, tuple[list[float], list[float], list[str]]]
+"""Of each category: scores of images, the highest pixels of their maps, and digests of them."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,6 +72,75 @@ def parse_args() -> argparse.Namespace:
         bounds = f"from {MIN_FALSE_ALARMS:g} to below 0.5"
         raise UserError(f"--false-alarms is {args.false_alarms} but should be a share {bounds}")
     return args
+
+
+def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
+    """Return a finished run's settings with `overrides`; raises `UserError` for learned ones."""
+    for key in overrides:
+        if not key.startswith("score.") and key != "data.max_megapixels":
+            raise UserError(
+                f"{key} is learned, or given by a flag of its own; only score.* and "
+                "data.max_megapixels can be set without training"
+            )
+    return changed(config, overrides)
+
+
+def rescore(inspector: Inspector, config: Config, root: str) -> dict[str, Calibration]:
+    """Calibrate all categories of a run again, with scores computed in another way.
+
+    Args:
+        inspector: a checkpoint, which gets the settings.
+        config: its settings, with others below `score`.
+        root: folder that holds the categories; all good images that the run knows are needed.
+    """
+    # Late, as below: an export needs no torch.
+    from data.good_images import decode_all, in_folds
+    from inspection.calibration import calibrate_detector
+
+    images, _ = decode_all(inspector.good.paths(root), config.data)
+    # All that was learned stays, the normalisation among it, as it does in the checkpoint.
+    inspector.detector.config = config
+    folds = in_folds(images, inspector.good, inspector.batch, inspector.device)
+    return calibrate_detector(inspector.detector, images, inspector.good, folds)
+
+
+def score_images(inspector: Inspector, names: list[str], what: str, once: bool) -> Found:
+    """Inspect the images named, if any; raises `UserError` if one is damaged or all are known.
+
+    Args:
+        inspector: the detector.
+        names: image files, folders or patterns.
+        what: name of the images in messages.
+        once: leave out copies of images that a category was calibrated on, or of one another:
+            good images that count twice would promise more than they tell.
+    """
+    if not names:
+        return {}
+    paths = expand(names)
+    found: Found = {inspector.category_of(path): ([], [], []) for path in paths}
+    known = {category: set(inspector.calibrations[category].digests) for category in found}
+
+    def distinct() -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+        for path, image in tqdm(read_ahead(paths, inspector.read), what, len(paths), disable=None):
+            if isinstance(image, ImageError):
+                raise UserError(str(image))
+            category, digest = inspector.category_of(path), pixel_digest(image)
+            if not once or digest not in known[category]:
+                known[category].add(digest)
+                yield (category, digest), image
+
+    for (category, digest), inspection in inspector.inspect_all(distinct()):
+        scores, peaks, digests = found[category]
+        scores.append(inspection.score)
+        peaks.append(float(inspection.anomaly_map.max()))
+        digests.append(digest)
+    left = sum(len(digests) for *_, digests in found.values())
+    if not left:
+        raise UserError(f"all {len(paths)} {what} count already; name others")
+    if left < len(paths):
+        line = f"left out: {len(paths) - left} of {len(paths)} {what}, which count already"
+        print(line, file=sys.stderr)
+    return found
 
 
 def print_found(category: str, calibration: Calibration, scores: list[float]) -> None:
@@ -92,13 +172,13 @@ def main() -> int:
     print_promises("before: ", before)
 
     config = rescored_config(inspector.config, dict(args.set))
-    changed = differences(inspector.config, config)
-    if changed and file.suffix == ".onnx":
+    others = differences(inspector.config, config)
+    if others and file.suffix == ".onnx":
         raise UserError(
             "the settings of an export are fixed; set those of its run, and export that"
         )
     after = dict(before)
-    if {"score.smooth", "score.reduce"} & set(changed):
+    if {"score.smooth", "score.reduce"} & set(others):
         after = rescore(inspector, config, root)  # of all categories, for one setting serves all
         if line := dropped(of_all, "it is not comparable with scores made in another way"):
             print(line, file=sys.stderr)
@@ -117,7 +197,7 @@ def main() -> int:
             print_found(category, one, scores)
             one = one.finding_all(scores) if args.accept else one
         after[category] = one
-    if changed or after != before:
+    if others or after != before:
         set_calibrations(file, after, config)
         print_promises("after:  ", after)
     return 0

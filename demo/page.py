@@ -16,6 +16,7 @@ from data.region import MIN_SHARE
 from demo.detectors import Detectors, list_runs, thumbnails
 from demo.threshold import BINS, COLOURS, Result, Scale, describe, effect, histogram, verdicts
 from inspection.inspector import Inspection
+from inspection.open_run import set_calibrations
 from inspection.panel import pictures_of
 from inspection.threshold import Calibration
 from utils.errors import UserError
@@ -245,8 +246,6 @@ class Page:
 
     def keep_threshold(self, opened: Opened, threshold: float, request: gr.Request) -> Opened:
         """Write the threshold that is on trial into the run."""
-        from inspection.recalibrate import set_calibrations  # late: an export needs no torch
-
         if not self.may_keep(request):  # a request need not come from the button
             raise gr.Error("thresholds are kept from this machine only", print_exception=False)
         calibration = opened.scale.at(threshold)

@@ -111,6 +111,17 @@ def write_model(model: Any, about: dict[str, str], file: Path) -> None:
         stream.write(_sealed(model.SerializeToString()))
 
 
+def set_in_export(file: Path, changed: dict[str, Calibration]) -> None:
+    """Give an export other calibrations; see `inspection.open_run.set_calibrations`."""
+    model = need("onnx").load(str(file))
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    # The file is all there is: the former ones are kept in its metadata, the oldest first.
+    former = json.loads(about["calibrations"])
+    formers = [*json.loads(about.get("former_calibrations", "[]")), former]
+    about |= described({category: Calibration(**one) for category, one in former.items()} | changed)
+    write_model(model, about | {"former_calibrations": json.dumps(formers)}, file)
+
+
 def _sealed(content: bytes) -> bytes:
     """Return the bytes of an export with the SHA-256 of them all in the place of `NO_DIGEST`."""
     return content.replace(NO_DIGEST, hashlib.sha256(content).hexdigest().encode())

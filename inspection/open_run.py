@@ -1,16 +1,23 @@
-"""Opening the run, or the export, that the flags name."""
+"""Opening the run, or the export, that the flags name; giving it other calibrations."""
 
 import argparse
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import yaml
 
 from data.mvtec import Category
 from inspection.inspector import Inspector
+from inspection.threshold import Calibration
 from models import check_model
 from training.folders import add_checkpoint_flag, find_run
-from utils.config import ALL, category_names, load_config, nearest
+from utils.config import ALL, Config, category_names, load_config, nearest
 from utils.errors import UserError
+from utils.files import new_file, write_whole
 from utils.flags import add_setting_flags, overrides_from
+
+FORMER = "former-calibration.yaml"  # of a run, for calibrations that others replace; then -2, ...
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -128,3 +135,31 @@ def open_inspector(file: Path, device: str, batch: int | str = "auto") -> Inspec
     from inspection.torch_inspector import TorchInspector
 
     return TorchInspector(file, device, batch)
+
+
+def set_calibrations(
+    file: Path, changed: dict[str, Calibration], config: Config | None = None
+) -> None:
+    """Give a run, or an export, other calibrations; the former ones are kept in it.
+
+    Args:
+        file: last.pt of a finished run, or an .onnx file of export.py.
+        changed: the new ones; categories that are not among them keep theirs.
+        config: settings that go with it, of a run; None leaves them as they are.
+    """
+    if file.suffix == ".onnx":
+        from inspection.onnx_inspector import set_in_export
+
+        set_in_export(file, changed)
+        return
+    from training.checkpoint import load_checkpoint, save_checkpoint
+
+    checkpoint = load_checkpoint(file)
+    # The former ones are on disk before they are replaced: a kill in between loses none.
+    former = yaml.safe_dump(checkpoint.calibrations, sort_keys=False)
+    write_whole(new_file(file.parent / FORMER), former)
+    calibrations = checkpoint.calibrations | {
+        category: asdict(one) for category, one in changed.items()
+    }
+    after = replace(checkpoint, calibrations=calibrations)
+    save_checkpoint(file.parent, after if config is None else replace(after, config=config))
