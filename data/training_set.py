@@ -1,10 +1,20 @@
-"""The good images of a run, decoded: train/good of a new one, or its own and further ones."""
+"""The good images of a run, decoded: train/good of a new one, or its own and further ones.
 
+Frames of a video, or several shots of a part, are not independent: a detector that has learned one
+of them finds the others all too ordinary, a threshold set on them lies too low, and a hundred of
+them promise no more than the few parts they show. Their names may tell which belong together
+(`groups`); otherwise their pixels may (`find_twins`).
+"""
+
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from scipy.sparse.csgraph import connected_components
 
 from data.good_images import DecodedImages, GoodImages, by_category, decode_all
 from data.images import with_depth
@@ -12,9 +22,28 @@ from data.listing import expand
 from data.mvtec import Category, category_in_path
 from data.region import keep_region
 from data.tiles import ratio_hint, shrinking_hint
-from data.twins import find_twins, groups, thumbnail, twins_warning
 from utils.config import Config
 from utils.errors import UserError
+
+SIDE = 64  # of a thumbnail, in pixels
+
+# Standard deviations of a band-pass, in pixels of a thumbnail: finer detail is noise of the sensor,
+# and coarser differences are light.
+NOISE_STD, LIGHT_STD = 1.0, 8.0
+
+# Shifts of the camera that are compared, in pixels of a thumbnail; their opposites follow by
+# symmetry.
+SHIFTS = [(0, 0), (0, 1), (1, -1), (1, 0), (1, 1)]
+
+# Share of the typical distance below which two images are twins.
+MAX_DISTANCE = 0.25
+
+# The typical distance of an image is that to the nearest quarter of the others. So parts that are
+# all alike are no twins, nor are a few kinds of parts in one set: twins come in smaller groups.
+TYPICAL_RANK = 0.25
+
+# Share of the images with a twin that is worth a warning: fewer may be alike by chance.
+MIN_SHARE = 0.05
 
 
 def load_images(
@@ -111,3 +140,104 @@ def _print_hints(config: Config, names: list[str], images: DecodedImages) -> Non
         warnings.append(twins_warning(category, [names[one] for one in own], twins))
     for warning in filter(None, warnings):
         print(warning, file=sys.stderr)
+
+
+def groups(names: Sequence[str], pattern: str | None) -> list[int]:
+    """Return the number of the group of each good image: those that show one part share it.
+
+    Args:
+        names: as of `GoodImages`.
+        pattern: a regular expression, searched for in the path below train/good. Files of a
+            category that give it the same match, or the same values of its (groups), belong
+            together; a file in which it finds nothing is by itself. None: each file is.
+
+    Raises:
+        UserError: if it matches in no file at all.
+    """
+    keys: list[object] = list(range(len(names)))
+    for category, own in by_category(names).items() if pattern else ():
+        for index in own.tolist():
+            match = re.search(pattern, _short(names[index]))
+            if match and match[0]:
+                keys[index] = category, match.groups() or match[0]
+    if pattern and keys == list(range(len(names))):
+        raise UserError(
+            f"calibration.group is {pattern!r}, which is found in no good image's name, such as "
+            f"{_short(names[0])}; null takes each image for a part of its own"
+        )
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [numbers[key] for key in keys]
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """Return a small grey copy of an image, uint8 [H, W, 3] -> float32 [SIDE, SIDE] in [0, 255]."""
+    grey = Image.fromarray(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(grey, np.float32)
+
+
+def find_twins(thumbnails: np.ndarray) -> list[int]:
+    """Return the number of the group of each image; images that are nearly the same share one.
+
+    Two are twins if they lie far nearer to one another than to the nearest quarter of the others,
+    once noise, light and a small shift are discounted. That tells several shots of a part from
+    parts that are merely alike, such as bottles in one position. In a set of less than about four
+    parts, none are found: there is nothing to compare with.
+
+    Args:
+        thumbnails: [N, SIDE, SIDE], as of `thumbnail`.
+    """
+    distance = _distances(thumbnails)
+    np.fill_diagonal(distance, np.inf)
+    rank = int(np.ceil(TYPICAL_RANK * len(distance))) - 1
+    typical = np.partition(distance, rank, axis=1)[:, rank]
+    twins = distance < MAX_DISTANCE * np.minimum(typical[:, None], typical)
+    return connected_components(twins, directed=False)[1].tolist()
+
+
+def twins_warning(category: str, names: Sequence[str], twins: Sequence[int]) -> str | None:
+    """Return one line about the twins among files, or None where they are too few to matter.
+
+    Args:
+        category: that of the files.
+        names: image files, with forward slashes.
+        twins: the number of the group of each.
+    """
+    sizes = np.bincount(twins)
+    count = int(sizes[sizes > 1].sum())
+    if count <= MIN_SHARE * len(names):
+        return None
+    largest = np.flatnonzero(np.array(twins) == sizes.argmax())
+    first, second = (_short(names[index]) for index in largest[:2])
+    return (
+        f"{count} of {len(names)} good images of {category} have a near-twin, such as {first} and "
+        f"{second}: the threshold holds for parts that have one too; if new parts have none, set "
+        "calibration.group to a pattern of the part's number"
+    )
+
+
+def _short(name: str) -> str:
+    """Return the path below train/good, or the mere name of what lies outside of it."""
+    _, found, below = name.rpartition("train/good/")
+    return below if found else name.rpartition("/")[2]
+
+
+def _distances(thumbnails: np.ndarray) -> np.ndarray:
+    """Return distances [N, N] in [0, 2] without noise and light, at the best of `SHIFTS`."""
+    # A difference of Gaussians keeps the band between noise and light.
+    fine, coarse = (gaussian_filter(thumbnails, (0, std, std)) for std in (NOISE_STD, LIGHT_STD))
+    detail = fine - coarse
+
+    def normalised(down: int, right: int) -> np.ndarray:
+        inner = SIDE - 2
+        rows = detail[:, 1 + down : 1 + down + inner, 1 + right : 1 + right + inner]
+        rows = rows.reshape(len(rows), -1)
+        rows = rows - rows.mean(axis=1, keepdims=True)
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+
+    unshifted = normalised(0, 0)
+    correlation = unshifted @ unshifted.T
+    for down, right in SHIFTS[1:]:
+        np.maximum(correlation, unshifted @ normalised(down, right).T, out=correlation)
+    correlation = np.maximum(correlation, correlation.T)
+    # Of unit vectors: |a - b|^2 = 2 - 2 a.b
+    return np.sqrt(np.maximum(2 - 2 * correlation, 0))

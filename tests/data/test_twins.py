@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from data.twins import find_twins, groups, thumbnail, twins_warning
+from data.training_set import find_twins, groups, thumbnail, twins_warning
 from utils.errors import UserError
 
 GENERATOR = np.random.default_rng(0)
