@@ -20,8 +20,8 @@ from tqdm import tqdm
 from benchmarks.experiment import markdown
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
-from data.resize import resize_to_input
 from data.tensors import to_batch
+from data.tiles import resize_to_input
 from evaluation.measure import Reader, Test, pseudo_readers
 from evaluation.metrics import auroc
 from inspection.torch_inspector import TorchInspector

@@ -14,8 +14,7 @@ from PIL import Image
 from data.images import ImageError, batches
 from data.mvtec import category_in_path
 from data.region import read_with_region, with_region
-from data.resize import WHOLE, Slices, resize
-from data.tiles import Grid
+from data.tiles import WHOLE, Grid, Slices, resize
 from inspection.threshold import Calibration
 from models.image_score import score_of_valid
 from utils.config import Config

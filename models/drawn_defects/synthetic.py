@@ -31,8 +31,8 @@ from data.drawing import (
 )
 from data.images import upright_size
 from data.region import read_with_region, valid_pixels
-from data.resize import placement, resize_to_input
 from data.tensors import to_batch, to_pixels
+from data.tiles import placement, resize_to_input
 from utils.config import DataConfig
 
 # Least visible change, of a range of 1: pixels that changed by less are not of the defect.

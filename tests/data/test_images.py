@@ -11,8 +11,8 @@ from PIL import Image
 from data import images
 from data.images import ImageError, find_depth, read_ahead, read_image, with_depth
 from data.listing import list_images
-from data.resize import resize
 from data.tensors import to_batch, to_pixels
+from data.tiles import resize
 from utils.config import load_config
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5

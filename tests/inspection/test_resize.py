@@ -9,8 +9,7 @@ from PIL import Image
 
 from data.good_images import DecodedImages, GoodImages, in_folds
 from data.images import read_image, upright_size
-from data.resize import placement, resize_to_input
-from data.tiles import Grid
+from data.tiles import Grid, placement, resize_to_input
 from inspection.calibration import calibrate_detector
 from inspection.output import region_mask
 from inspection.panel import whole_overlay
