@@ -38,9 +38,9 @@ from data.masks import read_marked
 from data.mvtec import Category, TestImage
 from demo import detectors
 from demo import server as demo_server
-from demo.access import OwnHosts, is_local, read_account
 from demo.detectors import Detectors
 from demo.page import NO_RUN, PICTURE, PROMPT, Page, Shot
+from demo.server import OwnHosts, is_local, read_account
 from demo.threshold import Result, Scale, describe, effect, histogram, verdicts
 from inspection.threshold import Calibration
 from inspection.torch_inspector import TorchInspector
