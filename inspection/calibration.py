@@ -38,12 +38,14 @@ def calibrate_detector(
             with model.without(fold):
                 found = _tile_by_tile(model, fold)
                 for index in of_fold:
+                    # Batches end where they are full: the tiles of an image may lie in two.
                     grid, tiles = images.grids[index], images.tiles[images.tile_indices([index])]
                     maps, of_tiles = zip(*islice(found, len(grid)), strict=True)
                     maps, valid = np.stack(maps), grid.valid_pixels(tiles)
                     reduce = model.config.score.reduce
                     scores[index] = valid_score(maps, of_tiles, valid, reduce)
                     values = grid.join(maps)[grid.join(valid)]
+                    # The median as the level: a few odd pixels of a good part do not move it.
                     peaks[index], levels[index] = values.max(), np.median(values)
                     bar.update()
     held_out, groups = np.array(good.held_out), np.array(good.groups)
@@ -92,6 +94,7 @@ def as_held_out(values: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     median, unseen_median = np.median(trained), np.median(unseen)
     spread, unseen_spread = (np.abs(own - np.median(own)).mean() for own in (trained, unseen))
     weight = len(unseen) / (len(unseen) + PRIOR_HELD_OUT)
+    # 1e-12: the scores of few training images may all be equal
     stretch = max(1.0, unseen_spread / max(spread, 1e-12)) ** weight
     moved = max(median, unseen_median) + (values - median) * stretch
     return np.where(held_out, values, moved)

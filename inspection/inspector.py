@@ -72,6 +72,7 @@ class Inspection(NamedTuple):
             float32 [H, W].
         """
         _, _, height, width = self.window
+        # float32: Pillow interpolates it without rounding to 8 bits.
         picture = Image.fromarray(values.astype(np.float32))
         whole = np.full(self.size, outside, np.float32)
         whole[self.source] = picture.resize((width, height), Image.Resampling.BILINEAR)
@@ -185,6 +186,7 @@ class Inspector(ABC):
 
     def _inspections(self, images: list[_Input]) -> Iterator[Inspection]:
         """Yield the inspections of one batch; the detector runs when the first is asked for."""
+        # In one array, so that all batches but the last are full, whatever image a tile is of.
         tiles = np.concatenate([image.tiles for image in images])
         started = time.perf_counter()
         outputs = [

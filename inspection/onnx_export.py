@@ -137,6 +137,7 @@ def write_int8(source: Path, file: Path, images: Iterator[np.ndarray]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the converters, which report their progress; errors are raised all the same."""
+    # Of every logger: torch and onnxruntime report through several of their own.
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -40,6 +40,7 @@ def finite_threshold(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
+    # "nan" and "inf" are numbers to float(), but would call every part good, or none.
     if not math.isfinite(value):
         raise UserError(f"--threshold is {text!r} but should be a number, on the scale of scores")
     return value

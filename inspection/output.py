@@ -116,6 +116,7 @@ def panel_names(paths: Sequence[PurePath]) -> list[Path]:
         return plain.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
 
     folders = [path.parent.parts for path in paths]
+    # Of lists of parts, not of text: /a/part1 and /a/part2 have only /a in common.
     common = len(os.path.commonprefix(folders))
     return [
         Path(*map(name, folder[common:]), name(path.stem) + ".png")
@@ -126,6 +127,7 @@ def panel_names(paths: Sequence[PurePath]) -> list[Path]:
 def region_mask(inspection: Inspection, calibration: Calibration) -> np.ndarray:
     """Return the mask of all regions in the original image: bool [H, W]."""
     inside = region_labels(inspection, calibration) > 0
+    # 0.5: an edge that was interpolated from 0 to 1 lies where it is half-way
     return inspection.at_original_size(inside, outside=0) > 0.5
 
 
@@ -159,6 +161,7 @@ def save_pictures(
     if "panel" in kinds:
         _save(panel(inspection, calibration, title), new("panel", ".png"))
     if "map" in kinds:
+        # NaN: pixels that a crop left out have no value, not a low one.
         values = inspection.at_original_size(inspection.anomaly_map, outside=np.nan)
         Image.fromarray(values).save(new("map", "_map.tif"))
         np.save(new("map_npy", "_map.npy"), values)

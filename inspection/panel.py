@@ -37,6 +37,7 @@ def colourise(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
     """Colour a map, float [H, W]: uint8 [H, W, 3], from blue at `low` to red at `high`."""
     import matplotlib  # late, as scipy below: a verdict without pictures does not need them
 
+    # Not the range of this map: a good part would turn red where its highest spot is.
     values = (anomaly_map - low) / max(high - low, 1e-12)
     colours = matplotlib.colormaps["turbo"](np.clip(values, 0, 1), bytes=True)
     return colours[..., :3]
@@ -78,6 +79,7 @@ def whole_overlay(
 
     Pixels that a crop left out stay as they are.
     """
+    # The image may be a smaller copy of the one that was inspected, as in videos.
     scale = np.divide(image.shape[:2], inspection.size)
     start, length = np.split(np.array(inspection.window), 2)
     (top, left), (bottom, right) = np.rint([start * scale, (start + length) * scale]).astype(int)

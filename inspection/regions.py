@@ -53,7 +53,7 @@ def region_labels(inspection: Inspection, calibration: Calibration) -> np.ndarra
             return labels
         # level = low + (peak - low) / 2, low being that of good parts
         window, mask = _component(anomaly_map, at, calibration.low + (peak - calibration.low) / 2)
-        rest[window][mask] = -np.inf
+        rest[window][mask] = -np.inf  # so that the next peak is one of the pixels that are left
         is_shoulder = anomaly_map[window][mask].max() > peak
         is_speck = mask.sum() * _pixel_area(inspection) < inspection.least_area
         if not count or not (is_shoulder or is_speck):
@@ -100,6 +100,7 @@ def _component(
         above[inside] = True  # also in a map that is nowhere above that of good parts
         components, _ = ndimage.label(above, structure=np.ones((3, 3)))
         mask = components == components[inside]
+        # One that reaches the edge of its window may go on beyond it.
         touches_edge = mask[[0, -1]].any() or mask[:, [0, -1]].any()
         if not touches_edge or reach >= max(anomaly_map.shape):
             return window, mask

@@ -56,7 +56,7 @@ class _Tail(NamedTuple):
         """Fit the tail to scores, of which so many are independent of one another."""
         ordered = np.sort(np.asarray(scores, dtype=float))
         n = len(ordered)
-        count = min(round(n**TAIL_POWER), n - 1)
+        count = min(round(n**TAIL_POWER), n - 1)  # n - 1: the tail starts at a score
         start = ordered[n - 1 - count]
         excess = ordered[n - count :] - start
         scale = 0.0
@@ -81,6 +81,7 @@ class _Tail(NamedTuple):
             return float((self.scores > threshold).mean())
         if not self.scale:
             return 0.0 if threshold > self.start else self.share
+        # share * (1 + (threshold - start) / (scale * shape)) ** -shape
         reach = (threshold - self.start) / (self.scale * self.shape)
         return float(self.share * (1 + reach) ** -self.shape)
 
@@ -142,6 +143,7 @@ class Calibration:
         from scipy.special import betaincinv  # late: verdicts do not need it
 
         n, share = self.independent, self.false_alarms
+        # The share above the k-th highest of n scores is Beta(k, n - k + 1) distributed.
         rank, least = n * share, max(1.0, n * share)
         low = betaincinv(max(rank, 1e-9), n - rank + 1, (1 - CONFIDENCE) / 2)
         high = betaincinv(least, n - least + 1, (1 + CONFIDENCE) / 2)
@@ -158,6 +160,7 @@ class Calibration:
             return text
         if self.by_hand:
             return f"{text}; too few to tell less than {_percent(1 / n)}%"
+        # - 1e-9: rounding must not ask for one image more
         return f"{text}; too few to promise that, which takes {math.ceil(1 / share - 1e-9)}"
 
     def mapped(
@@ -206,6 +209,7 @@ class Calibration:
         """
         lowest = min(defects)
         below = [score for score in self.scores if score < lowest]
+        # The next lower float: a score equal to the threshold is called good.
         threshold = (lowest + max(below)) / 2 if below else float(np.nextafter(lowest, -np.inf))
         return self.with_threshold(threshold)
 
