@@ -77,29 +77,26 @@ class Detectors:
     def __init__(self, device: str) -> None:
         self.device = device
         # An image of the largest size takes gigabytes while it is resized: two may not fit.
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # `inspect` holds it while it calls `open`
         self.kept: tuple[object, Inspector] | None = None
 
     def open(self, run: str) -> Inspector:
         """Return the detector in a file; raises `UserError` if it cannot be opened."""
         with self.lock:
-            return self._open(run)
+            file = runs.find_run(Path(run))
+            # Training and calibrate.py replace files of the run, which changes its folder's time.
+            key = (file, file.stat().st_mtime_ns, file.parent.stat().st_mtime_ns)
+            if self.kept is None or self.kept[0] != key:
+                self.kept = None  # frees the memory of the former one first
+                self.kept = (key, open_inspector(file, self.device))
+            return self.kept[1]
 
     def inspect(self, run: str, path: Path) -> Inspection:
         """Inspect an image file; raises `UserError` if it or the run cannot be read."""
         with self.lock:
-            inspector = self._open(run)
+            inspector = self.open(run)
             try:
                 image = read_with_region(path, inspector.config.data)
             except ImageError as error:  # visitors need not know where uploads are stored
                 raise ImageError(str(error).replace(str(path), path.name)) from None
             return inspector.inspect(image)
-
-    def _open(self, run: str) -> Inspector:
-        file = runs.find_run(Path(run))
-        # Training and calibrate.py replace files of the run, which changes its folder's time.
-        key = (file, file.stat().st_mtime_ns, file.parent.stat().st_mtime_ns)
-        if self.kept is None or self.kept[0] != key:
-            self.kept = None  # frees the memory of the former one first
-            self.kept = (key, open_inspector(file, self.device))
-        return self.kept[1]
