@@ -53,7 +53,7 @@ class Contender(NamedTuple):
 
 
 def in_one_pass(
-    model: nn.Module, collect: Callable[[Tensor], object], finish: Callable[[Fold], object]
+    collect: Callable[[Tensor], object], finish: Callable[[Fold], object]
 ) -> Callable[[Fold], None]:
     """Return a function that collects the features of all batches, then finishes."""
 
@@ -108,10 +108,10 @@ def anomalib(name: str, args: argparse.Namespace) -> Contender:
             fit = by_steps(model, lambda images: loss(*model(images)), args.epochs)
         elif name == "patchcore":
             model = PatchcoreModel(layers, "resnet18", num_neighbors=9)
-            fit = in_one_pass(model, model, lambda _: model.subsample_embedding(args.coreset))
+            fit = in_one_pass(model, lambda _: model.subsample_embedding(args.coreset))
         else:
             model = PadimModel("resnet18", layers, n_features=100)
-            fit = in_one_pass(model, model, lambda _: model.fit())
+            fit = in_one_pass(model, lambda _: model.fit())
     return Contender(model.train(), fit, "pred_score")
 
 
@@ -131,7 +131,7 @@ def ours(name: str, args: argparse.Namespace) -> Contender:
         fit = by_steps(model, lambda images: model.loss(*model.prepare(images)), args.epochs)
         return Contender(model.train(), fit, "score")
     collect = partial(model.collect, fold=0)
-    return Contender(model, in_one_pass(model, collect, lambda good: model.finish([good])), "score")
+    return Contender(model, in_one_pass(collect, lambda good: model.finish([good])), "score")
 
 
 LIBRARIES = {"anomalib": anomalib, "ours": ours}
