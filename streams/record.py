@@ -4,6 +4,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 SIDES = 480, 1280  # limits of a picture's longer side, pixels: from below for the text
 
 
-class AnnotatedVideo:
+class AnnotatedVideo(AbstractContextManager):
     """A video file that is written frame by frame; a context manager that closes it.
 
     Args:
@@ -46,9 +47,6 @@ class AnnotatedVideo:
         self.path = new_file(path)
         self._size: tuple[int, int] | None = None  # of the first frame
         self._writer = self._open(10.0, (64, 64))  # fails now rather than at the first frame
-
-    def __enter__(self) -> "AnnotatedVideo":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._writer.release()  # writes the index, without which an .mp4 does not play
@@ -101,7 +99,7 @@ EVERY = 2.0  # seconds between two heartbeats
 PROGRAM = "stream.py"  # tells a heartbeat from other files
 
 
-class VerdictLog:
+class VerdictLog(AbstractContextManager):
     """Files `verdicts-<day>-<number>.jsonl`: a new one each start, each day and at a size.
 
     By name they lie in order of time. None is ever written to by another start. A context manager.
@@ -115,9 +113,6 @@ class VerdictLog:
         self.folder, self.limit = folder, mib * 2**20
         folder.mkdir(parents=True, exist_ok=True)
         self._open()
-
-    def __enter__(self) -> "VerdictLog":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
