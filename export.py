@@ -32,12 +32,8 @@ def parse_args() -> argparse.Namespace:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add("--checkpoint", type=named_checkpoint, metavar="RUN", help="run folder or its last.pt")
-    add(
-        "--output",
-        type=file_or_folder,
-        metavar="FILE",
-        help="default: checkpoints/<run>/<run>.onnx",
-    )
+    text = "default: checkpoints/<run>/<run>.onnx"
+    add("--output", type=file_or_folder, metavar="FILE", help=text)
     smaller = parser.add_mutually_exclusive_group()
     add_smaller = smaller.add_argument
     kind = {"dest": "kind", "action": "store_const", "default": ""}

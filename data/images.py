@@ -352,10 +352,8 @@ def read_ahead(
 
 def header_size(path: Path) -> tuple[int, int]:
     """Return (height, width) by the header, before EXIF orientation; (0, 0) if it is unreadable."""
-    try:
+    with suppress(Exception):  # of many kinds; whoever reads it reports it
         if path.is_file():
             with Image.open(path) as image:
                 return image.height, image.width
-    except Exception:  # of many kinds; whoever reads it reports it
-        pass
     return 0, 0

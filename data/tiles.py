@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from data.images import check_size
-from data.region import read_with_region, valid_pixels
+from data.region import valid_pixels
 from utils.config import DataConfig
 
 OVERLAP = 0.25  # share of a tile that neighbours have in common, at least: a defect is whole in one
@@ -166,13 +165,6 @@ class Grid:
         if np.issubdtype(tiles.dtype, np.integer):
             np.rint(joined, out=joined)
         return joined.astype(tiles.dtype, copy=False)
-
-
-def read_tiles(path: Path, data: DataConfig) -> tuple[np.ndarray, Grid]:
-    """Read an image with its region and cut it: tiles uint8 [T, h, w, C] and their grid."""
-    image = read_with_region(path, data)
-    grid = Grid.over(image.shape[:2], data)
-    return grid.cut(image, data), grid
 
 
 def shrinking_hint(grids: Sequence[Grid], data: DataConfig) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
-from data.tiles import read_tiles
+from data.tiles import Grid
 from evaluation.measure import score_split, scores_by_class
 from evaluation.metrics import auroc
 from inspection.inspector import Inspector
@@ -18,7 +18,6 @@ from inspection.onnx_inspector import OnnxInspector
 from inspection.threshold import Calibration
 from inspection.torch_inspector import TorchInspector
 from models.drawn_defects.synthetic import PseudoImage, pseudo_split
-from utils.config import Config
 from utils.errors import UserError
 
 TOLERANCE = 1e-4  # of differences to the checkpoint, as a share of the largest value
@@ -114,7 +113,7 @@ def shrink(
     else:
         paths = [path for own in good.values() for path in own]
         step = -(-len(paths) // MAX_RANGE_IMAGES)
-        write_int8(whole.file, file, _model_inputs(paths[::step], whole.config))
+        write_int8(whole.file, file, _model_inputs(paths[::step], whole))
     # Its digest is needed to open it; then it is written once more with its own thresholds.
     write_metadata(file, reference.detector, reference.calibrations)
     small = OnnxInspector(file, "cpu")
@@ -141,14 +140,15 @@ def _tests_of(category: Category) -> list[TestImage]:
         return []
 
 
-def _model_inputs(paths: list[Path], config: Config) -> Iterator[np.ndarray]:
+def _model_inputs(paths: list[Path], inspector: Inspector) -> Iterator[np.ndarray]:
     """Good images as the detector gets them, uint8 [h, w, C]; damaged ones are left out.
 
     Of those in tiles one tile each, from another position each time.
     """
-    reader = read_ahead(paths, lambda path: read_tiles(path, config.data)[0])
-    for number, (_, tiles) in enumerate(reader):
-        if not isinstance(tiles, ImageError):
+    data = inspector.config.data
+    for number, (_, image) in enumerate(read_ahead(paths, inspector.read)):
+        if not isinstance(image, ImageError):
+            tiles = Grid.over(image.shape[:2], data).cut(image, data)
             yield tiles[number % len(tiles)]
 
 

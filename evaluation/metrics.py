@@ -70,9 +70,8 @@ def oracle_f1(good: ArrayLike, defect: ArrayLike) -> tuple[float, float]:
     precision, recall, thresholds = precision_recall_curve(*labelled)
     # F1 = 2 P R / (P + R), and 0 where nothing found is a defect (P = R = 0).
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
-    best = np.flatnonzero(np.isclose(f1, f1.max(), rtol=1e-12, atol=0))[
-        -1
-    ]  # equal but for rounding
+    highest = np.isclose(f1, f1.max(), rtol=1e-12, atol=0)  # equal but for rounding
+    best = np.flatnonzero(highest)[-1]
     return float(f1[best]), float(thresholds[best])
 
 
