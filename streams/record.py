@@ -24,6 +24,8 @@ from utils.optional_packages import opencv, opencv_name
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 
 SIDES = 480, 1280  # limits of a picture's longer side, pixels: from below for the text
+EVERY = 2.0  # seconds between two heartbeats
+PROGRAM = "stream.py"  # tells a heartbeat from other files
 
 
 class AnnotatedVideo(AbstractContextManager):
@@ -93,10 +95,6 @@ def annotate(
     canvas.paste(Image.fromarray(tinted), ((canvas.width - width) // 2, HEADER))
     draw_verdict(canvas, inspection.score, calibration, name)
     return canvas
-
-
-EVERY = 2.0  # seconds between two heartbeats
-PROGRAM = "stream.py"  # tells a heartbeat from other files
 
 
 class VerdictLog(AbstractContextManager):
