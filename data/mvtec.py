@@ -10,6 +10,7 @@ Below each of these folders there may be others, such as one a camera.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,7 @@ import numpy as np
 
 from data.images import DEFAULTS, ImageError
 from data.listing import FORMATS, is_image, list_images, subfolders
-from data.masks import find_masks, read_mask
-from data.region import read_with_region
+from data.region import read_marked, read_with_region
 from utils.config import ALL, DataConfig, nearest
 from utils.errors import UserError, say_once
 
@@ -155,6 +155,66 @@ class Category:
         if strays := _images_directly_in(test):
             say_once(f"left out: {strays} images of {test} that lie in none of its folders")
         return images
+
+
+def find_masks(images: Sequence[Path], kind: Path, masks: Path) -> list[Path | None]:
+    """Return the mask of each image, or None: named <stem>_mask or <stem>, in the same subfolder.
+
+    Instead of in the subfolder it may lie flat, if only one image has that stem. A folder <stem> of
+    several masks (MVTec LOCO) stands for their union.
+
+    Args:
+        images: files in `kind` and below.
+        kind: test/<kind>.
+        masks: ground_truth/<kind>.
+    """
+    files: dict[tuple[Path, str], Path] = {}
+    folders = set()
+    for mask in list_images(masks):
+        files.setdefault((mask.parent.relative_to(masks), mask.stem), mask)
+        folders.add(mask.parent)
+    stems = Counter(image.stem for image in images)
+
+    def find(image: Path) -> Path | None:
+        places = [image.parent.relative_to(kind)]
+        places += [Path()] if stems[image.stem] == 1 else []
+        for place in places:
+            for name in (f"{image.stem}_mask", image.stem):
+                if (place, name) in files:
+                    return files[place, name]
+            if masks / place / image.stem in folders:
+                return masks / place / image.stem
+        return None
+
+    return [find(image) for image in images]
+
+
+def read_mask(path: Path, size: tuple[int, int], data: DataConfig = DEFAULTS) -> np.ndarray:
+    """Read a ground-truth mask: bool [H, W], True on the defect; see `read_marked`.
+
+    Args:
+        path: the file, or a folder of several, whose union is the mask.
+        size: (height, width) of its image.
+        data: settings; `max_megapixels` is read.
+
+    Raises:
+        ImageError: if it cannot be read, is not of the size of its image, or marks nothing or
+            everything.
+    """
+    mask = np.zeros(size, bool)
+    for file in list_images(path) if path.is_dir() else [path]:
+        marked = read_marked(file, data)
+        if marked.shape != size:
+            raise ImageError(
+                f"mask {file} is {marked.shape[1]}x{marked.shape[0]} but its image is "
+                f"{size[1]}x{size[0]}"
+            )
+        mask |= marked
+    if not mask.any():
+        raise ImageError(f"mask {path} is empty, but its image is one of a defect")
+    if mask.all():
+        raise ImageError(f"mask {path} has no background, which is 0; it marks the whole image")
+    return mask
 
 
 def category_in_path(path: str | Path, parts: Sequence[str]) -> str | None:

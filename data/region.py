@@ -1,7 +1,8 @@
 """The region of interest (`data.region`): pixels of an image that are learned, scored and ringed.
 
-Such an image is read as uint8 [H, W, 4]. Its alpha is 255 inside of the region and 0 outside, where
-colours are black and have no weight in resizing. A detector gets `OUTSIDE` there.
+Its mask is read as those of defects are, by `read_marked`. An image with a region is read as uint8
+[H, W, 4]. Its alpha is 255 inside of the region and 0 outside, where colours are black and have no
+weight in resizing. A detector gets `OUTSIDE` there.
 """
 
 import base64
@@ -13,10 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from data.images import ImageError, read_image, upright_size
-from data.masks import read_marked
+from data.images import DEFAULTS, ImageError, opened, read_image, upright_size
 from utils.config import Config, DataConfig, changed
 from utils.errors import UserError
 
@@ -27,6 +27,9 @@ OUTSIDE = 114.5 / 255
 MIN_SHARE = 0.01  # of the image that a region covers: an outline that is not filled covers less
 
 KEPT = "data:image/png;base64,"  # how data.region begins in a run, which keeps the mask itself
+
+MAX_LABEL = 15  # a mask whose highest whole number is no higher holds labels of defects
+MAX_LABELS = 32  # kinds of defects in one mask at most; soft masks have more values
 
 
 def read_with_region(path: Path, data: DataConfig) -> np.ndarray:
@@ -127,3 +130,68 @@ def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             "another ratio; draw the mask on such an image"
         )
     return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+def read_marked(path: Path, data: DataConfig = DEFAULTS) -> np.ndarray:
+    """Read what a mask marks: bool [H, W] of its own size.
+
+    A mask has two values, of which the higher marks; or it is soft, and marks what lies above half
+    of its highest value; or it holds labels, such as a palette's, and marks all but label 0.
+
+    Raises:
+        ImageError: if the file cannot be read, or it leaves open what the background is.
+    """
+    with opened(path, data) as image:
+        lossy = image.format in ("JPEG", "MPO")
+        ImageOps.exif_transpose(image, in_place=True)
+        values = _values(image)
+    highest = values.max()
+    if not lossy and np.issubdtype(values.dtype, np.integer) and _are_labels(values):
+        return values > 0
+    return values > highest / 2
+
+
+def _are_labels(values: np.ndarray) -> bool:
+    """Return whether whole numbers [H, W] are labels of defects, and not shades of a soft edge."""
+    if values.max() <= MAX_LABEL:
+        return True
+    present = np.unique(values)
+    if not 2 < len(present) <= MAX_LABELS:
+        return False
+    # A soft edge climbs: its shades have both lower and higher neighbours. Labels are plateaus.
+    between = (values > 0) & (values < values.max())
+    from scipy import ndimage  # late: a verdict needs no mask
+
+    lower, higher = ndimage.minimum_filter(values, 3), ndimage.maximum_filter(values, 3)
+    on_edge = (lower < values) & (values < higher)
+    return bool(on_edge[between].mean() < 0.5)
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    """Return the values of a mask [H, W]: labels, brightness, or alpha where all is of one colour.
+
+    Raises:
+        ImageError: if its palette leaves open what the background is.
+    """
+    if image.mode.startswith(("I", "F")):
+        return np.asarray(image)
+    if image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA"))
+        colours, alpha = pixels[..., :3], pixels[..., 3]
+        if (colours == colours[0, 0]).all() and alpha.min() < alpha.max():
+            return alpha
+        return (colours.max(axis=2).astype(np.uint16) * alpha // 255).astype(np.uint8)
+    brightness = np.asarray(image.convert("RGB")).max(axis=2)
+    if image.mode != "P":
+        return brightness
+    # Of a palette the indices count, for its colours are arbitrary: 0 may well be white. But tools
+    # that shrink files give any grey mask a palette, in any order.
+    labels = np.asarray(image)
+    black = labels[brightness == 0]
+    if black.size and black.any():
+        raise ImageError(
+            f"its palette draws label {black.max()} black, but label 0 is the background; save it "
+            "as greyscale with a black background"
+        )
+    is_grey = np.ptp(np.asarray(image.convert("RGB")), axis=2).max() == 0
+    return brightness if black.size and is_grey else (labels > 0).astype(np.uint8)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from data.images import ImageError
-from data.masks import find_masks, read_mask
+from data.mvtec import find_masks, read_mask
 
 SIZE = (48, 64)
 TRUTH = np.zeros(SIZE, bool)

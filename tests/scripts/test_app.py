@@ -34,8 +34,8 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 
 import app
 from data.images import ImageError, read_image
-from data.masks import read_marked
 from data.mvtec import Category, TestImage
+from data.region import read_marked
 from demo import detectors
 from demo import server as demo_server
 from demo.detectors import Detectors
