@@ -173,9 +173,8 @@ def _with_masks(images: Iterable[tuple[Test, Any]]) -> Iterator[tuple[tuple[Test
     """Yield (test image, its mask, its valid mask) and its image, or the error of reading it."""
     for test, read in images:
         image, mask = (read, None) if isinstance(read, ImageError) else read
-        # A fourth channel holds the region of interest.
-        has_region = not isinstance(image, ImageError) and image.shape[2] == 4
-        yield (test, mask, valid_pixels(image) if has_region else None), image
+        valid = None if isinstance(image, ImageError) else valid_pixels(image)
+        yield (test, mask, valid), image
 
 
 def scores_by_class(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
