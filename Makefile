@@ -8,6 +8,7 @@ DEMO := --config configs/cpu.yaml --epochs 60
 .PHONY: demo test
 
 demo: .venv/installed data/mvtec/tile
+	@echo "training for about three minutes on two free cores, then measuring and inspecting"
 	$(BIN)/python train.py --category tile $(DEMO)
 	$(BIN)/python eval.py --category tile
 	$(BIN)/python infer.py --category tile
@@ -25,6 +26,7 @@ test: .venv/installed-test
 	$(PYTHON) -m venv .venv
 
 .venv/installed: requirements.txt | .venv/bin/python
+	@echo "installing into .venv; torch is large, so this may take minutes"
 	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
 
