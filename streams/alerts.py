@@ -137,7 +137,8 @@ class Mqtt(Alert):
         parts = _split(address, ("mqtt", "mqtts"))
         super().__init__(f"MQTT broker at {_host(parts)}")
         self._topic, self._taken = unquote(parts.path.strip("/")), threading.Event()
-        if not self._topic or set(self._topic) & {"+", "#", "\0"}:
+        # An unquoted # begins what urlsplit takes for a fragment.
+        if not self._topic or "#" in address or set(self._topic) & {"+", "#", "\0"}:
             raise UserError("the address of a broker must end with a topic: mqtt://host/topic")
         if len(self._topic.encode()) > TOPIC:
             raise UserError(f"the topic of --mqtt is longer than {TOPIC} bytes")

@@ -203,7 +203,7 @@ def test_addresses_are_checked_and_paho_is_asked_for(monkeypatch):
     for wrong in ("http://h/\n", "http://h/" + "x" * 70_000):
         with pytest.raises(UserError):
             Webhook(wrong)
-    for wrong in ("mqtt://h/" + "x" * 70_000, "mqtt://h/a+", "mqtt://h"):
+    for wrong in ("mqtt://h/" + "x" * 70_000, "mqtt://h/a+", "mqtt://h/a/#", "mqtt://h"):
         with pytest.raises(UserError, match="topic"):
             Mqtt(wrong)
     monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
