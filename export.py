@@ -48,7 +48,9 @@ def check_output(file: Path) -> None:
     """Raise `UserError` if an export cannot go by this name, or would replace another file."""
     if file.suffix != ".onnx":
         raise UserError(f"--output is {file} but should end in .onnx, by which exports are known")
-    if file.exists() and FORMAT.encode() not in file.read_bytes():
+    # Neither a folder nor a pipe can be read; a pipe would wait.
+    is_export = file.is_file() and FORMAT.encode() in file.read_bytes()
+    if file.exists() and not is_export:
         raise UserError(f"{file} is none of export.py, and is not overwritten; name another file")
 
 

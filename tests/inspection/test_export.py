@@ -278,8 +278,11 @@ def test_an_export_replaces_exports_alone(exported, tmp_path):
     export.check_output(exported[2])
     export.check_output(tmp_path / "new.onnx")
     (tmp_path / "mine.onnx").touch()
-    with pytest.raises(UserError, match="mine.onnx is none of export.py"):
-        export.check_output(tmp_path / "mine.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for name in ("mine.onnx", "folder.onnx", "pipe.onnx"):
+        with pytest.raises(UserError, match=f"{name} is none of export.py"):
+            export.check_output(tmp_path / name)
     with pytest.raises(UserError, match="should end in .onnx"):
         export.check_output(exported[1] / "last.pt")
 
