@@ -11,6 +11,7 @@ of the pairs with its lowest and highest. docs/speed.md has the figures of 2 cor
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,9 @@ from utils.flags import add_setting_flags, overrides_from, script_parser
 
 if TYPE_CHECKING:
     import numpy as np
+
+# As it was before `run_script` set this process up: children inherit it.
+ENVIRONMENT = dict(os.environ)
 
 LOOPS = (0, 1, 2)
 SECONDS, MIN_CALLS = 4, 2  # of a measurement
@@ -106,7 +110,8 @@ def pairs(settings: dict, run: str | None, repeats: int) -> list[tuple[float, fl
     def once(ours: bool) -> float:
         argument = json.dumps([settings, run, ours])
         command = [sys.executable, "-c", CHILD, argument]
-        return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        started = subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.PIPE)
+        return float(started.stdout)
 
     return [(once(False), once(True)) for _ in range(repeats)]
 
