@@ -35,15 +35,16 @@ class FeatureCache:
         # On a CPU one by one, since other images in the batch change the last bits: a resumed run,
         # which starts with an empty cache, has to go on with the same features. A GPU would idle.
         at_once = 1 if images.device.type == "cpu" else len(images)
-        found = dict(self.cached)
+        found: dict[int, tuple[Tensor, ...]] = {}
         for start in range(0, len(missing), at_once):
             own = missing[start : start + at_once]
             layers = [layer.split(1) for layer in self.compute(images[own])]
             found |= zip((keys[number] for number in own), zip(*layers, strict=True), strict=True)
-        for key in {keys[number] for number in missing}:
-            if (len(self.cached) + 1) * sum(layer.nbytes for layer in found[key]) <= CACHE_BYTES:
-                self.cached[key] = found[key]
-        return tuple(torch.cat(layer) for layer in zip(*(found[k] for k in keys), strict=True))
+        layers = zip(*(self.cached.get(key) or found[key] for key in keys), strict=True)
+        for key, computed in found.items():
+            if (len(self.cached) + 1) * sum(layer.nbytes for layer in computed) <= CACHE_BYTES:
+                self.cached[key] = computed
+        return tuple(torch.cat(layer) for layer in layers)
 
 
 class FeatureDetector(Detector):
