@@ -52,4 +52,6 @@ def allowed_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
         cores = math.ceil(int(time) / int(period))
     except (OSError, ValueError):  # no cgroup v2, or "max": no limit
         return None
-    return cores if cores < (os.cpu_count() or 1) else None
+    # Those that the process is bound to may be fewer still, and OpenMP goes by them.
+    bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return cores if cores < (len(bound) or os.cpu_count() or 1) else None

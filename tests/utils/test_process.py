@@ -23,7 +23,7 @@ def untouched(monkeypatch):
     [("200000 100000", 2), ("150000 100000", 2), ("800000 100000", None), ("max 100000", None)],
 )
 def test_a_container_allows_the_cores_of_its_quota(tmp_path, monkeypatch, quota, cores):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     (tmp_path / "cpu.max").write_text(quota)
     assert allowed_cores(tmp_path / "cpu.max") == cores
     assert allowed_cores(tmp_path / "absent") is None
