@@ -40,7 +40,7 @@ def main() -> int:
     args = parse_args()
     # These take seconds to import; --help and wrong flags have been answered without them.
     from data.good_images import in_folds
-    from inspection.calibration import calibrate_detector
+    from inspection.calibration import calibrate_detector, looser_promise, score_drawn_defects
     from inspection.threshold import dropped, promises
     from inspection.torch_inspector import read_calibrations
     from models.detector import TrainedDetector
@@ -78,6 +78,7 @@ def main() -> int:
             finish(run, model, folds)
             if distributed.is_writer():
                 calibrations = calibrate_detector(model, images, run.good, folds)
+                drawn = score_drawn_defects(model, images, run.good, folds)
     if not learned:
         # A finished fit that images were to be added to has not been touched.
         untouched = (run.folder / FINISHED).exists()
@@ -89,7 +90,10 @@ def main() -> int:
             from inspection.panel import log_panels
 
             log_panels(run)
-        print(f"{promises(calibrations)}\nnext: python eval.py --checkpoint {run.folder}")
+        print(promises(calibrations))
+        if line := looser_promise(calibrations, drawn, run.folder):
+            print(line)
+        print(f"next: python eval.py --checkpoint {run.folder}")
     distributed.stop()
     return 0 if learned else 130
 

@@ -1,16 +1,28 @@
-"""Calibration of a detector: out-of-fold scores of all good images, and the threshold from them."""
+"""Calibration of a detector: out-of-fold scores of all good images, and the threshold from them.
+
+What a looser threshold would find is told by defects drawn on some of these; they set nothing.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from data.good_images import DecodedImages, Fold, GoodImages
+from data.tensors import to_batch
 from inspection.inspector import valid_score
 from inspection.threshold import Calibration, calibrate
 from models.detector import Detector
+from models.drawn_defects.synthetic import KINDS, spoil
+
+# Drawn defects, about, by which a looser threshold is compared: one is 2% of them.
+DRAWN_DEFECTS = 50
+
+# Share of false alarms of that threshold.
+LOOSER = 0.05
 
 # Held-out images at which their spread and that of the training images weigh alike.
 PRIOR_HELD_OUT = 10
@@ -61,6 +73,57 @@ def calibrate_detector(
         )
         for category, own in good.by_category().items()
     }
+
+
+@torch.inference_mode()
+def score_drawn_defects(
+    model: Detector, images: DecodedImages, good: GoodImages, folds: Sequence[Fold]
+) -> dict[str, list[float]]:
+    """Score defects drawn on good images, each without its fold; for arguments see above.
+
+    They are of the kinds of `eval.py --synthetic`, on whole images or on the middle tile of an
+    image, and on images that training has not used, if it has held some out.
+
+    Returns:
+        Scores of the drawn defects of each category.
+    """
+    scores: dict[str, list[float]] = {}
+    for category, own in good.by_category().items():
+        examined = np.intersect1d(good.examined, own)
+        each = max(1, min(len(KINDS), DRAWN_DEFECTS // len(examined)))  # kinds on an image
+        scores[category] = []
+        for number, index in enumerate(examined[: DRAWN_DEFECTS // each].tolist()):
+            grid, tiles = images.grids[index], images.tile_indices([index])
+            tile = images.tiles[tiles[len(tiles) // 2]][None]
+            fold = folds[good.folds[index]]
+            for kind in (list(KINDS) * 2)[number * each % len(KINDS) :][:each]:
+                drawn = tile.copy()
+                # Not on padding, which is no part of the image.
+                drawn[0][grid.target], _ = spoil(tile[0][grid.target], kind, (index,))
+                with model.without(fold):
+                    found = model(to_batch(drawn, fold.device))
+                maps, valid = (
+                    found.anomaly_map[:, 0].float().cpu().numpy(),
+                    grid.valid_pixels(drawn),
+                )
+                reduce = model.config.score.reduce
+                scores[category].append(valid_score(maps, found.score.tolist(), valid, reduce))
+    return scores
+
+
+def looser_promise(
+    calibrations: dict[str, Calibration], drawn: dict[str, list[float]], run: Path
+) -> str | None:
+    """Return a line on what `LOOSER` would find of drawn defects; None where it finds no more."""
+    lines = []
+    for category, one in calibrations.items():
+        now, then = one.found(drawn[category]), one.found(drawn[category], LOOSER)
+        if one.false_alarms < LOOSER and then > now:
+            lines.append(
+                f"of defects drawn on {category} {now:.0%} are found; at {LOOSER:.0%} of false "
+                f"alarms {then:.0%}: python calibrate.py {run} --false-alarms {LOOSER}"
+            )
+    return "\n".join(lines) or None
 
 
 def _tile_by_tile(model: Detector, fold: Fold) -> Iterator[tuple[np.ndarray, float]]:

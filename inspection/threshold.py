@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,11 @@ PRIOR_SCORES = 4.0
 
 # Probability that the true share of false alarms lies in the interval that is printed.
 CONFIDENCE = 0.9
+
+# The share that `calibration.false_alarms: auto` promises: so large that two of the good images are
+# expected above the threshold, within these bounds. A smaller share of few images lies far beyond
+# the highest score, and all doubt about it is paid for in defects that are missed; docs/verdict.md.
+AUTO_IMAGES, MIN_AUTO_SHARE, MAX_AUTO_SHARE = 2, 0.02, 0.05
 
 
 class _Tail(NamedTuple):
@@ -103,6 +108,7 @@ class Calibration:
         peaks: highest pixel of each of their maps, in the same order.
         independent: number of independent scores; several images of one part count once.
         by_hand: whether a person has set the threshold.
+        auto: whether `false_alarms` follows from the number of images; see `auto_share`.
         digests: `pixel_digest` of each image, by which it is known again.
     """
 
@@ -116,6 +122,7 @@ class Calibration:
     peaks: list[float]
     independent: int
     by_hand: bool = False
+    auto: bool = False
     digests: list[str] = field(default_factory=list)
 
     def is_defect(self, score: float) -> bool:
@@ -157,7 +164,9 @@ class Calibration:
             f"{_percent(max(high, share))}%, from {images})"
         )
         if rank >= 1:
-            return text
+            enough = round(AUTO_IMAGES / MIN_AUTO_SHARE)
+            more = f"; {enough} images promise {_percent(MIN_AUTO_SHARE)}%"
+            return f"{text}{more}" if self.auto and n < enough else text
         if self.by_hand:
             return f"{text}; too few to tell less than {_percent(1 / n)}%"
         # - 1e-9: rounding must not ask for one image more
@@ -178,7 +187,7 @@ class Calibration:
             peaks=[float(pixel(value)) for value in self.peaks],
         )
 
-    def with_false_alarms(self, share: float) -> Calibration:
+    def with_false_alarms(self, share: float | Literal["auto"]) -> Calibration:
         """Return the thresholds that call another share of good parts defective."""
         return calibrate(self.scores, self.peaks, self.low, share, self.independent, self.digests)
 
@@ -200,7 +209,12 @@ class Calibration:
         )
         if self.by_hand:
             return more.with_threshold(self.threshold)
-        return more.with_false_alarms(self.false_alarms)
+        return more.with_false_alarms("auto" if self.auto else self.false_alarms)
+
+    def found(self, defects: list[float], false_alarms: float | None = None) -> float:
+        """Return the share of defects above the threshold, or above that of a share of alarms."""
+        one = self if false_alarms is None else self.with_false_alarms(false_alarms)
+        return sum(map(one.is_defect, defects)) / len(defects)
 
     def finding_all(self, defects: list[float]) -> Calibration:
         """Return a threshold below the lowest score of known defects.
@@ -218,7 +232,7 @@ def calibrate(
     scores: list[float],
     peaks: list[float],
     level: float,
-    false_alarms: float,
+    false_alarms: float | Literal["auto"],
     independent: int | None = None,
     digests: Sequence[str] = (),
 ) -> Calibration:
@@ -231,13 +245,15 @@ def calibrate(
         scores: of good images, of any sign and scale; one at least, better some dozens.
         peaks: highest pixels of their maps.
         level: of the anomaly map on good images: the cold end of the heatmap's colours.
-        false_alarms: share in (0, 0.5).
+        false_alarms: share in (0, 0.5), or "auto"; see `auto_share`.
         independent: number of independent images; None: all of them.
         digests: `pixel_digest` of each image.
     """
     independent = len(scores) if independent is None else independent
+    auto = false_alarms == "auto"
+    share = auto_share(independent) if auto else false_alarms
     threshold, pixel_threshold = (
-        _Tail.fit(values, independent).threshold(false_alarms) for values in (scores, peaks)
+        _Tail.fit(values, independent).threshold(share) for values in (scores, peaks)
     )
     return Calibration(
         threshold=threshold,
@@ -245,12 +261,21 @@ def calibrate(
         pixel_threshold=pixel_threshold,
         low=level,
         high=level + 2 * (pixel_threshold - level),
-        false_alarms=false_alarms,
+        false_alarms=share,
         scores=scores,
         peaks=peaks,
         independent=independent,
+        auto=auto,
         digests=list(digests),
     )
+
+
+def auto_share(images: int) -> float:
+    """Return the share of false alarms that so many independent good images can promise.
+
+    2 / n: 2% from 100 images on, 5% up to 40.
+    """
+    return min(max(AUTO_IMAGES / images, MIN_AUTO_SHARE), MAX_AUTO_SHARE)
 
 
 def promises(calibrations: dict[str, Calibration]) -> str:

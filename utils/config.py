@@ -165,7 +165,10 @@ class ScoreConfig(Section):
 
 class CalibrationConfig(Section):
     holdout: float = Field(gt=0, lt=1)
-    false_alarms: float = Field(ge=MIN_FALSE_ALARMS, lt=0.5)
+    false_alarms: Annotated[
+        Literal["auto"] | Annotated[float, Field(ge=MIN_FALSE_ALARMS, lt=0.5)],
+        Field(description="auto or a share from 1e-6 to below 0.5"),
+    ]
     group: Annotated[Name, AfterValidator(_pattern)] | None
 
 

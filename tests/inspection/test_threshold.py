@@ -118,3 +118,24 @@ def test_the_promise_says_how_sure_it_is():
     text = calibrate(scores, scores, 0.0, 0.005, independent=40).promise("tile")
     assert "about 0.5% of good parts" in text and "40 of them independent" in text
     assert "too few to promise that, which takes 200" in text
+
+
+@pytest.mark.parametrize(
+    "count, share", [(5, 0.05), (40, 0.05), (80, 0.025), (100, 0.02), (900, 0.02)]
+)
+def test_few_images_promise_a_share_that_they_can_tell(count, share):
+    scores = draws(stats.norm, count, times=1)[0].tolist()
+    few = calibrate(scores, scores, 0.0, "auto")
+    assert few.false_alarms == pytest.approx(share)
+    assert few.threshold == threshold(scores, share)
+    assert ("100 images promise 2%" in few.promise("bottle")) == (40 <= count < 100)
+
+
+def test_further_images_raise_a_promise_that_follows_from_their_number_and_no_other():
+    scores = draws(stats.norm, 100, times=1)[0].tolist()
+    for chosen, then in (("auto", 0.02), (0.05, 0.05)):
+        few = calibrate(scores[:40], scores[:40], 0.0, chosen, digests=[""] * 40)
+        assert few.false_alarms == 0.05
+        more = few.with_scores(scores[40:], scores[40:], [""] * 60)
+        assert more == calibrate(scores, scores, 0.0, chosen, digests=[""] * 100)
+        assert more.false_alarms == then
