@@ -1,19 +1,24 @@
 """Input of a detector, a whole image resized or overlapping tiles, and joining its output."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from data.images import check_size
+from data.images import check_size, upright_size
 from data.region import valid_pixels
-from utils.config import DataConfig
+from utils.config import Config, DataConfig, changed
 
 OVERLAP = 0.25  # share of a tile that neighbours have in common, at least: a defect is whole in one
 HINT_FACTOR = 4.0  # images that are shrunk by so much or more are worth a line
-HINT_RATIO = 1.5  # likewise, if one side is shrunk by so much more than the other
+OBLONG_RATIO = 1.5  # of the longer side to the shorter one, from which images are not made square
+RATIO_IMAGES = 50  # about, whose headers are read to find it
+MIN_ALIKE = 0.9  # share of the images that are to have about this ratio
+STRIDE = 32  # pixels, the coarsest stride of a network
 MIN_DEFECT = 3.0  # pixels, after shrinking, that a defect has to measure to be found at all
 
 Slices = tuple[slice, slice]  # rows and columns
@@ -176,7 +181,7 @@ def shrinking_hint(grids: Sequence[Grid], data: DataConfig) -> str | None:
     factor = np.median(factors.max(axis=1) if data.resize == "pad" else factors.min(axis=1))
     if factor < HINT_FACTOR:
         return None
-    and_squash = "" if data.resize == "squash" else " --set data.resize=squash"
+    and_squash = "" if data.resize in ("auto", "squash") else " --set data.resize=auto"
     (height, width), (rows, columns) = np.median(sizes, axis=0).astype(int), data.size
     return (
         f"images are {height}x{width}, shrunk to {rows}x{columns}: defects below about "
@@ -185,27 +190,36 @@ def shrinking_hint(grids: Sequence[Grid], data: DataConfig) -> str | None:
     )
 
 
-def ratio_hint(grids: Sequence[Grid], data: DataConfig) -> str | None:
-    """Return a line with the size that keeps the ratio of oblong images; None where it is kept."""
-    if data.tile or data.resize != "squash":
-        return None
-    sizes = np.array([grid.size for grid in grids])
-    ratios = sizes[:, 0] / sizes[:, 1]
-    ratio = np.median(ratios) * data.size[1] / data.size[0]  # 1: kept
-    alike = np.mean(np.abs(np.log(ratios / np.median(ratios))) < np.log(HINT_RATIO) / 2)
-    if max(ratio, 1 / ratio) < HINT_RATIO or alike < 0.9:
-        return None
-    # The side that is shrunk more gets more pixels, in multiples of the coarsest stride.
-    sides = data.size * np.array([max(ratio, 1), max(1 / ratio, 1)])
-    height, width = (np.rint(sides / 32) * 32).astype(int)
-    if (np.median(sizes, axis=0) < sides).any():
-        return None  # enlarged, they show no more
-    return (
-        f"images are {'higher' if ratio > 1 else 'wider'} than data.size: one side is shrunk "
-        f"{max(ratio, 1 / ratio):.1f} times as much as the other, and thin defects fade; --set "
-        f"data.size=[{height},{width}] keeps the ratio and takes about "
-        f"{height * width / np.prod(data.size):.1f} times as long"
+def with_ratio(config: Config, paths: Sequence[Path]) -> tuple[Config, str | None]:
+    """Return the settings with the ratio of oblong images, as a run keeps them, and a line on it.
+
+    With `data.resize: auto`, a square `data.size` becomes [height, width] of as many pixels where
+    images are oblong and nearly all of one ratio: squashed, their thin defects would fade. The line
+    is None where the size stays.
+    """
+    data = config.data
+    if data.tile or data.resize != "auto" or data.size[0] != data.size[1]:
+        return config, None
+    sizes = []
+    for path in paths[:: 1 + len(paths) // RATIO_IMAGES]:
+        with suppress(Exception):  # of many kinds; whoever reads the image reports it
+            sizes.append(upright_size(path))
+    if not sizes:
+        return config, None
+    ratios = np.divide(*np.transpose(sizes))
+    ratio = np.median(ratios)
+    alike = np.mean(np.abs(np.log(ratios / ratio)) < np.log(OBLONG_RATIO) / 2)
+    if max(ratio, 1 / ratio) < OBLONG_RATIO or alike < MIN_ALIKE:
+        return config, None
+    # height * width = size ** 2 and height / width = ratio, in multiples of the coarsest stride.
+    sides = data.size * np.sqrt([ratio, 1 / ratio])
+    height, width = (np.rint(sides / STRIDE).clip(min=2) * STRIDE).astype(int).tolist()
+    line = (
+        f"images are {'higher than wide' if ratio > 1 else 'wider than high'}: data.size is "
+        f"[{height},{width}], which keeps their ratio and has about as many pixels as "
+        f"{data.size[0]}x{data.size[0]}; data.resize=squash takes that"
     )
+    return changed(config, {"data.size": (height, width)}), line
 
 
 def _starts(length: int, tile: int) -> tuple[int, ...]:

@@ -96,7 +96,7 @@ class DataConfig(Section):
     root: Name
     category: Annotated[Name, BeforeValidator(category_names)]
     size: Size
-    resize: Literal["squash", "pad", "crop"]
+    resize: Literal["auto", "squash", "pad", "crop"]
     region: Name | None
     tile: SideOrNone
     limit: CountOrNone
@@ -201,10 +201,10 @@ class Config(Section):
             raise UserError(
                 f"data.tile cuts squares, but data.size is {list(data.size)}; make it one number"
             )
-        if data.tile and data.resize != "squash":
+        if data.tile and data.resize in ("pad", "crop"):
             raise UserError(
                 f"data.resize={data.resize} is not used by tiles, which keep the ratio by "
-                "themselves; set data.resize=squash, or data.tile=0"
+                "themselves; set data.resize=auto, or data.tile=0"
             )
         if set(self.corruption.kinds) == {"clean"}:
             raise UserError(

@@ -1,5 +1,3 @@
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from PIL import Image
 
 from data.good_images import GoodImages, decode_all, in_folds
 from data.images import ImageError
-from data.tiles import OVERLAP, Grid, ratio_hint, shrinking_hint
+from data.tiles import OVERLAP, Grid, shrinking_hint, with_ratio
 from inspection.calibration import calibrate_detector
 from inspection.panel import pictures_of
 from inspection.regions import regions
@@ -164,25 +162,44 @@ def test_what_cannot_be_is_one_line(overrides, words):
     assert "\n" not in str(error.value)
 
 
+def oblong(folder, sizes):
+    paths = [folder / f"{number}.png" for number in range(len(sizes))]
+    for path, (height, width) in zip(paths, sizes, strict=True):
+        Image.new("L", (width, height)).save(path)
+    return paths
+
+
 @pytest.mark.parametrize(
-    ("size", "advice"),
+    ("sizes", "found"),
     [
-        ((500, 1250), "data.size=[256,640] keeps the ratio and takes about 2.5 times"),
-        ((1250, 500), "data.size=[640,256] keeps"),
-        ((600, 700), None),  # nearly square
-        ((200, 500), None),  # no more detail is there
+        ([(500, 1250)] * 10, (160, 416)),
+        ([(1250, 500)] * 10, (416, 160)),
+        ([(10, 1000)] * 10, (64, 2560)),  # no side below what a network takes
+        ([(500, 1250)] * 10 + [(80, 80)], (160, 416)),  # one odd image of many
+        ([(600, 700)] * 10, (256, 256)),  # nearly square
+        ([(600, 600 + 300 * n) for n in range(5)], (256, 256)),  # of many ratios
     ],
 )
-def test_oblong_images_are_told_their_size(size, advice):
-    data = settings(size=256)
-    line = ratio_hint([Grid.over(size, data)] * 10, data)
-    assert line is None if advice is None else advice in line
-    if advice:
-        height, width = map(int, re.search(r"\[(\d+),(\d+)\]", line).groups())
-        follows = settings(size=(height, width))
-        assert ratio_hint([Grid.over(size, follows)] * 10, follows) is None
+def test_oblong_images_keep_their_ratio(sizes, found, tmp_path):
+    paths = oblong(tmp_path, sizes)
+    (tmp_path / "damaged.png").write_bytes(b"")
+    config, line = with_ratio(
+        load_config(overrides={"data.size": 256}), [*paths, tmp_path / "damaged.png"]
+    )
+    assert config.data.size == found
+    assert (line is None) == (found == (256, 256))
+    assert with_ratio(config, paths) == (config, None)  # a run that keeps it
 
 
-def test_images_of_many_ratios_are_told_none():
-    data = settings(size=256)
-    assert ratio_hint([Grid.over((600, 600 + 300 * n), data) for n in range(5)], data) is None
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data.resize": "squash"},
+        {"data.resize": "pad"},
+        {"data.size": [128, 256]},
+        {"data.tile": 64},
+    ],
+)
+def test_the_ratio_is_kept_only_where_nothing_else_is_asked_for(settings, tmp_path):
+    config = load_config(overrides=settings)
+    assert with_ratio(config, oblong(tmp_path, [(100, 300)] * 3)) == (config, None)
