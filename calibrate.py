@@ -8,6 +8,7 @@
     python calibrate.py RUN --defects known/ --accept      the threshold that finds them all
     python calibrate.py RUN --set score.reduce=max         how scores are computed of maps
     python calibrate.py RUN --set data.max_megapixels=400  read larger images
+    python calibrate.py RUN --set data.mm_per_pixel=0.05   give regions in millimetres, too
     python calibrate.py RUN --category tile --threshold 1.2   one of several categories in a run
 
 RUN is a run folder or an .onnx file of export.py. Former thresholds are kept in it. Each further
@@ -40,6 +41,9 @@ from training.folders import named_checkpoint
 from utils.config import MIN_FALSE_ALARMS, Config, changed, differences
 from utils.errors import UserError, run_script
 from utils.flags import add_setting_flags, not_empty, script_parser
+
+NOT_LEARNED = ["data.max_megapixels", "data.mm_per_pixel"]
+"""Settings that can be changed without training, beside `score.*`."""
 
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 """Shares of false alarms for which the number of known defects found is printed."""
@@ -77,10 +81,10 @@ def parse_args() -> argparse.Namespace:
 def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:
     """Return a finished run's settings with `overrides`; raises `UserError` for learned ones."""
     for key in overrides:
-        if not key.startswith("score.") and key != "data.max_megapixels":
+        if not key.startswith("score.") and key not in NOT_LEARNED:
             raise UserError(
-                f"{key} is learned, or given by a flag of its own; only score.* and "
-                "data.max_megapixels can be set without training"
+                f"{key} is learned, or given by a flag of its own; only score.*, "
+                f"{' and '.join(NOT_LEARNED)} can be set without training"
             )
     return changed(config, overrides)
 

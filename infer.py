@@ -90,7 +90,7 @@ def inspect(
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     names = dict(zip(paths, panel_names(absolute), strict=True))
     counts: Counter[str] = Counter()
-    with result_files(output) as add_result:
+    with result_files(output, inspector.config.data.mm_per_pixel > 0) as add_result:
         for path, inspection in inspector.inspect_all(read_ahead(paths, inspector.read)):
             if isinstance(inspection, ImageError):
                 print(f"FAILED  {inspection}", file=sys.stderr)

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from training.folders import FINISHED
-from utils.config import Config, changed, config_from, differences, write_config
+from utils.config import Config, changed, differences, load_config, write_config
 from utils.errors import UserError
-from utils.files import CSV_ENCODING, read_yaml, replacing, write_whole
+from utils.files import CSV_ENCODING, replacing, write_whole
 
 REPO = Path(__file__).resolve().parent.parent
 STOP_SECONDS = 10  # for a script to save and stop, before it is killed
@@ -62,7 +62,7 @@ class Experiment:
     def check(self) -> None:
         """Raise `UserError` if it was begun with other settings."""
         file = self.folder / "settings.yaml"
-        begun = config_from(read_yaml(file), source=str(file)) if file.exists() else self.config
+        begun = load_config(file) if file.exists() else self.config
         for key, (old, new) in differences(begun, self.config).items():
             raise UserError(
                 f"{self.name} was begun with {key} {old!r}, not {new!r}; take another --output, "

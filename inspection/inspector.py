@@ -42,6 +42,7 @@ class Inspection(NamedTuple):
         least_area: regions of fewer pixels of the original image are left out.
         source: rows and columns of the original image that image and map cover: all of them, but
             for `data.resize: crop`.
+        mm_per_pixel: millimetres that a pixel of the original image measures; 0: unknown.
     """
 
     image: np.ndarray
@@ -52,6 +53,7 @@ class Inspection(NamedTuple):
     milliseconds: float
     least_area: int = 0
     source: Slices = WHOLE
+    mm_per_pixel: float = 0.0
 
     @property
     def window(self) -> tuple[int, int, int, int]:
@@ -224,6 +226,7 @@ class Inspector(ABC):
                 milliseconds,
                 self.config.score.least_area,
                 grid.source,
+                self.config.data.mm_per_pixel,
             )
 
 

@@ -25,7 +25,9 @@ KINDS = ("panel", "map", "mask", "overlay")  # of pictures, as `infer.py --save`
 FILES = ("panel", "map", "map_npy", "mask", "overlay")  # as results do: a map is written twice
 MAX_NAME_BYTES = 230  # of a panel or its folder: disks take 255; `_overlay` or a number follow
 COLUMNS = ["path", "category", "verdict", "score", "severity", "threshold", "regions"]
-COLUMNS += ["x", "y", "width", "height", "area", "peak", *FILES]  # x to peak: strongest region
+BOX = ["x", "y", "width", "height"]  # as the next two, of the strongest region
+COLUMNS += [*BOX, "area", "peak", *FILES]
+BOX_MM = [f"{side}_mm" for side in BOX]
 
 
 def say(inspection: Inspection, calibration: Calibration, name: object) -> str:
@@ -45,20 +47,27 @@ def entry(inspection: Inspection, category: str, calibration: Calibration) -> di
         "score": inspection.score,
         "severity": calibration.severity(inspection.score),
         "threshold": calibration.threshold,
-        "regions": [region._asdict() for region in regions(inspection, calibration)],
+        "regions": [
+            region.described(inspection.mm_per_pixel) for region in regions(inspection, calibration)
+        ],
     }
 
 
 @contextmanager
 def result_files(
-    folder: Path,
+    folder: Path, in_mm: bool
 ) -> Iterator[Callable[[Path, dict[str, Any], Mapping[str, Path]], None]]:
     """Open results.jsonl and results.csv in a folder; `FileExistsError` if it holds either.
+
+    Args:
+        folder: of the files.
+        in_mm: whether `data.mm_per_pixel` is known, so that entries have millimetres, too.
 
     Yields:
         A function that writes a line of each for an image: its path, its `entry`, and those of its
         `FILES` that were written; raises `OSError` if neither line can be written.
     """
+    columns = [*COLUMNS, *([*BOX_MM, "area_mm2"] if in_mm else [])]
     with (
         LineFile(folder / "results.jsonl") as lines,
         LineFile(folder / "results.csv", CSV_ENCODING) as table,
@@ -66,18 +75,21 @@ def result_files(
 
         def write_row(row: dict[str, Any]) -> None:
             text = io.StringIO()
-            csv.DictWriter(text, COLUMNS).writerow(row)
+            csv.DictWriter(text, columns).writerow(row)
             table.write(text.getvalue())
 
-        write_row(dict(zip(COLUMNS, COLUMNS, strict=True)))
+        write_row(dict(zip(columns, columns, strict=True)))
 
         def add(path: Path, found: dict[str, Any], files: Mapping[str, Path]) -> None:
             row = {"path": str(path), **found, **{name: str(file) for name, file in files.items()}}
             lines.write(json.dumps(row) + "\n")
             row["regions"] = len(found["regions"])
             for strongest in found["regions"][:1]:  # a table has columns for one
-                row |= dict(zip(["x", "y", "width", "height"], strongest["box"], strict=True))
+                row |= dict(zip(BOX, strongest["box"], strict=True))
                 row |= {"area": strongest["area"], "peak": strongest["peak"]}
+                if in_mm:
+                    row |= dict(zip(BOX_MM, strongest["box_mm"], strict=True))
+                    row["area_mm2"] = strongest["area_mm2"]
             try:
                 write_row(row)
             except OSError:

@@ -4,7 +4,7 @@ A region surrounds a peak of the map and is cut at half of its height above good
 width at half maximum, which is the size of the defect however strong the defect is.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,15 @@ class Region(NamedTuple):
     box: tuple[int, int, int, int]
     area: int
     peak: float
+
+    def described(self, mm_per_pixel: float) -> dict[str, Any]:
+        """Return it by name, for JSON; with `box_mm` and `area_mm2` unless mm_per_pixel is 0."""
+        found = self._asdict()
+        if mm_per_pixel:
+            # Of a product in binary, such as 3 * 0.1, digits beyond float32 are noise.
+            found["box_mm"] = [float(f"{side * mm_per_pixel:.7g}") for side in self.box]
+            found["area_mm2"] = float(f"{self.area * mm_per_pixel**2:.7g}")
+        return found
 
 
 def region_labels(inspection: Inspection, calibration: Calibration) -> np.ndarray:

@@ -26,7 +26,7 @@ from utils.files import write_whole
 from utils.flags import overrides_from
 
 # Settings that a resumed run may change: they alter nothing that it has learned so far.
-RESUMABLE = ["device", "data.root", "data.max_megapixels", "train.epochs"]
+RESUMABLE = ["device", "data.root", "data.max_megapixels", "data.mm_per_pixel", "train.epochs"]
 
 # Share of its epochs that a network goes on for if images are added and no number is given.
 LONGER = 0.25

@@ -102,6 +102,7 @@ class DataConfig(Section):
     limit: CountOrNone
     depth: Literal["auto", 8, 10, 12, 14, 16]
     max_megapixels: Positive
+    mm_per_pixel: Weight
 
 
 class UNetConfig(Section):

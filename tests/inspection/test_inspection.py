@@ -118,6 +118,15 @@ def test_results_say_how_severe_a_defect_is_and_where():
     }
 
 
+def test_regions_in_millimetres():
+    anomaly_map = np.zeros((40, 60), np.float32)
+    anomaly_map[10:12, 20:25] = 2
+    found = inspection(anomaly_map, size=(80, 60))._replace(mm_per_pixel=0.1)  # twice as high
+    (region,) = entry(found, "tile", CALIBRATION)["regions"]
+    assert (region["box"], region["area"]) == ((20, 20, 5, 4), 20)
+    assert (region["box_mm"], region["area_mm2"]) == ([2.0, 2.0, 0.5, 0.4], 0.2)
+
+
 def test_colours_mean_the_same_in_every_image():
     weak, strong = np.full((4, 4), 0.3), np.full((4, 4), 0.3)
     strong[0, 0] = 5.0

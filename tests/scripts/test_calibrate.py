@@ -143,11 +143,12 @@ def test_a_threshold_of_scores_made_in_another_way_is_said_to_go(run, dataset, t
     assert not calibration_of(run).by_hand
 
 
-def test_larger_images_are_read_without_training(run, tmp_path):
+def test_larger_images_and_millimetres_without_training(run, tmp_path):
     before = calibration_of(run)
-    flags = ["--set", "data.max_megapixels=400"]
+    flags = ["--set", "data.max_megapixels=400", "--set", "data.mm_per_pixel=0.05"]
     assert run_script("calibrate.py", run, *flags, cwd=tmp_path).returncode == 0
-    assert load_checkpoint(run / "last.pt").config.data.max_megapixels == 400
+    data = load_checkpoint(run / "last.pt").config.data
+    assert (data.max_megapixels, data.mm_per_pixel) == (400, 0.05)
     assert calibration_of(run) == before
 
 

@@ -19,6 +19,7 @@ import infer
 import stream
 from inspection import open_run
 from inspection.output import panel_names
+from utils.config import changed
 from utils.errors import UserError
 from utils.files import LineFile
 
@@ -268,6 +269,21 @@ def test_no_pictures_or_some(run, tmp_path):
     for wrong in ("maps", "none,map", ""):
         with pytest.raises(UserError, match=r"--save is .* but should be none, or some of"):
             run("a.png", "--save", wrong)
+
+
+def test_millimetres_stand_in_both_files(run, tmp_path, monkeypatch):
+    config = changed(Brightness.config, {"data.mm_per_pixel": 0.5})
+    monkeypatch.setattr(Brightness, "config", config)
+    save(tmp_path / "a.png", 10)
+    save(tmp_path / "b.png", 200)
+    assert run("a.png", "b.png", "--save", "none", "--output", "out") == 0
+    good, defect = read_csv(tmp_path / "out/results.csv")
+    (region,) = read_lines(tmp_path / "out/results.jsonl")[1]["regions"]
+    assert region["box_mm"] == [0.5 * side for side in region["box"]] == [0, 0, SIZE / 2, SIZE / 2]
+    columns = ["x_mm", "y_mm", "width_mm", "height_mm"]
+    assert [float(defect[name]) for name in columns] == region["box_mm"]
+    assert float(defect["area_mm2"]) == region["area_mm2"] == (SIZE / 2) ** 2
+    assert {good[name] for name in columns} == {""}
 
 
 # The threshold
