@@ -7,8 +7,9 @@
     torchrun --nproc-per-node 2 benchmark.py                     two at a time, each on its GPU
 
 Writes results.csv, results.md and chart.png to outputs/benchmark/, and all else of a cell of the
-table to <detector>/<category>/ in there. The same command again goes on where it was stopped and
-tries again what failed. Times are comparable only where nothing else runs.
+table to <detector>/<category>/ in there. Ends with the detector to take, by benchmarks/choice.py. A
+category without test images is measured on drawn defects. The same command again goes on where it
+was stopped and tries again what failed. Times are comparable only where nothing else runs.
 """
 
 import argparse
@@ -109,6 +110,7 @@ def compute(cells: list[Experiment], output: Path) -> int:
     import torch
     from tqdm import tqdm
 
+    from benchmarks.choice import sentence
     from benchmarks.experiment import table, write_results
     from training import distributed
 
@@ -132,7 +134,8 @@ def compute(cells: list[Experiment], output: Path) -> int:
     rows = [by_name[cell.name] for cell in cells]
     failed = sum(row["error"] is not None for row in rows)
     if writer:
-        write_results(rows, output)
+        choice = sentence(rows, output)
+        write_results(rows, output, choice)
         print(f"\n{table(rows)}\n\ntable and chart are in {output}")
     if writer and failed:
         print(
@@ -140,6 +143,8 @@ def compute(cells: list[Experiment], output: Path) -> int:
             f"{output}/<detector>/<category>, where their logs are, to start one over",
             file=sys.stderr,
         )
+    if writer and choice:
+        print(choice)
     return 1 if failed else 0
 
 

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from data.listing import list_images
+from data.mvtec import Category
 from training.folders import FINISHED
 from utils.config import Config, changed, differences, load_config, write_config
 from utils.errors import UserError
@@ -77,15 +79,22 @@ class Experiment:
             return None
         return row if isinstance(row, dict) and {"model", "category", "error"} <= set(row) else None
 
+    def lacks_test_images(self) -> bool:
+        """Return whether one of the categories has none, so that defects are drawn instead."""
+        chosen = Category.chosen(self.config.data)
+        return not all(list_images(category.folder / "test") for category in chosen)
+
     def compute(self, environment: dict[str, str] | None = None) -> Row:
         """Train and evaluate, from where an earlier start stopped or failed; return the row.
 
         Args:
             environment: of train.py and eval.py. Where one of them fails the row has an error;
-                where eval.py left images out, a notice.
+                where eval.py left images out, a notice. Without test images eval.py draws defects
+                on good ones, and the row has `drawn_defects`.
         """
-        row = self.row()
-        if row is not None and row["error"] is None:
+        row, drawn = self.row(), self.lacks_test_images()
+        # An old row stands, unless it is of drawn defects and test images have come since.
+        if row is not None and row["error"] is None and row.get("drawn_defects", False) == drawn:
             return row
         self.folder.mkdir(parents=True, exist_ok=True)
         write_config(self.config, self.folder / "settings.yaml")
@@ -97,12 +106,14 @@ class Experiment:
             metrics = self.folder / "eval/metrics.json"
             metrics.unlink(missing_ok=True)  # of an earlier start
             flags = ["--checkpoint", self.run, "--output", "eval", "--device", self.config.device]
+            flags += ["--synthetic"] if drawn else []
             notice = script("eval", *flags, cwd=self.folder, env=environment)
             # eval.py fails also if it left damaged images out, but then it has measured the others.
             error = None if metrics.exists() else notice or "eval.py wrote no metrics"
         row = {"model": self.config.model, "category": self.config.data.category, "error": error}
         if error is None:
-            row |= json.loads(metrics.read_text("utf-8")) | {"notice": notice}
+            row |= json.loads(metrics.read_text("utf-8"))
+            row |= {"notice": notice, "drawn_defects": drawn}
             fit = json.loads((self.run / "fit.json").read_text("utf-8"))
             row |= {"fit_seconds": fit["seconds"], "fit_peak_mib": fit["peak_mib"]}
             row["eval_peak_mib"] = row.pop("peak_mib")
@@ -166,16 +177,24 @@ COLUMNS = {
 INTERVAL = ["image_auroc_low", "image_auroc_high"]
 
 
-def write_results(rows: list[Row], folder: Path) -> None:
-    """Write results.csv, results.md and chart.png, each whole, of the rows there are so far."""
+def write_results(rows: list[Row], folder: Path, choice: str = "") -> None:
+    """Write results.csv, results.md and chart.png, each whole, of the rows there are so far.
+
+    Args:
+        rows: of the table.
+        folder: of the files.
+        choice: a sentence below the table.
+    """
     text = io.StringIO()
-    names = ["model", "category", "image_auroc", *INTERVAL, *list(COLUMNS)[1:], "error", "notice"]
+    names = ["model", "category", "image_auroc", *INTERVAL, *list(COLUMNS)[1:]]
+    names += ["false_alarms", "drawn_defects", "error", "notice"]
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     with replacing(folder / "results.csv") as file:
         file.write(text.getvalue().encode(CSV_ENCODING))
-    write_whole(folder / "results.md", table(rows) + "\n")
+    below = f"\n\n{choice}" if choice else ""
+    write_whole(folder / "results.md", f"{table(rows)}{below}\n")
     with replacing(folder / "chart.png") as file:
         save_chart(rows, file)
 
@@ -220,7 +239,8 @@ def _entries(row: Row) -> list[str]:
         low, high = map(row.get, INTERVAL)
         if low is not None:
             numbers[0] += f" ({low:.3f} to {high:.3f})"
-    return [row["model"], row["category"], *numbers]
+    on_drawn = " (drawn defects)" if row.get("drawn_defects") else ""
+    return [row["model"], row["category"] + on_drawn, *numbers]
 
 
 def save_chart(rows: list[Row], file: BinaryIO) -> None:

@@ -15,6 +15,7 @@ from conftest import REPO, TINY
 from PIL import Image
 
 import benchmark
+from benchmarks.choice import choose, sentence
 from benchmarks.experiment import COLUMNS, Experiment, mean_row, script, table, write_results
 from training.distributed import child_environment
 from utils.config import load_config
@@ -74,7 +75,8 @@ def made(model="unet", category="tile", error=None, **numbers):
 
 
 def test_failed_cell_is_tried_again_and_finished_ones_stay(start, two, tmp_path, capsys):
-    shutil.move(two / "slate/test", tmp_path / "test")
+    good, elsewhere = two / "slate/test/good", two / "slate/test/ok"
+    good.rename(elsewhere)
     damaged = two / "tile/test/good/damaged.png"
     damaged.write_bytes(b"no image")
     assert start("--epochs", 1) == 1
@@ -82,7 +84,7 @@ def test_failed_cell_is_tried_again_and_finished_ones_stay(start, two, tmp_path,
     assert printed.err.splitlines()[-1].startswith("1 of 2 cells failed")
     output = tmp_path / "outputs/benchmark"
     slate, tile = read_csv(output)
-    assert slate["error"].startswith("no images in")
+    assert slate["error"].startswith("good parts to measure on")
     assert slate["image_auroc"] == slate["notice"] == ""
     assert "damaged.png" in tile["notice"]
     assert "unet on tile: finished; " in printed.out
@@ -99,7 +101,7 @@ def test_failed_cell_is_tried_again_and_finished_ones_stay(start, two, tmp_path,
     with pytest.raises(UserError, match="train.epochs 1, not 2; take another --output, or delete"):
         start("--epochs", 2)
 
-    shutil.move(tmp_path / "test", two / "slate/test")
+    elsewhere.rename(good)
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     again = subprocess.run(
         [sys.executable, "-m", *launch, str(REPO / "benchmark.py"), *sys.argv[1:-1], "1"],
@@ -114,7 +116,7 @@ def test_failed_cell_is_tried_again_and_finished_ones_stay(start, two, tmp_path,
         folder = output / "unet" / name
         assert (folder / "train.log").read_text().count("next:") == 1
         lines = (folder / "eval.log").read_text()
-        assert lines.count("plots and worst cases") + lines.count("no images in") == evaluated
+        assert lines.count("plots and worst cases") + lines.count("good parts to") == evaluated
 
 
 def test_interrupted_benchmark_goes_on(start, tmp_path, capsys):
@@ -220,6 +222,43 @@ def test_mean_row():
     assert lines[6].startswith("| padim | tile | 0.100")
     assert len(lines) == 7  # no mean of a single category
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+def test_the_fastest_of_those_that_cannot_be_told_from_the_best_is_taken(tmp_path):
+    best = made("unet", image_auroc=0.98, image_auroc_low=0.96, ms_per_image=70.0)
+    close = made("padim", image_auroc=0.97, image_auroc_low=0.95, image_auroc_high=0.99,
+                 ms_per_image=51.0, fit_seconds=13.0, false_alarms=0.021)  # fmt: skip
+    worse = made("draem", image_auroc=0.9, image_auroc_low=0.85, image_auroc_high=0.95,
+                 ms_per_image=5.0)  # fmt: skip
+    rows = [best, close, worse]
+    assert [one.model for one in choose(rows)] == ["padim", "unet"]
+    said = sentence(rows, tmp_path)
+    assert said.startswith("take padim: image AUROC 0.970 (0.950 to 0.990, on the test images)")
+    assert "2.1% false alarms, 51 ms an image, fitted in 13 s" in said
+    assert "unet 0.980 at 70 ms" in said
+    assert said.endswith(f"python train.py --config {tmp_path / 'padim/tile/settings.yaml'}")
+    # A perfect detector has an interval without width: the other's is asked.
+    perfect = made("unet", ms_per_image=70.0)
+    assert [one.model for one in choose([perfect, close])] == ["unet"]
+    almost = close | {"image_auroc": 0.998, "image_auroc_high": 1.0}
+    assert [one.model for one in choose([perfect, almost])] == ["padim", "unet"]
+    # By the means, whose interval is narrower; one that failed somewhere is no choice.
+    wood = [row | {"category": "wood", "drawn_defects": True} for row in (best, close)]
+    ends = choose([best, close, *wood])[0]
+    assert ends.low == pytest.approx(0.97 - 0.02 / 2**0.5)
+    several = sentence([best, close, worse, *wood], tmp_path)
+    assert "mean of 2 categories, on the test images, of wood on drawn defects" in several
+    assert "draem" not in several
+    assert sentence([best], tmp_path) == ""
+    assert sentence([made(error="none"), made("padim", error="none")], tmp_path).startswith("no ")
+
+
+def test_without_test_images_defects_are_drawn(start, two, tmp_path):
+    shutil.rmtree(two / "tile/test")
+    assert start("--epochs", 1, "--categories", "tile") == 0
+    (row,) = read_csv(tmp_path / "outputs/benchmark")
+    assert row["drawn_defects"] == "True" and 0 <= float(row["image_auroc"]) <= 1
+    assert "| tile (drawn defects) |" in (tmp_path / "outputs/benchmark/results.md").read_text()
 
 
 def test_one_model_for_several_categories_has_a_row_of_means(start, tmp_path):
