@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from data.images import ImageError, read_ahead, read_image
+from data.input_profile import InputCheck
 from data.listing import expand, is_video
 from inspection.inspector import Inspector
 from inspection.open_run import (
@@ -90,6 +91,10 @@ def inspect(
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     names = dict(zip(paths, panel_names(absolute), strict=True))
     counts: Counter[str] = Counter()
+    checks = {
+        name: InputCheck(name, one.profile, len(one.scores))
+        for name, one in inspector.calibrations.items()
+    }
     with result_files(output, inspector.config.data.mm_per_pixel > 0) as add_result:
         for path, inspection in inspector.inspect_all(read_ahead(paths, inspector.read)):
             if isinstance(inspection, ImageError):
@@ -103,8 +108,12 @@ def inspect(
             picture = output / names[path]
             with disk.writing():
                 say(inspection, calibration, path)
+                if line := checks[category].add(inspection.measures):
+                    print(line, file=sys.stderr)
                 files = save_pictures(kinds, picture, inspection, calibration, path.name, original)
                 add_result(path, entry(inspection, category, calibration), files)
+    for line in filter(None, (check.end() for check in checks.values())):
+        print(line, file=sys.stderr)
     return counts
 
 

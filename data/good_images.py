@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.images import ImageError, batches, header_size, pixel_digest, read_ahead
+from data.input_profile import Measures, measure
 from data.mvtec import category_in_path
 from data.region import read_with_region
 from data.tensors import to_batch
@@ -35,19 +36,22 @@ class DecodedImages:
         grids: layout of the tiles of each image.
         firsts: index of the first tile of each image; its others follow.
         digests: `pixel_digest` of each image.
+        measures: of each image as it was read, see `measure`.
     """
 
     tiles: np.ndarray
     grids: list[Grid]
     firsts: list[int]
     digests: list[str]
+    measures: list[Measures]
 
     @classmethod
     def whole(cls, images: np.ndarray) -> "DecodedImages":
         """Return images, uint8 [N, h, w, 3], as they are: a frame each."""
         size, count = images.shape[1:3], len(images)
         grids = [Grid(size, size, (0,), (0,))] * count
-        return cls(images, grids, list(range(count)), list(map(pixel_digest, images)))
+        digests, measures = list(map(pixel_digest, images)), list(map(measure, images))
+        return cls(images, grids, list(range(count)), digests, measures)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -60,10 +64,10 @@ class DecodedImages:
 
     def only(self, images: Sequence[int] | np.ndarray) -> "DecodedImages":
         """Return some of the images, given by index; nothing is copied."""
-        grids, firsts, digests = (
-            [values[one] for one in images] for values in (self.grids, self.firsts, self.digests)
+        each = ("grids", "firsts", "digests", "measures")
+        return replace(
+            self, **{name: [getattr(self, name)[one] for one in images] for name in each}
         )
-        return replace(self, grids=grids, firsts=firsts, digests=digests)
 
     def image(self, index: int) -> np.ndarray:
         """Return an image joined of its tiles, without padding: uint8 [H, W, 3]."""
@@ -110,13 +114,13 @@ def decode_all(
                 f"folder {tempfile.gettempdir()} ({error.strerror}); lower --size, or set TMPDIR"
             ) from None
 
-    def read(path: Path) -> tuple[np.ndarray, Grid, str]:
+    def read(path: Path) -> tuple[np.ndarray, Grid, str, Measures]:
         image = read_with_region(path, data)
         grid = Grid.over(image.shape[:2], data)
-        return grid.cut(image, data), grid, pixel_digest(image)
+        return grid.cut(image, data), grid, pixel_digest(image), measure(image)
 
     readable: list[Path] = []
-    grids, firsts, digests, used, failure = [], [], [], 0, ""
+    grids, firsts, digests, measures, used, failure = [], [], [], [], 0, ""
     reader = tqdm(
         read_ahead(paths, read), "decoding", len(paths), unit="image", disable=quiet or None
     )
@@ -126,18 +130,19 @@ def decode_all(
             if not quiet:
                 print(f"left out: {failure}", file=sys.stderr)
             continue
-        own, grid, digest = found
+        own, grid, digest, measured = found
         tiles[used : used + len(own)] = own
         readable.append(path)
         grids.append(grid)
         firsts.append(used)
         digests.append(digest)
+        measures.append(measured)
         used += len(own)
     if not readable:
         raise UserError(
             f"none of the {len(paths)} images in {paths[0].parent} can be read; the last: {failure}"
         )
-    return DecodedImages(tiles[:used], grids, firsts, digests), readable
+    return DecodedImages(tiles[:used], grids, firsts, digests, measures), readable
 
 
 # Folds, where there are as many groups: without one of them, nearly all images are still known.

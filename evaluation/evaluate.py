@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.images import pixel_digest, read_ahead
+from data.input_profile import InputCheck
 from data.mvtec import Category, TestImage
 from evaluation.measure import collect_pixels, measure, pseudo_readers, score_split
 from evaluation.metrics import BinnedPixelScores, PixelScores
@@ -88,6 +89,11 @@ def evaluate(
             f"has learned or was calibrated on, such as {min(copies)}: the metrics flatter it"
         )
         print(notices[-1], file=sys.stderr)
+    if not synthetic:  # drawn on the good images, which are like themselves
+        check = InputCheck(category.name, calibration.profile, len(calibration.scores))
+        unlike = list(filter(None, [*(check.add(row.measures) for row in rows), check.end()]))
+        print("\n".join(unlike), end="\n" if unlike else "", file=sys.stderr)
+        notices += unlike
     metrics = measure(rows, pixels, calibration, inspector.batch)
     title = f"{config.model} on {category.name}"
     print(f"{title}, {file}\n\n{summary(metrics, synthetic)}\n")

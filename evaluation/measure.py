@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.images import ImageError, header_size, read_ahead
+from data.input_profile import Measures
 from data.mvtec import TestImage
 from data.region import valid_pixels
 from evaluation.metrics import (
@@ -43,11 +44,12 @@ Reader: TypeAlias = "tuple[AbstractContextManager[None], Iterable[tuple[Test, An
 
 @dataclass
 class Row:
-    """One test image and its score."""
+    """One test image, its score and its `Inspection.measures`."""
 
     test: Test
     score: float
     milliseconds: float
+    measures: Measures = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -155,7 +157,7 @@ def score_split(
         if isinstance(inspection, ImageError):
             problems.append(f"left out: {inspection}")
             continue
-        rows.append(Row(test, inspection.score, inspection.milliseconds))
+        rows.append(Row(test, inspection.score, inspection.milliseconds, inspection.measures))
         if pixels is None or _lacks_mask(test):
             continue
         if isinstance(mask, ImageError):

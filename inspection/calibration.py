@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from data.good_images import DecodedImages, Fold, GoodImages
+from data.input_profile import profile_of
 from data.tensors import to_batch
 from inspection.inspector import valid_score
 from inspection.threshold import Calibration, calibrate
@@ -70,6 +71,7 @@ def calibrate_detector(
             # Shots of one part are not independent: they count once.
             independent=len(np.unique(groups[own])),
             digests=[images.digests[index] for index in own],
+            profile=profile_of([images.measures[index] for index in own]),
         )
         for category, own in good.by_category().items()
     }

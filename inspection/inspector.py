@@ -6,12 +6,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from data.images import ImageError, batches
+from data.input_profile import Measures, measure
 from data.mvtec import category_in_path
 from data.region import read_with_region, with_region
 from data.tiles import WHOLE, Grid, Slices, resize
@@ -43,6 +45,7 @@ class Inspection(NamedTuple):
         source: rows and columns of the original image that image and map cover: all of them, but
             for `data.resize: crop`.
         mm_per_pixel: millimetres that a pixel of the original image measures; 0: unknown.
+        measures: of the image as it was read, see `data.input_profile`.
     """
 
     image: np.ndarray
@@ -54,6 +57,7 @@ class Inspection(NamedTuple):
     least_area: int = 0
     source: Slices = WHOLE
     mm_per_pixel: float = 0.0
+    measures: Measures = MappingProxyType({})
 
     @property
     def window(self) -> tuple[int, int, int, int]:
@@ -82,11 +86,12 @@ class Inspection(NamedTuple):
 
 
 class _Input(NamedTuple):
-    """An image on its way: its tiles, uint8 [T, h, w, C], and `Inspection.image`."""
+    """An image on its way: tiles, uint8 [T, h, w, C], `image` and `measures` of `Inspection`."""
 
     grid: Grid
     tiles: np.ndarray
     image: np.ndarray
+    measures: Measures
 
 
 class Inspector(ABC):
@@ -184,7 +189,7 @@ class Inspector(ABC):
         small = scaled_to(min(MAX_SIDE, max(size)), size)
         # Without tiles a person gets the very pixels that the detector gets.
         shown = resize(image, small) if data.tile else grid.join(tiles)
-        return _Input(grid, tiles, shown[..., :3])
+        return _Input(grid, tiles, shown[..., :3], measure(image))
 
     def _inspections(self, images: list[_Input]) -> Iterator[Inspection]:
         """Yield the inspections of one batch; the detector runs when the first is asked for."""
@@ -202,7 +207,7 @@ class Inspector(ABC):
             for values in zip(*outputs, strict=True)
         )
         end = 0
-        for grid, of_image, image in images:
+        for grid, of_image, image, measures in images:
             own = slice(end, end := end + len(grid))
             valid = grid.valid_pixels(of_image)
             score = valid_score(anomaly_maps[own], scores[own], valid, self.config.score.reduce)
@@ -227,6 +232,7 @@ class Inspector(ABC):
                 self.config.score.least_area,
                 grid.source,
                 self.config.data.mm_per_pixel,
+                measures,
             )
 
 

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from data.input_profile import Measures, Profile, widened
+
 # Of n scores the n ** (2/3) highest are the tail: 3 of 5, 12 of 40, 34 of 200, 100 of 1000.
 TAIL_POWER = 2 / 3
 
@@ -110,6 +112,7 @@ class Calibration:
         by_hand: whether a person has set the threshold.
         auto: whether `false_alarms` follows from the number of images; see `auto_share`.
         digests: `pixel_digest` of each image, by which it is known again.
+        profile: what good images look like, see `data.input_profile`; empty in runs of old.
     """
 
     threshold: float
@@ -124,6 +127,7 @@ class Calibration:
     by_hand: bool = False
     auto: bool = False
     digests: list[str] = field(default_factory=list)
+    profile: Profile = field(default_factory=dict)
 
     def is_defect(self, score: float) -> bool:
         """Return whether an image of this score is called defective."""
@@ -189,7 +193,8 @@ class Calibration:
 
     def with_false_alarms(self, share: float | Literal["auto"]) -> Calibration:
         """Return the thresholds that call another share of good parts defective."""
-        return calibrate(self.scores, self.peaks, self.low, share, self.independent, self.digests)
+        other = calibrate(self.scores, self.peaks, self.low, share, self.independent, self.digests)
+        return replace(other, profile=self.profile)
 
     def with_threshold(self, threshold: float) -> Calibration:
         """Return a threshold set by hand, with the share of false alarms that it implies."""
@@ -197,7 +202,11 @@ class Calibration:
         return replace(self, threshold=threshold, false_alarms=share, by_hand=True)
 
     def with_scores(
-        self, scores: list[float], peaks: list[float], digests: list[str]
+        self,
+        scores: list[float],
+        peaks: list[float],
+        digests: list[str],
+        measures: Sequence[Measures] = (),
     ) -> Calibration:
         """Return the calibration with further good images; a threshold set by hand stays."""
         more = replace(
@@ -206,6 +215,7 @@ class Calibration:
             peaks=self.peaks + peaks,
             independent=self.independent + len(scores),
             digests=self.digests + digests,
+            profile=widened(self.profile, measures),
         )
         if self.by_hand:
             return more.with_threshold(self.threshold)
@@ -235,6 +245,7 @@ def calibrate(
     false_alarms: float | Literal["auto"],
     independent: int | None = None,
     digests: Sequence[str] = (),
+    profile: Profile | None = None,
 ) -> Calibration:
     """Set the thresholds so that a share of `false_alarms` of future good images exceeds them.
 
@@ -248,6 +259,7 @@ def calibrate(
         false_alarms: share in (0, 0.5), or "auto"; see `auto_share`.
         independent: number of independent images; None: all of them.
         digests: `pixel_digest` of each image.
+        profile: of the good images; None: unknown.
     """
     independent = len(scores) if independent is None else independent
     auto = false_alarms == "auto"
@@ -267,6 +279,7 @@ def calibrate(
         independent=independent,
         auto=auto,
         digests=list(digests),
+        profile=profile or {},
     )
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.good_images import DecodedImages, GoodImages, in_folds
 from data.images import read_image, upright_size
+from data.input_profile import measure
 from data.tiles import Grid, placement, resize_to_input
 from inspection.calibration import calibrate_detector
 from inspection.output import region_mask
@@ -118,7 +119,9 @@ def test_padding_sets_no_threshold():
     for name, highest in {"pad": 0.2, "squash": 9.0}.items():
         detector = Striking(config(name))
         grid = Grid.over((64, 128), detector.config.data)
-        images = DecodedImages(frames, [grid] * 4, list(range(4)), [""] * 4)
+        images = DecodedImages(
+            frames, [grid] * 4, list(range(4)), [""] * 4, [measure(frames[0])] * 4
+        )
         folds = in_folds(images, good, 1, torch.device("cpu"))
         (found,) = calibrate_detector(detector, images, good, folds).values()
         assert found.scores == pytest.approx([highest] * 4)
