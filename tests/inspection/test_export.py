@@ -239,6 +239,7 @@ def test_smaller_files_say_what_they_cost(exported, kind, monkeypatch):
     # Its thresholds are its own: those of the held-out good images as it sees them.
     compact, full = (OnnxInspector(one, "cpu").calibrations["tile"] for one in (file, whole))
     assert compact.scores != full.scores
+    assert compact.profile == full.profile != {}
 
 
 def test_an_export_that_differs_is_not_kept(exported, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import yaml
 from conftest import assert_one_line, run_script
 from PIL import Image
 
+from data.input_profile import MEASURES
 from inspection.open_run import open_inspector
 from training.checkpoint import load_checkpoint
 
@@ -60,6 +61,8 @@ def test_fewer_false_alarms_and_further_good_images(run, dataset, tmp_path):
     assert len(after.scores) - len(before.scores) == len(list(good.iterdir())) == 3
     assert after.independent == before.independent + 3
     assert after.false_alarms == 0.005
+    assert after.profile.keys() == before.profile.keys() == MEASURES.keys()
+    assert after.profile["brightness"] != before.profile["brightness"]
 
 
 def test_good_images_count_once(run, dataset, tmp_path):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -284,6 +285,21 @@ def test_millimetres_stand_in_both_files(run, tmp_path, monkeypatch):
     assert [float(defect[name]) for name in columns] == region["box_mm"]
     assert float(defect["area_mm2"]) == region["area_mm2"] == (SIZE / 2) ** 2
     assert {good[name] for name in columns} == {""}
+
+
+def test_images_unlike_the_good_ones_are_told_once(run, tmp_path, monkeypatch, capsys):
+    good = replace(Brightness.calibrations["part"], profile={"brightness": (10.0, 12.0)})
+    monkeypatch.setattr(Brightness, "calibrations", {"part": good})
+    for number in range(5):
+        save(tmp_path / f"good/{number}.png", 10 + number % 2)
+        save(tmp_path / f"bright/{number}.png", 60)
+    assert run("good", "--save", "none") == 0
+    assert capsys.readouterr().err == ""
+    line = "these images are unlike the good ones of part: brightness 60 (good: 10 to 12); scores"
+    for several in (["bright"], ["bright/0.png"]):
+        assert run(*several, "--save", "none") == 0
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(line)
 
 
 # The threshold

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -74,6 +75,19 @@ def count_frames(path):
         shapes.append(frame[1].shape)
     assert len(set(shapes)) == 1
     return len(shapes)
+
+
+def test_images_unlike_the_good_ones_are_told_of_each_source(run, tmp_path, monkeypatch):
+    good = replace(Brightness.calibrations["part"], profile={"brightness": (10.0, 12.0)})
+    monkeypatch.setattr(Brightness, "calibrations", {"part": good})
+    for name, value in {"like": 11, "unlike": 60}.items():
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            save(tmp_path / f"{name}/{number}.png", value)
+    status, lines, _, err = run("--watch", "like", "--watch", "unlike", "--frames", 8)
+    assert (status, len(lines)) == (0, 8)
+    (said,) = [line for line in err.splitlines() if line.startswith("INPUT")]
+    assert said.startswith("INPUT   unlike: these images are unlike the good ones of part: ")
 
 
 # Video files

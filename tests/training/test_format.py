@@ -76,7 +76,7 @@ def test_a_run_of_the_first_stable_format_is_opened(tmp_path):
     assert checkpoint.config == config_from(yaml.safe_load(CONFIG) | LATER)
     assert checkpoint.good.held_out == [False, False, False]
     inspector = open_inspector(file, "cpu")
-    assert vars(inspector.calibrations["tile"]) == CALIBRATION | {"auto": False}
+    assert vars(inspector.calibrations["tile"]) == CALIBRATION | {"auto": False, "profile": {}}
     image = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
     features = inspector.detector.joined_features(torch.zeros(1, 3, 64, 64))
     assert features.shape[-2:] == (16, 16)
@@ -129,5 +129,5 @@ def test_an_export_of_the_first_stable_format_is_opened(tmp_path):
     write_model(model, about, tmp_path / "tile.onnx")
     inspector = OnnxInspector(tmp_path / "tile.onnx", "cpu")
     assert inspector.config == config_from(yaml.safe_load(CONFIG) | LATER)
-    assert vars(inspector.calibrations["tile"]) == CALIBRATION | {"auto": False}
+    assert vars(inspector.calibrations["tile"]) == CALIBRATION | {"auto": False, "profile": {}}
     assert inspector.inspect(np.full((64, 64, 3), 255, np.uint8)).score == pytest.approx(1)
