@@ -25,7 +25,6 @@ import numpy as np
 from tqdm import tqdm
 
 from data.images import ImageError, pixel_digest, read_ahead
-from data.input_profile import Measures
 from data.listing import expand
 from inspection.inspector import Inspector
 from inspection.open_run import (
@@ -49,8 +48,8 @@ NOT_LEARNED = ["data.max_megapixels", "data.mm_per_pixel"]
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 """Shares of false alarms for which the number of known defects found is printed."""
 
-Found = dict[str, tuple[list[float], list[float], list[str], list[Measures]]]
-"""Of each category: scores of images, the highest pixels of their maps, digests and measures."""
+Found = dict[str, tuple[list[float], list[float], list[str]]]
+"""Of each category: scores of images, the highest pixels of their maps, and digests of them."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -122,7 +121,7 @@ def score_images(inspector: Inspector, names: list[str], what: str, once: bool) 
     if not names:
         return {}
     paths = expand(names)
-    found: Found = {inspector.category_of(path): ([], [], [], []) for path in paths}
+    found: Found = {inspector.category_of(path): ([], [], []) for path in paths}
     known = {category: set(inspector.calibrations[category].digests) for category in found}
 
     def distinct() -> Iterator[tuple[tuple[str, str], np.ndarray]]:
@@ -135,12 +134,11 @@ def score_images(inspector: Inspector, names: list[str], what: str, once: bool) 
                 yield (category, digest), image
 
     for (category, digest), inspection in inspector.inspect_all(distinct()):
-        scores, peaks, digests, measures = found[category]
+        scores, peaks, digests = found[category]
         scores.append(inspection.score)
         peaks.append(float(inspection.anomaly_map.max()))
         digests.append(digest)
-        measures.append(inspection.measures)
-    left = sum(len(digests) for _, _, digests, _ in found.values())
+    left = sum(len(digests) for *_, digests in found.values())
     if not left:
         raise UserError(f"all {len(paths)} {what} count already; name others")
     if left < len(paths):

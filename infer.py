@@ -108,12 +108,11 @@ def inspect(
             picture = output / names[path]
             with disk.writing():
                 say(inspection, calibration, path)
-                if line := checks[category].add(inspection.measures):
-                    print(line, file=sys.stderr)
+                checks[category].add(inspection.measures)
                 files = save_pictures(kinds, picture, inspection, calibration, path.name, original)
                 add_result(path, entry(inspection, category, calibration), files)
-    for line in filter(None, (check.end() for check in checks.values())):
-        print(line, file=sys.stderr)
+    for check in checks.values():
+        check.end()
     return counts
 
 

@@ -4,46 +4,46 @@ The profile of a category holds the range of each measure over its good images. 
 images against fixed limits; whether scores drift is tested by `streams.loop`.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 LINES = 128  # rows, and columns, of an image that are measured: a large one costs little more
-FAR = 4  # pixels; at the distance 1 differences are a quarter of those where all is out of focus
+FAR = 4  # pixels
 PERIOD = 8  # pixels of a JPEG block
-IN_A_ROW = 3  # images that are off before a line says so: one may be an odd part
-SPARE = 5.0  # of the range / n good images: few of them show little of how parts vary
 TAIL = 0.01  # share of good images on each side of the range
-GREY = 1.0  # of `colour`: below it an image is called grey
+SPARE = 5.0  # of the range / n good images: few of them show little of how parts vary
+IN_A_ROW = 3  # images that are off before a line says so: one may be an odd part
 
-Measures = Mapping[str, float]  # of an image, by the names in `MEASURES`; none where not measured
-Profile = dict[str, tuple[float, float]]  # range over good images
+Measures = Mapping[str, float]  # of an image, by the names in `MEASURES`
+Profile = dict[str, tuple[float, float]]  # range of each over good images
 
 
 class Margin(NamedTuple):
-    """How far a measure may leave its range: v + offset within a factor of that."""
+    """How far a measure may leave its range: v + offset within a factor of it."""
 
-    name: str
     factor: float
     offset: float = 0.0
 
-    def limits(self, low: float, high: float, count: int) -> tuple[float, float]:
+    def limits(self, ends: tuple[float, float], count: int) -> tuple[float, float]:
         """Return the limits for single images by the range over so many good ones."""
+        low, high = ends
         spare = SPARE * (high - low) / count
         at_least = (low - spare + self.offset) / self.factor - self.offset
         return at_least, (high + spare + self.offset) * self.factor - self.offset
 
 
-# Chosen on good images and changed copies of these; docs/deployment.md has the figures.
+# Chosen on train/good: images of it against ranges of others, and changed copies of these.
 MEASURES = {
-    "size": Margin("longer side", 1.1),
-    "ratio": Margin("width / height", 1.1),
-    "brightness": Margin("brightness", 1.15, 10.0),
-    # Wide: a stain may colour a whole part. Grey is 0, and so is off where good images have 1.5.
-    "colour": Margin("colour", 2.5, 1.0),
-    "sharpness": Margin("sharpness", 1.5, 0.01),
-    "blocks": Margin("JPEG blocks", 1.5),
+    "longer side": Margin(1.1),
+    "width / height": Margin(1.1),
+    "brightness": Margin(1.1, 10.0),
+    # Wide: a stain may colour a whole part. Grey, which is 0, is off where good images have 1.5.
+    "colour": Margin(2.5, 1.0),
+    "sharpness": Margin(1.5, 0.01),
+    "JPEG blocks": Margin(1.5),
 }
 
 
@@ -51,21 +51,21 @@ def measure(image: np.ndarray) -> dict[str, float]:
     """Measure an image, uint8 [H, W, 3 or more], as it was read.
 
     Returns:
-        By name: `size`, the longer side in pixels; `ratio`, width / height; `brightness`, mean
-        of all channels in [0, 255]; `colour`, mean difference between the highest and the lowest
-        channel; `sharpness`, from 0 (a smooth blur) to 1 (white noise), whatever the contrast;
-        `blocks`, third differences across the lines of a grid of 8 pixels, wherever it begins,
-        over those elsewhere: about 1 without JPEG, 1.2 to 1.9 at quality 90, 3 and more at 50.
+        By name: the longer side in pixels; width / height; brightness, the mean in [0, 255];
+        colour, the mean difference between the highest and the lowest channel; sharpness, from 0
+        (a smooth blur) to 1 (white noise), whatever the contrast; JPEG blocks, third differences
+        across the lines of a grid of 8 pixels, wherever it begins, over those elsewhere: about 1
+        without JPEG, below 2 at quality 90, about 3 and more at 50.
     """
     height, width = image.shape[:2]
     down, right = (-(-side // LINES) for side in (height, width))
     pixels = image[::down, ::right, :3].astype(np.int16)
-    # Of green alone, which is the most of what JPEG and the eye take for brightness.
-    rows, columns = image[::down, :, 1].astype(np.int16), image[:, ::right, 1].T.astype(np.int16)
     near, far, blocks = 0.0, 0.0, 1.0
-    for lines in (rows, columns):
+    # Of green alone, which is the most of what JPEG and the eye take for brightness.
+    for lines in (image[::down, :, 1], image[:, ::right, 1].T):
         if lines.shape[1] < 2 * PERIOD + FAR:
             continue  # too short to have a grid
+        lines = lines.astype(np.int16)
         near += np.abs(np.diff(lines)).mean()
         far += np.abs(lines[:, FAR:] - lines[:, :-FAR]).mean()
         third = np.abs(np.diff(lines, n=3)).mean(axis=0)
@@ -73,75 +73,63 @@ def measure(image: np.ndarray) -> dict[str, float]:
         blocks = max(blocks, float(phases.max() / max(np.median(phases), 0.1)))
     # near / far is 1 for white noise, and 1 / FAR where values rise evenly from one to the other.
     sharpness = max(0.0, near / far - 1 / FAR) / (1 - 1 / FAR) if far else 0.0
-    return {
-        "size": float(max(height, width)),
-        "ratio": width / height,
-        "brightness": float(pixels.mean()),
-        "colour": float((pixels.max(axis=2) - pixels.min(axis=2)).mean()),
-        "sharpness": float(sharpness),
-        "blocks": blocks,
-    }
+    brightness, colour = pixels.mean(), (pixels.max(axis=2) - pixels.min(axis=2)).mean()
+    found = (max(height, width), width / height, brightness, colour, sharpness, blocks)
+    return dict(zip(MEASURES, map(float, found), strict=True))
 
 
 def profile_of(images: Sequence[Measures]) -> Profile:
     """Return the range of each measure over good images, one at least, but for their tails."""
-    ranges = {
-        name: np.quantile([image[name] for image in images], [TAIL, 1 - TAIL]) for name in MEASURES
-    }
-    return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
-
-
-def widened(profile: Profile, images: Sequence[Measures]) -> Profile:
-    """Return a profile with further good images in its ranges; one of an old run stays empty."""
-    ends = {name: [*ends, *(image[name] for image in images)] for name, ends in profile.items()}
-    return {name: (min(values), max(values)) for name, values in ends.items()}
+    values = {name: [image[name] for image in images] for name in MEASURES}
+    return {name: tuple(np.quantile(v, [TAIL, 1 - TAIL]).tolist()) for name, v in values.items()}
 
 
 class InputCheck:
-    """Says once of each measure that `IN_A_ROW` images in a row are off.
+    """Prints to stderr, once for each measure, that `IN_A_ROW` images in a row are off.
 
     Args:
         category: of the images.
         profile: of its good ones; an empty one, as of an old run, leaves nothing to check.
         good: number of these.
+        images: what the line calls those that are checked.
     """
 
-    def __init__(self, category: str, profile: Profile, good: int) -> None:
-        self.category, self.profile = category, profile
-        known = profile.keys() & MEASURES  # a later version may have written others
-        self.limits = {name: MEASURES[name].limits(*profile[name], good) for name in known}
+    def __init__(
+        self, category: str, profile: Profile, good: int, images: str = "these images"
+    ) -> None:
+        self.category, self.profile, self.images, self.count = category, profile, images, 0
+        known = [name for name in MEASURES if name in profile]  # others may be of a later version
+        self.limits = {name: MEASURES[name].limits(profile[name], good) for name in known}
         self.in_a_row = dict.fromkeys(known, 0)
-        self.count = 0
         self.last: Measures = {}
 
-    def add(self, image: Measures) -> str | None:
-        """Add an image; returns a line if it is the one that completes a row."""
+    def add(self, image: Measures) -> None:
+        """Add an image; prints a line if it completes a row."""
         self.count, self.last = self.count + 1, image
-        for name, before in self.in_a_row.items():
-            low, high = self.limits[name]
-            is_like = low <= image[name] <= high
-            # A row that was complete stays so: it is said once.
-            self.in_a_row[name] = 0 if is_like and before < IN_A_ROW else before + 1
-        return self._line(IN_A_ROW)
+        for name, (low, high) in self.limits.items():
+            before = self.in_a_row[name]
+            # A row that was complete goes on for good: it is said once.
+            is_like = low <= image[name] <= high and before < IN_A_ROW
+            self.in_a_row[name] = 0 if is_like else before + 1
+        self._print(IN_A_ROW)
 
-    def end(self) -> str | None:
-        """Return a line if there were fewer images than make a row, and all of them are off."""
-        return self._line(self.count) if 0 < self.count < IN_A_ROW else None
+    def end(self) -> None:
+        """Print a line if there were fewer images than make a row, and all of them are off."""
+        if 0 < self.count < IN_A_ROW:
+            self._print(self.count)
 
-    def _line(self, length: int) -> str | None:
-        """Return a line about the measures that are off in a row of just this length."""
-        off = [name for name in MEASURES if self.in_a_row.get(name) == length]
-        if not off:
-            return None
-        found = ", ".join(_described(name, self.last[name], *self.profile[name]) for name in off)
-        return (
-            f"these images are unlike the good ones of {self.category}: {found}; scores may not "
-            "hold: set camera and light as for training, or train again"
-        )
+    def _print(self, length: int) -> None:
+        """Print a line about the measures that are off in a row of just this length."""
+        if off := [self._described(name) for name, row in self.in_a_row.items() if row == length]:
+            print(
+                f"{self.images} are unlike the good ones of {self.category}: {', '.join(off)}; "
+                "scores may not hold: set camera and light as for training, or train again",
+                file=sys.stderr,
+            )
 
-
-def _described(name: str, value: float, low: float, high: float) -> str:
-    if name == "colour" and (value < GREY <= low or high < GREY <= value):
-        return "grey (good: colour)" if value < GREY else "colour (good: grey)"
-    ends = dict.fromkeys(f"{end:.3g}" for end in (low, high))  # one, where both are the same
-    return f"{MEASURES[name].name} {value:.3g} (good: {' to '.join(ends)})"
+    def _described(self, name: str) -> str:
+        value, (low, high) = self.last[name], self.profile[name]
+        if name == "colour" and min(value, high) < 1:  # one of the two is grey
+            return "grey (good: colour)" if value < high else "colour (good: grey)"
+        ends = dict.fromkeys(f"{end:.3g}" for end in (low, high))  # one, where both are the same
+        return f"{name} {value:.3g} (good: {' to '.join(ends)})"

@@ -91,9 +91,9 @@ def evaluate(
         print(notices[-1], file=sys.stderr)
     if not synthetic:  # drawn on the good images, which are like themselves
         check = InputCheck(category.name, calibration.profile, len(calibration.scores))
-        unlike = list(filter(None, [*(check.add(row.measures) for row in rows), check.end()]))
-        print("\n".join(unlike), end="\n" if unlike else "", file=sys.stderr)
-        notices += unlike
+        for row in rows:
+            check.add(row.measures)
+        check.end()
     metrics = measure(rows, pixels, calibration, inspector.batch)
     title = f"{config.model} on {category.name}"
     print(f"{title}, {file}\n\n{summary(metrics, synthetic)}\n")

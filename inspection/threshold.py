@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from data.input_profile import Measures, Profile, widened
+from data.input_profile import Profile
 
 # Of n scores the n ** (2/3) highest are the tail: 3 of 5, 12 of 40, 34 of 200, 100 of 1000.
 TAIL_POWER = 2 / 3
@@ -202,11 +202,7 @@ class Calibration:
         return replace(self, threshold=threshold, false_alarms=share, by_hand=True)
 
     def with_scores(
-        self,
-        scores: list[float],
-        peaks: list[float],
-        digests: list[str],
-        measures: Sequence[Measures] = (),
+        self, scores: list[float], peaks: list[float], digests: list[str]
     ) -> Calibration:
         """Return the calibration with further good images; a threshold set by hand stays."""
         more = replace(
@@ -215,7 +211,6 @@ class Calibration:
             peaks=self.peaks + peaks,
             independent=self.independent + len(scores),
             digests=self.digests + digests,
-            profile=widened(self.profile, measures),
         )
         if self.by_hand:
             return more.with_threshold(self.threshold)

@@ -63,9 +63,10 @@ def inspect_streams(args: argparse.Namespace) -> int:
         for source, frame in frames:
             results.add(source, frame)
         results.beat(every=0)  # the last frames, too
-        results.end()
         rate = counts.total("frames") / (time.perf_counter() - started)
     with disk.writing():
+        for check in results.checks.values():
+            check.end()
         print(
             f"{counts.total('frames')} frames inspected, {counts.total('defects')} defective, "
             f"{counts.total('failures')} failed; {rate:.1f} frames/s; verdicts in {log.path}"
@@ -134,7 +135,7 @@ class Results:
     def __post_init__(self) -> None:
         self.drifts = {source: drift(one) for source, (_, one) in self.calibrated.items()}
         self.checks = {
-            source: InputCheck(category, one.profile, len(one.scores))
+            source: InputCheck(category, one.profile, len(one.scores), f"images of {source.name}")
             for source, (category, one) in self.calibrated.items()
         }
 
@@ -163,7 +164,7 @@ class Results:
         category, calibration = self.calibrated[source]
         with self.disk.writing():
             say(inspection, calibration, frame.name)
-        self._warn(source, self.checks[source].add(inspection.measures))
+            self.checks[source].add(inspection.measures)
         defect = calibration.is_defect(inspection.score)
         self.counts.count(source.name, defect)
         line = frame.about | entry(inspection, category, calibration)
@@ -185,15 +186,6 @@ class Results:
         if self.video:
             seen = frame.image[..., :3]
             self.video.write(annotate(seen, inspection, calibration, title), frame.fps)
-
-    def end(self) -> None:
-        """Warn of images that were too few to do so before."""
-        for source, check in self.checks.items():
-            self._warn(source, check.end())
-
-    def _warn(self, source: Source, line: str | None) -> None:
-        if line:
-            self._print(f"INPUT   {source.name}: {line}")
 
     def _add_good(self, source: Source, severity: float) -> None:
         change = self.drifts[source].add(severity)
