@@ -6,7 +6,6 @@ images against fixed limits; whether scores drift is tested by `streams.loop`.
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,29 +20,16 @@ Measures = Mapping[str, float]  # of an image, by the names in `MEASURES`
 Profile = dict[str, tuple[float, float]]  # range of each over good images
 
 
-class Margin(NamedTuple):
-    """How far a measure may leave its range: v + offset within a factor of it."""
-
-    factor: float
-    offset: float = 0.0
-
-    def limits(self, ends: tuple[float, float], count: int) -> tuple[float, float]:
-        """Return the limits for single images by the range over so many good ones."""
-        low, high = ends
-        spare = SPARE * (high - low) / count
-        at_least = (low - spare + self.offset) / self.factor - self.offset
-        return at_least, (high + spare + self.offset) * self.factor - self.offset
-
-
-# Chosen on train/good: images of it against ranges of others, and changed copies of these.
+# How far an image may leave the range: factor, offset; v + offset has to lie within the factor.
+# Chosen on train/good: images of it against the ranges of others, and changed copies of these.
 MEASURES = {
-    "longer side": Margin(1.1),
-    "width / height": Margin(1.1),
-    "brightness": Margin(1.1, 10.0),
+    "longer side": (1.1, 0.0),
+    "width / height": (1.1, 0.0),
+    "brightness": (1.1, 10.0),
     # Wide: a stain may colour a whole part. Grey, which is 0, is off where good images have 1.5.
-    "colour": Margin(2.5, 1.0),
-    "sharpness": Margin(1.5, 0.01),
-    "JPEG blocks": Margin(1.5),
+    "colour": (2.5, 1.0),
+    "sharpness": (1.5, 0.01),
+    "JPEG blocks": (1.5, 0.0),
 }
 
 
@@ -99,7 +85,12 @@ class InputCheck:
     ) -> None:
         self.category, self.profile, self.images, self.count = category, profile, images, 0
         known = [name for name in MEASURES if name in profile]  # others may be of a later version
-        self.limits = {name: MEASURES[name].limits(profile[name], good) for name in known}
+        self.limits = {}
+        for name in known:
+            (low, high), (factor, offset) = profile[name], MEASURES[name]
+            spare = SPARE * (high - low) / good
+            least = (low - spare + offset) / factor - offset
+            self.limits[name] = least, (high + spare + offset) * factor - offset
         self.in_a_row = dict.fromkeys(known, 0)
         self.last: Measures = {}
 
