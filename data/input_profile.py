@@ -11,6 +11,7 @@ import numpy as np
 
 LINES = 128  # rows, and columns, of an image that are measured: a large one costs little more
 FAR = 4  # pixels
+BLACK = 10.0  # added to values, so that the darkest do not rule their geometric mean
 PERIOD = 8  # pixels of a JPEG block
 TAIL = 0.01  # share of good images on each side of the range
 SPARE = 5.0  # of the range / n good images: few of them show little of how parts vary
@@ -25,7 +26,7 @@ Profile = dict[str, tuple[float, float]]  # range of each over good images
 MEASURES = {
     "longer side": (1.1, 0.0),
     "width / height": (1.1, 0.0),
-    "brightness": (1.1, 10.0),
+    "brightness": (1.1, BLACK),
     # Wide: a stain may colour a whole part. Grey, which is 0, is off where good images have 1.5.
     "colour": (2.5, 1.0),
     "sharpness": (1.5, 0.01),
@@ -37,11 +38,11 @@ def measure(image: np.ndarray) -> dict[str, float]:
     """Measure an image, uint8 [H, W, 3 or more], as it was read.
 
     Returns:
-        By name: the longer side in pixels; width / height; brightness, the mean in [0, 255];
-        colour, the mean difference between the highest and the lowest channel; sharpness, from 0
-        (a smooth blur) to 1 (white noise), whatever the contrast; JPEG blocks, third differences
-        across the lines of a grid of 8 pixels, wherever it begins, over those elsewhere: about 1
-        without JPEG, below 2 at quality 90, about 3 and more at 50.
+        By name: the longer side in pixels; width / height; brightness, the geometric mean in
+        [0, 255]; colour, the mean difference between the highest and the lowest channel;
+        sharpness, from 0 (a smooth blur) to 1 (white noise), whatever the contrast; JPEG blocks,
+        third differences across the lines of a grid of 8 pixels, wherever it begins, over those
+        elsewhere: about 1 without JPEG, below 2 at quality 90, about 3 and more at 50.
     """
     height, width = image.shape[:2]
     down, right = (-(-side // LINES) for side in (height, width))
@@ -59,7 +60,9 @@ def measure(image: np.ndarray) -> dict[str, float]:
         blocks = max(blocks, float(phases.max() / max(np.median(phases), 0.1)))
     # near / far is 1 for white noise, and 1 / FAR where values rise evenly from one to the other.
     sharpness = max(0.0, near / far - 1 / FAR) / (1 - 1 / FAR) if far else 0.0
-    brightness, colour = pixels.mean(), (pixels.max(axis=2) - pixels.min(axis=2)).mean()
+    # Geometric: a white ground, which is clipped, would hide in a mean that all else is brighter.
+    brightness = np.exp(np.log(pixels + BLACK).mean()) - BLACK
+    colour = (pixels.max(axis=2) - pixels.min(axis=2)).mean()
     found = (max(height, width), width / height, brightness, colour, sharpness, blocks)
     return dict(zip(MEASURES, map(float, found), strict=True))
 
