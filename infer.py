@@ -7,8 +7,9 @@
     python infer.py --save map,mask,overlay photos/   other pictures than panels; none: no pictures
 
 Writes a panel for each image, and as it goes a line for it in results.csv and results.jsonl, to
-outputs/<run>/infer/, or to infer-2/, infer-3/ and so on: nothing is overwritten. The exit status is
-1 if an image could not be read. Videos, cameras and watched folders: stream.py.
+outputs/<run>/infer/, or to infer-2/, infer-3/ and so on: nothing is overwritten. A run that was
+trained with calibration.group also gives a verdict on each part, in parts.csv and parts.jsonl. The
+exit status is 1 if an image could not be read. Videos, cameras and watched folders: stream.py.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from data.images import ImageError, read_ahead, read_image
 from data.listing import expand, is_video
+from data.parts import part_name
 from inspection.inspector import Inspector
 from inspection.open_run import (
     add_category_flag,
@@ -35,10 +37,12 @@ from inspection.output import (
     entry,
     named_kinds,
     panel_names,
+    part_files,
     result_files,
     save_pictures,
     say,
 )
+from inspection.parts import Part, Parts
 from training.folders import run_name
 from utils.errors import UserError, run_script
 from utils.files import Disk, empty_folder, new_folder
@@ -72,25 +76,40 @@ def inspect(
     output: Path,
     kinds: Sequence[str],
     disk: Disk,
-) -> Counter[str]:
-    """Inspect images, and print and write the result of each before the next.
+) -> tuple[Counter[str], Counter[str]]:
+    """Inspect images, and print and write the result of each, and of each part, before the next.
 
     Args:
         inspector: the detector.
-        categories: the images, each with its category.
+        categories: the images, each with its category; those of a part are inspected together.
         output: an empty folder.
         kinds: of pictures that are written of each image.
         disk: notes if anything cannot be written.
 
     Returns:
-        The number of images that are "good", "defect" and "failed": could not be read.
+        The number of images that are "good", "defect" and "failed": could not be read; and that of
+        parts, none if each image counts by itself.
     """
-    paths = list(categories)
+    images: dict[str, list[Path]] = {}  # of each part
+    for path, category in categories.items():
+        images.setdefault(part_name(path, category, inspector.group), []).append(path)
+    paths = [path for own in images.values() for path in own]
+    parts = Parts(inspector.group, {name: len(own) for name, own in images.items()})
     # Not resolve(): a link goes by its own name, whatever it points to.
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     names = dict(zip(paths, panel_names(absolute), strict=True))
     counts: Counter[str] = Counter()
-    with result_files(output) as add_result:
+    with (
+        result_files(output, parts.grouped) as add_result,
+        part_files(output, parts.grouped) as add_part,
+    ):
+
+        def end(part: Part | None) -> None:
+            if part is not None and parts.grouped:
+                with disk.writing():
+                    part.say()
+                    add_part(part.entry())
+
         for path, inspection in inspector.inspect_all(read_ahead(paths, inspector.read)):
             if isinstance(inspection, ImageError):
                 print(f"FAILED  {inspection}", file=sys.stderr)
@@ -98,14 +117,18 @@ def inspect(
                 continue
             category = categories[path]
             calibration = inspector.calibrations[category]
+            end(parts.begin(path, category, calibration))
             counts[calibration.verdict(inspection.score)] += 1
             original = partial(read_image, path, inspector.config.data)
             picture = output / names[path]
             with disk.writing():
                 say(inspection, calibration, path)
                 files = save_pictures(kinds, picture, inspection, calibration, path.name, original)
-                add_result(path, entry(inspection, category, calibration), files)
-    return counts
+                found = entry(inspection, category, calibration) | parts.named()
+                add_result(path, found, files)
+            end(parts.add(inspection.score))
+        end(parts.close())
+    return counts, parts.verdicts if parts.grouped else Counter()
 
 
 def main() -> int:
@@ -123,12 +146,13 @@ def main() -> int:
     categories = {path: inspector.category_of(path) for path in paths}
     disk = Disk()
     output = args.output or new_folder(Path("outputs") / run_name(file) / "infer")
-    counts = inspect(inspector, categories, output, args.save, disk)
+    counts, parts = inspect(inspector, categories, output, args.save, disk)
     calibrations = inspector.calibrations.items()
     thresholds = ", ".join(f"of {category} {one.threshold:.5f}" for category, one in calibrations)
     with disk.writing():
         print(
-            f"{counts['defect']} defective, {counts['good']} good, {counts['failed']} failed; "
+            (f"{parts['defect']} parts defective, {parts['good']} good; images: " if parts else "")
+            + f"{counts['defect']} defective, {counts['good']} good, {counts['failed']} failed; "
             f"threshold {thresholds}; results in {output}"
         )
     return 1 if counts["failed"] or disk.failed else 0

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
+from data.parts import part_name
 from data.region import MIN_SHARE
 from demo.detectors import Detectors, list_runs, thumbnails
 from demo.threshold import BINS, COLOURS, Result, Scale, describe, effect, histogram, verdicts
@@ -42,6 +43,7 @@ class Opened(NamedTuple):
     scale: Scale | None = None
     examples: tuple[Path, ...] = ()
     error: str = ""
+    group: str | None = None  # see `Inspector.group`
 
 
 class Shot(NamedTuple):
@@ -193,7 +195,8 @@ class Page:
         scale = Scale(inspector.calibrations[category])
         examples = thumbnails(inspector.config.data, category)
         pictures = [(picture, example.defect) for example, picture in examples]
-        opened = Opened(run, category, scale, tuple(example.path for example, _ in examples))
+        paths = tuple(example.path for example, _ in examples)
+        opened = Opened(run, category, scale, paths, group=inspector.group)
         several = len(categories) > 1
         return {
             self.opened: opened,
@@ -238,10 +241,14 @@ class Page:
             raise gr.Error(NO_RUN, print_exception=False)
         results = []
         for path in progress.tqdm(list(map(Path, files)), unit="images"):
+            part = ""
+            if opened.group is not None:  # of the name alone: each upload has a folder of its own
+                part = part_name(path.name, opened.category, opened.group)
             try:
-                results.append(Result(path.name, self.detectors.inspect(opened.run, path).score))
-            except UserError as error:
-                results.append(Result(path.name, None, str(error)))
+                score, error = self.detectors.inspect(opened.run, path).score, ""
+            except UserError as failure:
+                score, error = None, str(failure)
+            results.append(Result(path.name, score, error, part))
         return None, results
 
     def keep_threshold(self, opened: Opened, threshold: float, request: gr.Request) -> Opened:
@@ -325,6 +332,9 @@ class Page:
             (table["verdict"] == kind).sum() for kind in ("defect", "good", "")
         )
         text = f"{defects} defective, {good} good, {failed} failed"
+        if of_parts := Result.of_parts(results).values():
+            count = sum(map(calibration.is_defect, of_parts))
+            text = f"{count} of {len(of_parts)} parts defective; images: {text}"
         kind = "defect" if defects else "error" if failed else "good"
         short = table.map(lambda cell: f"{cell:.5g}" if isinstance(cell, float) else cell)
         return {

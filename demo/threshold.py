@@ -56,9 +56,10 @@ def effect(calibration: Calibration, is_own: bool) -> str:
     """Describe how many good images a threshold, the run's own or one on trial, calls defective."""
     alarms = sum(map(calibration.is_defect, calibration.scores))
     own = "Threshold set by hand" if calibration.by_hand else "Calibrated threshold"
+    what = "parts" if calibration.views else "images"
     return (
         f"{own if is_own else 'Threshold on trial'} {calibration.threshold:.4g}: {alarms} of "
-        f"{len(calibration.scores)} good images would be called defective"
+        f"{len(calibration.scores)} good {what} would be called defective"
     )
 
 
@@ -83,19 +84,37 @@ def describe(calibration: Calibration, score: float) -> str:
 
 
 class Result(NamedTuple):
-    """One of many images: its name, and its score or the error in place of it."""
+    """One of many images: its name, its score or the error in place of it, and its part's name."""
 
     name: str
     score: float | None
     error: str = ""
+    part: str = ""
+
+    @staticmethod
+    def of_parts(results: Iterable["Result"]) -> dict[str, float]:
+        """Return the highest score of the images of each part that has a name."""
+        scores: dict[str, list[float]] = {}
+        for result in results:
+            if result.part and result.score is not None:
+                scores.setdefault(result.part, []).append(result.score)
+        return {part: max(own) for part, own in scores.items()}
 
 
 def verdicts(results: list[Result], calibration: Calibration) -> pd.DataFrame:
-    """Return the table of many images; those that failed have empty cells."""
+    """Return the table of many images; those that failed have empty cells.
+
+    Where parts have names, it has these and the verdicts on them, too.
+    """
     rows = []
-    for name, score, error in results:
+    for name, score, error, _ in results:
         found = [None, ""]
         if score is not None:
             found = [calibration.severity(score), calibration.verdict(score)]
         rows.append([name, score, *found, calibration.threshold, error])
-    return pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    if of_parts := Result.of_parts(results):
+        found = {part: calibration.verdict(score) for part, score in of_parts.items()}
+        table["part"] = [result.part for result in results]
+        table["part_verdict"] = [found.get(result.part, "") for result in results]
+    return table

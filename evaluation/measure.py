@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from data.images import ImageError, header_size, read_ahead
 from data.mvtec import TestImage
+from data.parts import part_name
 from data.region import valid_pixels
 from evaluation.metrics import (
     BinnedPixelScores,
@@ -175,6 +176,32 @@ def _with_masks(images: Iterable[tuple[Test, Any]]) -> Iterator[tuple[tuple[Test
         image, mask = (read, None) if isinstance(read, ImageError) else read
         valid = None if isinstance(image, ImageError) else valid_pixels(image)
         yield (test, mask, valid), image
+
+
+def part_rows(rows: Sequence[Row], pattern: str | None, category: str) -> list[Row]:
+    """Return a row for each part: that of its image with the highest score.
+
+    A drawn defect is on one image: with the others of its part, as they are, it makes a part.
+
+    Args:
+        rows: of images.
+        pattern: `Inspector.group`; None: each image is a part.
+        category: that of the images.
+    """
+    parts: dict[tuple[str, str, int], list[Row]] = {}
+    for number, row in enumerate(rows):
+        drawn = number if row.test.is_defect and not isinstance(row.test, TestImage) else -1
+        name = part_name(row.test.path, category, pattern)
+        parts.setdefault((name, row.test.defect, drawn), []).append(row)
+    found = []
+    for (name, _, drawn), own in parts.items():
+        highest = max(own, key=lambda row: row.score)
+        if drawn >= 0:
+            images = parts.get((name, "good", -1), [])
+            others = [row.score for row in images if row.test.path != highest.test.path]
+            highest = replace(highest, score=max([highest.score, *others]))
+        found.append(highest)
+    return found
 
 
 def scores_by_class(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:

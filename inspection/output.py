@@ -26,6 +26,8 @@ FILES = ("panel", "map", "map_npy", "mask", "overlay")  # as results do: a map i
 MAX_NAME_BYTES = 230  # of a panel or its folder: disks take 255; `_overlay` or a number follow
 COLUMNS = ["path", "category", "verdict", "score", "severity", "threshold", "regions"]
 COLUMNS += ["x", "y", "width", "height", "area", "peak", *FILES]  # x to peak: strongest region
+PART_COLUMNS = ["part", "category", "verdict", "score", "severity", "threshold"]
+PART_COLUMNS += ["views", "usual_views"]
 
 
 def say(inspection: Inspection, calibration: Calibration, name: object) -> str:
@@ -51,40 +53,72 @@ def entry(inspection: Inspection, category: str, calibration: Calibration) -> di
 
 @contextmanager
 def result_files(
-    folder: Path,
+    folder: Path, grouped: bool
 ) -> Iterator[Callable[[Path, dict[str, Any], Mapping[str, Path]], None]]:
     """Open results.jsonl and results.csv in a folder; `FileExistsError` if it holds either.
+
+    Args:
+        folder: where.
+        grouped: whether each image has a part, by name.
 
     Yields:
         A function that writes a line of each for an image: its path, its `entry`, and those of its
         `FILES` that were written; raises `OSError` if neither line can be written.
     """
+    with _line_files(folder, "results", [*COLUMNS, *["part"] * grouped]) as write:
+
+        def add(path: Path, found: dict[str, Any], files: Mapping[str, Path]) -> None:
+            whole = {"path": str(path), **found}
+            whole |= {name: str(file) for name, file in files.items()}
+            row = whole | {"regions": len(found["regions"])}
+            for strongest in found["regions"][:1]:  # a table has columns for one
+                row |= dict(zip(["x", "y", "width", "height"], strongest["box"], strict=True))
+                row |= {"area": strongest["area"], "peak": strongest["peak"]}
+            write(whole, row)
+
+        yield add
+
+
+@contextmanager
+def part_files(folder: Path, grouped: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Open parts.jsonl and parts.csv in a folder, if parts are `grouped`; as `result_files`.
+
+    Yields:
+        A function that writes a line of each for a part, given its `entry`.
+    """
+    if not grouped:
+        yield lambda _: None
+        return
+    with _line_files(folder, "parts", PART_COLUMNS) as write:
+        yield lambda found: write(found, found)
+
+
+@contextmanager
+def _line_files(
+    folder: Path, stem: str, columns: Sequence[str]
+) -> Iterator[Callable[[dict[str, Any], dict[str, Any]], None]]:
+    """Open <stem>.jsonl and <stem>.csv; yield a function that writes a line of each, or neither."""
     with (
-        LineFile(folder / "results.jsonl") as lines,
-        LineFile(folder / "results.csv", CSV_ENCODING) as table,
+        LineFile(folder / f"{stem}.jsonl") as lines,
+        LineFile(folder / f"{stem}.csv", CSV_ENCODING) as table,
     ):
 
         def write_row(row: dict[str, Any]) -> None:
             text = io.StringIO()
-            csv.DictWriter(text, COLUMNS).writerow(row)
+            csv.DictWriter(text, columns).writerow(row)
             table.write(text.getvalue())
 
-        write_row(dict(zip(COLUMNS, COLUMNS, strict=True)))
+        write_row(dict(zip(columns, columns, strict=True)))
 
-        def add(path: Path, found: dict[str, Any], files: Mapping[str, Path]) -> None:
-            row = {"path": str(path), **found, **{name: str(file) for name, file in files.items()}}
-            lines.write(json.dumps(row) + "\n")
-            row["regions"] = len(found["regions"])
-            for strongest in found["regions"][:1]:  # a table has columns for one
-                row |= dict(zip(["x", "y", "width", "height"], strongest["box"], strict=True))
-                row |= {"area": strongest["area"], "peak": strongest["peak"]}
+        def write(whole: dict[str, Any], row: dict[str, Any]) -> None:
+            lines.write(json.dumps(whole) + "\n")
             try:
                 write_row(row)
             except OSError:
-                lines.remove_last()  # an image is in both files or in none
+                lines.remove_last()  # a result is in both files or in none
                 raise
 
-        yield add
+        yield write
 
 
 def named_kinds(text: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import mode
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -104,12 +105,15 @@ class Calibration:
             images.
         high: value at the hot end; `pixel_threshold` lies half-way.
         false_alarms: share of good images that the threshold is expected to call defective.
-        scores: out-of-fold score of every good image.
+        scores: out-of-fold score of every good image, or of every good part: that of its images
+            that is highest. A part is defective if one of its images is, so the threshold holds for
+            the images.
         peaks: highest pixel of each of their maps, in the same order.
-        independent: number of independent scores; several images of one part count once.
+        independent: number of independent scores.
         by_hand: whether a person has set the threshold.
         auto: whether `false_alarms` follows from the number of images; see `auto_share`.
         digests: `pixel_digest` of each image, by which it is known again.
+        views: number of images of each part; empty where images count by themselves.
     """
 
     threshold: float
@@ -124,6 +128,17 @@ class Calibration:
     by_hand: bool = False
     auto: bool = False
     digests: list[str] = field(default_factory=list)
+    views: list[int] = field(default_factory=list)
+
+    @property
+    def usual_views(self) -> int:
+        """Most common number of images of a part."""
+        return mode(self.views or [1])
+
+    @property
+    def most_views(self) -> int:
+        """Number of images of the part that has most."""
+        return max(self.views, default=1)
 
     def is_defect(self, score: float) -> bool:
         """Return whether an image of this score is called defective."""
@@ -154,8 +169,11 @@ class Calibration:
         rank, least = n * share, max(1.0, n * share)
         low = betaincinv(max(rank, 1e-9), n - rank + 1, (1 - CONFIDENCE) / 2)
         high = betaincinv(least, n - least + 1, (1 + CONFIDENCE) / 2)
-        images = f"{len(self.scores)} good image{'s' if len(self.scores) > 1 else ''}"
-        if n < len(self.scores):
+        count = sum(self.views) or len(self.scores)
+        images = f"{count} good image{'s' if count > 1 else ''}"
+        if self.views:
+            images = f"{len(self.scores)} parts, {images}"
+        elif n < len(self.scores):
             images += f", {n} of them independent"
         by_hand = ", set by hand" if self.by_hand else ""
         text = (
@@ -189,7 +207,8 @@ class Calibration:
 
     def with_false_alarms(self, share: float | Literal["auto"]) -> Calibration:
         """Return the thresholds that call another share of good parts defective."""
-        return calibrate(self.scores, self.peaks, self.low, share, self.independent, self.digests)
+        of_images = self.digests, self.views
+        return calibrate(self.scores, self.peaks, self.low, share, self.independent, *of_images)
 
     def with_threshold(self, threshold: float) -> Calibration:
         """Return a threshold set by hand, with the share of false alarms that it implies."""
@@ -197,15 +216,23 @@ class Calibration:
         return replace(self, threshold=threshold, false_alarms=share, by_hand=True)
 
     def with_scores(
-        self, scores: list[float], peaks: list[float], digests: list[str]
+        self, scores: list[float], peaks: list[float], digests: list[str], views: list[int]
     ) -> Calibration:
-        """Return the calibration with further good images; a threshold set by hand stays."""
+        """Return the calibration with further good images; a threshold set by hand stays.
+
+        Args:
+            scores: of the images, or of parts that no other images of the calibration show.
+            peaks: highest pixels of their maps.
+            digests: of each image.
+            views: number of images behind each score.
+        """
         more = replace(
             self,
             scores=self.scores + scores,
             peaks=self.peaks + peaks,
             independent=self.independent + len(scores),
             digests=self.digests + digests,
+            views=self.views and self.views + views,
         )
         if self.by_hand:
             return more.with_threshold(self.threshold)
@@ -235,6 +262,7 @@ def calibrate(
     false_alarms: float | Literal["auto"],
     independent: int | None = None,
     digests: Sequence[str] = (),
+    views: Sequence[int] = (),
 ) -> Calibration:
     """Set the thresholds so that a share of `false_alarms` of future good images exceeds them.
 
@@ -242,12 +270,13 @@ def calibrate(
     highest pixel, so that the same share of good images has any marked pixel at all.
 
     Args:
-        scores: of good images, of any sign and scale; one at least, better some dozens.
+        scores: of good images or parts, of any sign and scale; one at least, better some dozens.
         peaks: highest pixels of their maps.
         level: of the anomaly map on good images: the cold end of the heatmap's colours.
         false_alarms: share in (0, 0.5), or "auto"; see `auto_share`.
-        independent: number of independent images; None: all of them.
+        independent: number of independent scores; None: all of them.
         digests: `pixel_digest` of each image.
+        views: number of images of each part; empty where images count by themselves.
     """
     independent = len(scores) if independent is None else independent
     auto = false_alarms == "auto"
@@ -267,6 +296,7 @@ def calibrate(
         independent=independent,
         auto=auto,
         digests=list(digests),
+        views=list(views),
     )
 
 
