@@ -120,7 +120,8 @@ def score_images(inspector: Inspector, names: list[str], what: str, once: bool) 
     if not names:
         return {}
     paths = expand(names)
-    of_images: dict[str, dict[str, list[tuple[float, float, str]]]] = {}  # by category and part
+    # Of each category and part the score, the peak and the digest of each image.
+    of_images = {inspector.category_of(path): {} for path in paths}
     known = {category: set(one.digests) for category, one in inspector.calibrations.items()}
 
     def distinct() -> Iterator[tuple[tuple[str, str, str], np.ndarray]]:
@@ -134,8 +135,7 @@ def score_images(inspector: Inspector, names: list[str], what: str, once: bool) 
 
     for (category, part, digest), inspection in inspector.inspect_all(distinct()):
         peak = float(inspection.anomaly_map.max())
-        images = of_images.setdefault(category, {}).setdefault(part, [])
-        images.append((inspection.score, peak, digest))
+        of_images[category].setdefault(part, []).append((inspection.score, peak, digest))
     found: Found = {}
     for category, parts in of_images.items():
         columns = [list(zip(*images, strict=True)) for images in parts.values()]

@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from data.images import ImageError, read_ahead, read_image
@@ -33,16 +34,16 @@ from inspection.open_run import (
     parse_checked,
 )
 from inspection.output import (
+    COLUMNS,
     KINDS,
     entry,
     named_kinds,
     panel_names,
-    part_files,
     result_files,
     save_pictures,
     say,
 )
-from inspection.parts import Part, Parts
+from inspection.parts import Part, part_files
 from training.folders import run_name
 from utils.errors import UserError, run_script
 from utils.files import Disk, empty_folder, new_folder
@@ -76,7 +77,7 @@ def inspect(
     output: Path,
     kinds: Sequence[str],
     disk: Disk,
-) -> tuple[Counter[str], Counter[str]]:
+) -> Counter[str]:
     """Inspect images, and print and write the result of each, and of each part, before the next.
 
     Args:
@@ -87,48 +88,46 @@ def inspect(
         disk: notes if anything cannot be written.
 
     Returns:
-        The number of images that are "good", "defect" and "failed": could not be read; and that of
-        parts, none if each image counts by itself.
+        The number of images that are "good", "defect" and "failed": could not be read; and of
+        "parts", of which so many are "defective parts".
     """
+    group = inspector.group
     images: dict[str, list[Path]] = {}  # of each part
     for path, category in categories.items():
-        images.setdefault(part_name(path, category, inspector.group), []).append(path)
+        images.setdefault(part_name(path, category, group), []).append(path)
     paths = [path for own in images.values() for path in own]
-    parts = Parts(inspector.group, {name: len(own) for name, own in images.items()})
     # Not resolve(): a link goes by its own name, whatever it points to.
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     names = dict(zip(paths, panel_names(absolute), strict=True))
     counts: Counter[str] = Counter()
-    with (
-        result_files(output, parts.grouped) as add_result,
-        part_files(output, parts.grouped) as add_part,
-    ):
-
-        def end(part: Part | None) -> None:
-            if part is not None and parts.grouped:
-                with disk.writing():
-                    part.say()
-                    add_part(part.entry())
-
-        for path, inspection in inspector.inspect_all(read_ahead(paths, inspector.read)):
-            if isinstance(inspection, ImageError):
-                print(f"FAILED  {inspection}", file=sys.stderr)
-                counts["failed"] += 1
-                continue
-            category = categories[path]
+    columns = COLUMNS if group is None else [*COLUMNS, "part"]
+    with result_files(output, columns) as add_result, part_files(output, group) as add_part:
+        inspections = inspector.inspect_all(read_ahead(paths, inspector.read))
+        for name, own in images.items():
+            category = categories[own[0]]
             calibration = inspector.calibrations[category]
-            end(parts.begin(path, category, calibration))
-            counts[calibration.verdict(inspection.score)] += 1
-            original = partial(read_image, path, inspector.config.data)
-            picture = output / names[path]
-            with disk.writing():
-                say(inspection, calibration, path)
-                files = save_pictures(kinds, picture, inspection, calibration, path.name, original)
-                found = entry(inspection, category, calibration) | parts.named()
-                add_result(path, found, files)
-            end(parts.add(inspection.score))
-        end(parts.close())
-    return counts, parts.verdicts if parts.grouped else Counter()
+            part = Part(name, category, calibration)
+            for path, inspection in islice(inspections, len(own)):
+                if isinstance(inspection, ImageError):
+                    print(f"FAILED  {inspection}", file=sys.stderr)
+                    counts["failed"] += 1
+                    continue
+                part.scores.append(inspection.score)
+                counts[calibration.verdict(inspection.score)] += 1
+                original = partial(read_image, path, inspector.config.data)
+                picture, title = output / names[path], path.name
+                with disk.writing():
+                    say(inspection.score, calibration, path)
+                    files = save_pictures(kinds, picture, inspection, calibration, title, original)
+                    found = {"path": str(path), **entry(inspection, category, calibration)}
+                    found |= {kind: str(file) for kind, file in files.items()}
+                    add_result(found | part.about)
+            if part.scores:
+                counts["parts"] += 1
+                counts["defective parts"] += part.is_defect
+                with disk.writing():
+                    add_part(part)
+    return counts
 
 
 def main() -> int:
@@ -146,13 +145,14 @@ def main() -> int:
     categories = {path: inspector.category_of(path) for path in paths}
     disk = Disk()
     output = args.output or new_folder(Path("outputs") / run_name(file) / "infer")
-    counts, parts = inspect(inspector, categories, output, args.save, disk)
+    counts = inspect(inspector, categories, output, args.save, disk)
     calibrations = inspector.calibrations.items()
     thresholds = ", ".join(f"of {category} {one.threshold:.5f}" for category, one in calibrations)
+    of_parts = f"{counts['parts']} parts, {counts['defective parts']} defective; images: "
     with disk.writing():
         print(
-            (f"{parts['defect']} parts defective, {parts['good']} good; images: " if parts else "")
-            + f"{counts['defect']} defective, {counts['good']} good, {counts['failed']} failed; "
+            f"{of_parts if inspector.group else ''}{counts['defect']} defective, "
+            f"{counts['good']} good, {counts['failed']} failed; "
             f"threshold {thresholds}; results in {output}"
         )
     return 1 if counts["failed"] or disk.failed else 0

@@ -43,7 +43,6 @@ class Opened(NamedTuple):
     scale: Scale | None = None
     examples: tuple[Path, ...] = ()
     error: str = ""
-    group: str | None = None  # see `Inspector.group`
 
 
 class Shot(NamedTuple):
@@ -195,8 +194,7 @@ class Page:
         scale = Scale(inspector.calibrations[category])
         examples = thumbnails(inspector.config.data, category)
         pictures = [(picture, example.defect) for example, picture in examples]
-        paths = tuple(example.path for example, _ in examples)
-        opened = Opened(run, category, scale, paths, group=inspector.group)
+        opened = Opened(run, category, scale, tuple(example.path for example, _ in examples))
         several = len(categories) > 1
         return {
             self.opened: opened,
@@ -241,14 +239,15 @@ class Page:
             raise gr.Error(NO_RUN, print_exception=False)
         results = []
         for path in progress.tqdm(list(map(Path, files)), unit="images"):
-            part = ""
-            if opened.group is not None:  # of the name alone: each upload has a folder of its own
-                part = part_name(path.name, opened.category, opened.group)
+            result = Result(path.name, None)
             try:
-                score, error = self.detectors.inspect(opened.run, path).score, ""
-            except UserError as failure:
-                score, error = None, str(failure)
-            results.append(Result(path.name, score, error, part))
+                group = self.detectors.open(opened.run).group
+                # Of the mere name: each upload has a folder of its own.
+                result = result._replace(part=part_name(path.name, opened.category, group))
+                score = self.detectors.inspect(opened.run, path).score
+                results.append(result._replace(score=score))
+            except UserError as error:
+                results.append(result._replace(error=str(error)))
         return None, results
 
     def keep_threshold(self, opened: Opened, threshold: float, request: gr.Request) -> Opened:
@@ -332,9 +331,9 @@ class Page:
             (table["verdict"] == kind).sum() for kind in ("defect", "good", "")
         )
         text = f"{defects} defective, {good} good, {failed} failed"
-        if of_parts := Result.of_parts(results).values():
-            count = sum(map(calibration.is_defect, of_parts))
-            text = f"{count} of {len(of_parts)} parts defective; images: {text}"
+        if "part" in table:
+            parts = table.drop_duplicates("part")["part verdict"]
+            text = f"{(parts == 'defect').sum()} of {len(parts)} parts defective; images: {text}"
         kind = "defect" if defects else "error" if failed else "good"
         short = table.map(lambda cell: f"{cell:.5g}" if isinstance(cell, float) else cell)
         return {

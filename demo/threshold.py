@@ -91,20 +91,11 @@ class Result(NamedTuple):
     error: str = ""
     part: str = ""
 
-    @staticmethod
-    def of_parts(results: Iterable["Result"]) -> dict[str, float]:
-        """Return the highest score of the images of each part that has a name."""
-        scores: dict[str, list[float]] = {}
-        for result in results:
-            if result.part and result.score is not None:
-                scores.setdefault(result.part, []).append(result.score)
-        return {part: max(own) for part, own in scores.items()}
-
 
 def verdicts(results: list[Result], calibration: Calibration) -> pd.DataFrame:
     """Return the table of many images; those that failed have empty cells.
 
-    Where parts have names, it has these and the verdicts on them, too.
+    Where the threshold is of parts, it has their names and the verdicts on them, too.
     """
     rows = []
     for name, score, error, _ in results:
@@ -113,8 +104,8 @@ def verdicts(results: list[Result], calibration: Calibration) -> pd.DataFrame:
             found = [calibration.severity(score), calibration.verdict(score)]
         rows.append([name, score, *found, calibration.threshold, error])
     table = pd.DataFrame(rows, columns=COLUMNS)
-    if of_parts := Result.of_parts(results):
-        found = {part: calibration.verdict(score) for part, score in of_parts.items()}
+    if calibration.views:
         table["part"] = [result.part for result in results]
-        table["part_verdict"] = [found.get(result.part, "") for result in results]
+        highest = table["score"].astype(float).groupby(table["part"]).transform("max")
+        table["part verdict"] = ["" if s != s else calibration.verdict(s) for s in highest]
     return table

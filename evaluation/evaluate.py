@@ -10,15 +10,7 @@ import numpy as np
 
 from data.images import pixel_digest, read_ahead
 from data.mvtec import Category, TestImage
-from data.parts import part_name
-from evaluation.measure import (
-    collect_pixels,
-    measure,
-    part_rows,
-    pseudo_readers,
-    score_split,
-    scores_by_class,
-)
+from evaluation.measure import collect_pixels, measure, part_rows, pseudo_readers, score_split
 from evaluation.metrics import BinnedPixelScores, PixelScores
 from evaluation.report import (
     html_report,
@@ -96,20 +88,14 @@ def evaluate(
             f"has learned or was calibrated on, such as {min(copies)}: the metrics flatter it"
         )
         print(notices[-1], file=sys.stderr)
-    group, name = inspector.group, category.name
-    parts = part_rows(rows, group, name)
+    parts = part_rows(rows, inspector.group, category.name)
     metrics = measure(parts, pixels, calibration, inspector.batch)
-    if group is not None:
-        for unit, own in (("parts", parts), ("images", rows)):
-            good, defective = scores_by_class(own)
-            metrics |= {f"good_{unit}": len(good), f"defective_{unit}": len(defective)}
-    title = f"{config.model} on {name}"
+    title = f"{config.model} on {category.name}"
     print(f"{title}, {file}\n\n{summary(metrics, synthetic)}\n")
 
     curves = plots(parts, metrics, calibration)
     panels = worst_cases(parts, inspector, calibration)
-    names = None if group is None else [part_name(row.test.path, name, group) for row in rows]
-    files = tables(rows, metrics, calibration, names) | curves | stacked(panels)
+    files = tables(rows, metrics, calibration) | curves | stacked(panels)
     if html:
         kinds = kinds_table(parts, metrics, calibration)
         lines = notices + problems

@@ -46,9 +46,14 @@ MEANS = {
 }
 
 
+def unit_of(metrics: Mapping[str, float]) -> str:
+    """Return what metrics were measured on: image, or part, by the highest score of its images."""
+    return "part" if "good_parts" in metrics else "image"
+
+
 def summary(metrics: dict[str, float], synthetic: bool) -> str:
     """Return the metrics of a category as text, the image AUROC first."""
-    m, unit = metrics, _unit(metrics)
+    m, unit = metrics, unit_of(metrics)
     good, defective = m[f"good_{unit}s"], m[f"defective_{unit}s"]
 
     def line(name: str, value: float, form: str = ".4f", note: str = "") -> str | None:
@@ -66,11 +71,8 @@ def summary(metrics: dict[str, float], synthetic: bool) -> str:
     alarms = f"{m['good_called_defective']} of {good} good parts; {promised}"
     found = f"{m['defects_found']} of {defective} defective parts"
     picked = f"threshold {m['oracle_threshold']:.4g} picked with the test labels"
-    images = m["good_images"] + m["defective_images"]
-    of_parts = f"a part has the highest score of its images, {images} in all\n"
     lines = [
         f"{'PSEUDO ' if synthetic else ''}{unit.upper()} AUROC  {first}\n",
-        of_parts if unit == "part" else None,
         f"at the threshold of {m['threshold']:.4g}:",
         line("false alarms", m["false_alarms"], ".1%", alarms),
         line("defects found", m["recall"], ".1%", found),
@@ -96,14 +98,14 @@ def kinds_table(
     rows: Sequence[Row], metrics: dict[str, float], calibration: Calibration
 ) -> list[dict]:
     """Return a row for each kind of defect and one for good parts, by heading."""
-    table, unit = [], _unit(metrics)
+    table = []
     for kind in sorted({row.kind for row in rows}, key=lambda kind: (kind == "good", kind)):
         scores = [row.score for row in rows if row.kind == kind]
         value = metrics.get(f"auroc_{kind}", nan)
         table.append(
             {
                 "kind": kind,
-                f"{unit}s": len(scores),
+                f"{unit_of(metrics)}s": len(scores),
                 "called defective": sum(map(calibration.is_defect, scores)),
                 "AUROC": "" if isnan(value) else f"{value:.3f}",
                 "lowest score": f"{min(scores):.4g}",
@@ -114,30 +116,16 @@ def kinds_table(
 
 
 def tables(
-    rows: Sequence[Row],
-    metrics: dict[str, float],
-    calibration: Calibration,
-    parts: Sequence[str] | None = None,
+    rows: Sequence[Row], metrics: dict[str, float], calibration: Calibration
 ) -> dict[str, bytes]:
-    """Return metrics.json, metrics.csv and scores.csv, which has a line for each image.
-
-    Args:
-        rows: of images.
-        metrics: by name.
-        calibration: of the category.
-        parts: name of the part of each image, if parts were measured.
-    """
+    """Return metrics.json, metrics.csv and scores.csv, which has a line for each image."""
     scores = [
         [row.test.path, row.test.defect, row.score, calibration.verdict(row.score)] for row in rows
     ]
-    columns = ["path", "defect", "score", "verdict"]
-    if parts is not None:
-        columns.append("part")
-        scores = [[*cells, part] for cells, part in zip(scores, parts, strict=True)]
     return {
         "metrics.json": _json(metrics),
         "metrics.csv": _csv([metrics.keys(), metrics.values()]),
-        "scores.csv": _csv([columns, *scores]),
+        "scores.csv": _csv([["path", "defect", "score", "verdict"], *scores]),
     }
 
 
@@ -171,7 +159,7 @@ def plots(
     rows: Sequence[Row], metrics: dict[str, float], calibration: Calibration
 ) -> dict[str, bytes]:
     """Return histogram.png of the scores, and roc.png if there are good and defective images."""
-    (good, defect), unit = scores_by_class(rows), _unit(metrics)
+    good, defect = scores_by_class(rows)
     threshold = calibration.threshold
     edges = np.histogram_bin_edges(np.concatenate([good, defect, [threshold]]), 40)
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -181,7 +169,7 @@ def plots(
     if len(defect):
         axes.hist(defect, edges, color=DEFECT, alpha=0.6, label=f"defective ({len(defect)})")
     axes.axvline(threshold, color="0.2", linestyle="--", label=f"threshold {threshold:.4g}")
-    axes.set(xlabel="score", ylabel=f"{unit}s")
+    axes.set(xlabel="score", ylabel=f"{unit_of(metrics)}s")
     axes.legend()
     files = {"histogram.png": _png(figure)}
     if len(good) and len(defect):
@@ -194,7 +182,7 @@ def plots(
         axes.set(
             xlabel="share of good parts called defective",
             ylabel="share of defective parts found",
-            title=f"{unit} AUROC {metrics['image_auroc']:.3f}",
+            title=f"{unit_of(metrics)} AUROC {metrics['image_auroc']:.3f}",
             aspect="equal",
         )
         files["roc.png"] = _png(figure)
@@ -262,7 +250,7 @@ def html_report(
         title=title,
         about=about,
         m=metrics,
-        unit=_unit(metrics),
+        unit=unit_of(metrics),
         kinds=kinds,
         plots=plots,
         panels=panels,
@@ -271,11 +259,6 @@ def html_report(
         made=f"{time.strftime('%Y-%m-%d %H:%M')}, Python {platform.python_version()}",
     )
     return printable(page).encode()
-
-
-def _unit(metrics: Mapping[str, float]) -> str:
-    """Return what the scores are of: part, where these were counted, or image."""
-    return "part" if "good_parts" in metrics else "image"
 
 
 def _json(metrics: dict[str, float]) -> bytes:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -26,16 +26,15 @@ FILES = ("panel", "map", "map_npy", "mask", "overlay")  # as results do: a map i
 MAX_NAME_BYTES = 230  # of a panel or its folder: disks take 255; `_overlay` or a number follow
 COLUMNS = ["path", "category", "verdict", "score", "severity", "threshold", "regions"]
 COLUMNS += ["x", "y", "width", "height", "area", "peak", *FILES]  # x to peak: strongest region
-PART_COLUMNS = ["part", "category", "verdict", "score", "severity", "threshold"]
-PART_COLUMNS += ["views", "usual_views"]
+PART_COLUMNS = ["part", *COLUMNS[1:6], "views", "usual_views"]
 
 
-def say(inspection: Inspection, calibration: Calibration, name: object) -> str:
-    """Print the verdict on an image, and return it: good or defect."""
-    verdict = calibration.verdict(inspection.score)
+def say(score: float, calibration: Calibration, name: object) -> str:
+    """Print the verdict on an image or a part, and return it: good or defect."""
+    verdict = calibration.verdict(score)
     mark = "DEFECT" if verdict == "defect" else "good  "
-    severity = calibration.severity(inspection.score)
-    print(f"{mark}  severity {severity:5.2f}  score {inspection.score:.5f}  {name}")
+    severity = calibration.severity(score)
+    print(f"{mark}  severity {severity:5.2f}  score {score:.5f}  {name}")
     return verdict
 
 
@@ -53,51 +52,19 @@ def entry(inspection: Inspection, category: str, calibration: Calibration) -> di
 
 @contextmanager
 def result_files(
-    folder: Path, grouped: bool
-) -> Iterator[Callable[[Path, dict[str, Any], Mapping[str, Path]], None]]:
-    """Open results.jsonl and results.csv in a folder; `FileExistsError` if it holds either.
+    folder: Path, columns: Sequence[str], stem: str = "results"
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Open <stem>.jsonl and <stem>.csv in a folder; `FileExistsError` if it holds either.
 
     Args:
         folder: where.
-        grouped: whether each image has a part, by name.
+        columns: of the table.
+        stem: results, of images, or parts.
 
     Yields:
-        A function that writes a line of each for an image: its path, its `entry`, and those of its
-        `FILES` that were written; raises `OSError` if neither line can be written.
+        A function that writes a line of each, given the values by name; raises `OSError` if neither
+        line can be written.
     """
-    with _line_files(folder, "results", [*COLUMNS, *["part"] * grouped]) as write:
-
-        def add(path: Path, found: dict[str, Any], files: Mapping[str, Path]) -> None:
-            whole = {"path": str(path), **found}
-            whole |= {name: str(file) for name, file in files.items()}
-            row = whole | {"regions": len(found["regions"])}
-            for strongest in found["regions"][:1]:  # a table has columns for one
-                row |= dict(zip(["x", "y", "width", "height"], strongest["box"], strict=True))
-                row |= {"area": strongest["area"], "peak": strongest["peak"]}
-            write(whole, row)
-
-        yield add
-
-
-@contextmanager
-def part_files(folder: Path, grouped: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Open parts.jsonl and parts.csv in a folder, if parts are `grouped`; as `result_files`.
-
-    Yields:
-        A function that writes a line of each for a part, given its `entry`.
-    """
-    if not grouped:
-        yield lambda _: None
-        return
-    with _line_files(folder, "parts", PART_COLUMNS) as write:
-        yield lambda found: write(found, found)
-
-
-@contextmanager
-def _line_files(
-    folder: Path, stem: str, columns: Sequence[str]
-) -> Iterator[Callable[[dict[str, Any], dict[str, Any]], None]]:
-    """Open <stem>.jsonl and <stem>.csv; yield a function that writes a line of each, or neither."""
     with (
         LineFile(folder / f"{stem}.jsonl") as lines,
         LineFile(folder / f"{stem}.csv", CSV_ENCODING) as table,
@@ -110,15 +77,20 @@ def _line_files(
 
         write_row(dict(zip(columns, columns, strict=True)))
 
-        def write(whole: dict[str, Any], row: dict[str, Any]) -> None:
-            lines.write(json.dumps(whole) + "\n")
+        def add(found: dict[str, Any]) -> None:
+            lines.write(json.dumps(found) + "\n")
+            regions = found.get("regions", [])
+            row = found | ({"regions": len(regions)} if "regions" in found else {})
+            for strongest in regions[:1]:  # a table has columns for one
+                row |= dict(zip(["x", "y", "width", "height"], strongest["box"], strict=True))
+                row |= {"area": strongest["area"], "peak": strongest["peak"]}
             try:
                 write_row(row)
             except OSError:
                 lines.remove_last()  # a result is in both files or in none
                 raise
 
-        yield write
+        yield add
 
 
 def named_kinds(text: str) -> tuple[str, ...]:

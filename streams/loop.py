@@ -4,21 +4,21 @@ import argparse
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.images import ImageError
+from data.parts import part_name
 from inspection.inspector import Inspector
 from inspection.open_run import open_run
 from inspection.output import entry, say
 from inspection.panel import COMPRESSION, panel
-from inspection.parts import Part, Parts
+from inspection.parts import Part
 from inspection.threshold import Calibration
 from streams.alerts import Alert, Mqtt, Webhook
 from streams.cameras import Camera, Videos
@@ -63,14 +63,14 @@ def inspect_streams(args: argparse.Namespace) -> int:
         frames = stack.enter_context(closing(in_turn(sources, stopped, results.beat)))
         for source, frame in frames:
             results.add(source, frame)
-        results.close()
+        for source in sources:
+            results.end_part(source)
         results.beat(every=0)  # the last frames, too
         rate = counts.total("frames") / (time.perf_counter() - started)
     with disk.writing():
         print(
             f"{counts.total('frames')} frames inspected, {counts.total('defects')} defective, "
             f"{counts.total('failures')} failed; {rate:.1f} frames/s; verdicts in {log.path}"
-            + results.counted_parts()
             + (f", panels in {output}" if args.panels and counts.total("defects") else "")
             + (f", video in {video.path}" if video and counts.total("frames") else "")
         )
@@ -113,7 +113,13 @@ def calibrations(
             raise UserError(f"{source.name} show several categories: {several}; start one each")
         (category,) = shown
         own = inspector.calibrations[category]
-        calibrated[source] = category, own if threshold is None else own.with_threshold(threshold)
+        own = own if threshold is None else own.with_threshold(threshold)
+        if own.views and not source.named:
+            why = "calibration.group of this run finds parts by the names of files"
+            print(f"{source.name}: a verdict on each frame, none on parts; {why}", file=sys.stderr)
+            # 0: no drift is told of frames, which score lower than the parts calibrated on.
+            own = replace(own, views=[], independent=0)
+        calibrated[source] = category, own
     return calibrated
 
 
@@ -135,16 +141,7 @@ class Results:
 
     def __post_init__(self) -> None:
         self.drifts = {source: drift(one) for source, (_, one) in self.calibrated.items()}
-        group = self.inspector.group
-        self.parts = {one: Parts(group if one.named else None) for one in self.calibrated}
-        for source in self.calibrated if group is not None else ():
-            if not source.named:
-                # The thresholds are of parts, which score higher than their images do.
-                self.drifts[source] = Drift([], 0)
-                self._print(
-                    f"{source.name}: a verdict on each frame and none on parts, and no drift is "
-                    "told, for calibration.group finds parts by names of files, as --watch has them"
-                )
+        self.parts: dict[Source, Part] = {}  # the one of each source that has not ended
 
     def beat(self, **options: float) -> None:
         """Write the heartbeat; see `Heartbeat.write`."""
@@ -169,13 +166,15 @@ class Results:
             self._write(frame.about | {"error": str(error)})
             return
         category, calibration = self.calibrated[source]
-        parts = self.parts[source]
-        self._end(source, parts.begin(frame.name, category, calibration))
+        name = part_name(frame.name, category, self.inspector.group)
+        if source in self.parts and self.parts[source].name != name:
+            self.end_part(source)
+        part = self.parts.setdefault(source, Part(name, category, calibration))
         with self.disk.writing():
-            say(inspection, calibration, frame.name)
+            say(inspection.score, calibration, frame.name)
         defect = calibration.is_defect(inspection.score)
         self.counts.count(source.name, defect)
-        line = frame.about | entry(inspection, category, calibration) | parts.named()
+        line = frame.about | entry(inspection, category, calibration) | part.about
         line["milliseconds"] = round(inspection.milliseconds, 2)
         title = Path(frame.name).name
         if defect and self.panels:
@@ -186,36 +185,30 @@ class Results:
                 panel(inspection, calibration, title).save(picture, compress_level=COMPRESSION)
                 line["panel"] = str(picture)
         self._write(line)
-        if defect and not parts.current.is_defect:  # once a part, at once
+        if defect and not part.is_defect:  # once a part
             for alert in self.alerts:
                 alert.post(json.dumps(line))
-        self._end(source, parts.add(inspection.score))
+        part.scores.append(inspection.score)
+        if len(part.scores) >= calibration.most_views:
+            self.end_part(source)
         if self.video:
             seen = frame.image[..., :3]
             self.video.write(annotate(seen, inspection, calibration, title), frame.fps)
 
-    def close(self) -> None:
-        """End the parts that have not ended."""
-        for source, parts in self.parts.items():
-            self._end(source, parts.close())
+    def end_part(self, source: Source) -> None:
+        """End the part of a source, if one has begun, and print and write the verdict on it.
 
-    def counted_parts(self) -> str:
-        """Return the number of parts in words, to follow that of frames; empty without any."""
-        verdicts = sum((one.verdicts for one in self.parts.values() if one.grouped), Counter())
-        defects = verdicts["defect"]
-        return f"; {verdicts.total()} parts, {defects} defective" if verdicts else ""
-
-    def _end(self, source: Source, part: Part | None) -> None:
-        """Print and write the verdict on a part, if one has ended."""
+        Where each frame is a part, its own verdict is enough.
+        """
+        part = self.parts.pop(source, None)
         if part is None:
             return
-        found = part.entry()
-        if self.parts[source].grouped:
+        if part.about:
             with self.disk.writing():
                 part.say()
-            self._write({"source": source.name, "time": iso(now())} | found)
+            self._write({"source": source.name, "time": iso(now()), **part.entry()})
         if not part.is_defect:
-            self._add_good(source, found["severity"])
+            self._add_good(source, part.entry()["severity"])
 
     def _add_good(self, source: Source, severity: float) -> None:
         change = self.drifts[source].add(severity)
