@@ -182,8 +182,8 @@ class Calibration:
             f"{_percent(max(high, share))}%, from {images})"
         )
         if rank >= 1:
-            enough = round(AUTO_IMAGES / MIN_AUTO_SHARE)
-            more = f"; {enough} images promise {_percent(MIN_AUTO_SHARE)}%"
+            enough, what = round(AUTO_IMAGES / MIN_AUTO_SHARE), "parts" if self.views else "images"
+            more = f"; {enough} {what} promise {_percent(MIN_AUTO_SHARE)}%"
             return f"{text}{more}" if self.auto and n < enough else text
         if self.by_hand:
             return f"{text}; too few to tell less than {_percent(1 / n)}%"
