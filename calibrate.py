@@ -12,8 +12,9 @@
     python calibrate.py RUN --category tile --threshold 1.2   one of several categories in a run
 
 RUN is a run folder or an .onnx file of export.py. Former thresholds are kept in it. Each further
-good image counts as one of those that the run was calibrated on, copies of these once. A threshold
-set by hand stays, unless scores are computed in another way: then it is dropped, with a line.
+good image counts as one of those that the run was calibrated on, copies of these once; with
+calibration.group, images of one folder with the same match count as one part. A threshold set by
+hand stays, unless scores are computed in another way: then it is dropped, with a line.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from data.images import ImageError, pixel_digest, read_ahead
 from data.listing import expand
+from data.parts import part_name
 from inspection.inspector import Inspector
 from inspection.open_run import (
     add_category_flag,
@@ -48,8 +50,9 @@ NOT_LEARNED = ["data.max_megapixels", "data.mm_per_pixel"]
 RATES = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 """Shares of false alarms for which the number of known defects found is printed."""
 
-Found = dict[str, tuple[list[float], list[float], list[str]]]
-"""Of each category: scores of images, the highest pixels of their maps, and digests of them."""
+Found = dict[str, tuple[list[float], list[float], list[str], list[int]]]
+"""Of each category what `Calibration.with_scores` takes: scores and peaks of images, or of parts,
+digests of all images, and the number of those behind each score."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -121,24 +124,29 @@ def score_images(inspector: Inspector, names: list[str], what: str, once: bool) 
     if not names:
         return {}
     paths = expand(names)
-    found: Found = {inspector.category_of(path): ([], [], []) for path in paths}
-    known = {category: set(inspector.calibrations[category].digests) for category in found}
+    # Of each category and part the score, the peak and the digest of each image.
+    of_images = {inspector.category_of(path): {} for path in paths}
+    known = {category: set(one.digests) for category, one in inspector.calibrations.items()}
 
-    def distinct() -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    def distinct() -> Iterator[tuple[tuple[str, str, str], np.ndarray]]:
         for path, image in tqdm(read_ahead(paths, inspector.read), what, len(paths), disable=None):
             if isinstance(image, ImageError):
                 raise UserError(str(image))
             category, digest = inspector.category_of(path), pixel_digest(image)
             if not once or digest not in known[category]:
                 known[category].add(digest)
-                yield (category, digest), image
+                yield (category, part_name(path, category, inspector.group), digest), image
 
-    for (category, digest), inspection in inspector.inspect_all(distinct()):
-        scores, peaks, digests = found[category]
-        scores.append(inspection.score)
-        peaks.append(float(inspection.anomaly_map.max()))
-        digests.append(digest)
-    left = sum(len(digests) for *_, digests in found.values())
+    for (category, part, digest), inspection in inspector.inspect_all(distinct()):
+        peak = float(inspection.anomaly_map.max())
+        of_images[category].setdefault(part, []).append((inspection.score, peak, digest))
+    found: Found = {}
+    for category, parts in of_images.items():
+        columns = [list(zip(*images, strict=True)) for images in parts.values()]
+        scores, peaks = ([max(column[number]) for column in columns] for number in (0, 1))
+        digests = [digest for column in columns for digest in column[2]]
+        found[category] = scores, peaks, digests, [len(column[2]) for column in columns]
+    left = sum(len(digests) for _, _, digests, _ in found.values())
     if not left:
         raise UserError(f"all {len(paths)} {what} count already; name others")
     if left < len(paths):

@@ -7,8 +7,9 @@
     python infer.py --save map,mask,overlay photos/   other pictures than panels; none: no pictures
 
 Writes a panel for each image, and as it goes a line for it in results.csv and results.jsonl, to
-outputs/<run>/infer/, or to infer-2/, infer-3/ and so on: nothing is overwritten. The exit status is
-1 if an image could not be read. Videos, cameras and watched folders: stream.py.
+outputs/<run>/infer/, or to infer-2/, infer-3/ and so on: nothing is overwritten. A run that was
+trained with calibration.group also gives a verdict on each part, in parts.csv and parts.jsonl. The
+exit status is 1 if an image could not be read. Videos, cameras and watched folders: stream.py.
 """
 
 import argparse
@@ -17,11 +18,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from data.images import ImageError, read_ahead, read_image
 from data.input_profile import InputCheck
 from data.listing import expand, is_video
+from data.parts import part_name
 from inspection.inspector import Inspector
 from inspection.open_run import (
     add_category_flag,
@@ -32,7 +35,9 @@ from inspection.open_run import (
     parse_checked,
 )
 from inspection.output import (
+    COLUMNS,
     KINDS,
+    MM_COLUMNS,
     entry,
     named_kinds,
     panel_names,
@@ -40,6 +45,7 @@ from inspection.output import (
     save_pictures,
     say,
 )
+from inspection.parts import Part, part_files
 from training.folders import run_name
 from utils.errors import UserError, run_script
 from utils.files import Disk, empty_folder, new_folder
@@ -74,19 +80,24 @@ def inspect(
     kinds: Sequence[str],
     disk: Disk,
 ) -> Counter[str]:
-    """Inspect images, and print and write the result of each before the next.
+    """Inspect images, and print and write the result of each, and of each part, before the next.
 
     Args:
         inspector: the detector.
-        categories: the images, each with its category.
+        categories: the images, each with its category; those of a part are inspected together.
         output: an empty folder.
         kinds: of pictures that are written of each image.
         disk: notes if anything cannot be written.
 
     Returns:
-        The number of images that are "good", "defect" and "failed": could not be read.
+        The number of images that are "good", "defect" and "failed": could not be read; and of
+        "parts", of which so many are "defective parts".
     """
-    paths = list(categories)
+    group = inspector.group
+    images: dict[str, list[Path]] = {}  # of each part
+    for path, category in categories.items():
+        images.setdefault(part_name(path, category, group), []).append(path)
+    paths = [path for own in images.values() for path in own]
     # Not resolve(): a link goes by its own name, whatever it points to.
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     names = dict(zip(paths, panel_names(absolute), strict=True))
@@ -95,22 +106,35 @@ def inspect(
         name: InputCheck(name, one.profile, len(one.scores))
         for name, one in inspector.calibrations.items()
     }
-    with result_files(output, inspector.config.data.mm_per_pixel > 0) as add_result:
-        for path, inspection in inspector.inspect_all(read_ahead(paths, inspector.read)):
-            if isinstance(inspection, ImageError):
-                print(f"FAILED  {inspection}", file=sys.stderr)
-                counts["failed"] += 1
-                continue
-            category = categories[path]
+    in_mm = inspector.config.data.mm_per_pixel > 0
+    columns = [*COLUMNS, *(MM_COLUMNS if in_mm else []), *(["part"] if group else [])]
+    with result_files(output, columns) as add_result, part_files(output, group) as add_part:
+        inspections = inspector.inspect_all(read_ahead(paths, inspector.read))
+        for name, own in images.items():
+            category = categories[own[0]]
             calibration = inspector.calibrations[category]
-            counts[calibration.verdict(inspection.score)] += 1
-            original = partial(read_image, path, inspector.config.data)
-            picture = output / names[path]
-            with disk.writing():
-                say(inspection, calibration, path)
-                checks[category].add(inspection.measures)
-                files = save_pictures(kinds, picture, inspection, calibration, path.name, original)
-                add_result(path, entry(inspection, category, calibration), files)
+            part = Part(name, category, calibration)
+            for path, inspection in islice(inspections, len(own)):
+                if isinstance(inspection, ImageError):
+                    print(f"FAILED  {inspection}", file=sys.stderr)
+                    counts["failed"] += 1
+                    continue
+                part.scores.append(inspection.score)
+                counts[calibration.verdict(inspection.score)] += 1
+                original = partial(read_image, path, inspector.config.data)
+                picture, title = output / names[path], path.name
+                with disk.writing():
+                    say(inspection.score, calibration, path)
+                    checks[category].add(inspection.measures)
+                    files = save_pictures(kinds, picture, inspection, calibration, title, original)
+                    found = {"path": str(path), **entry(inspection, category, calibration)}
+                    found |= {kind: str(file) for kind, file in files.items()}
+                    add_result(found | part.about)
+            if part.scores:
+                counts["parts"] += 1
+                counts["defective parts"] += part.is_defect
+                with disk.writing():
+                    add_part(part)
     for check in checks.values():
         check.end()
     return counts
@@ -134,9 +158,11 @@ def main() -> int:
     counts = inspect(inspector, categories, output, args.save, disk)
     calibrations = inspector.calibrations.items()
     thresholds = ", ".join(f"of {category} {one.threshold:.5f}" for category, one in calibrations)
+    of_parts = f"{counts['parts']} parts, {counts['defective parts']} defective; images: "
     with disk.writing():
         print(
-            f"{counts['defect']} defective, {counts['good']} good, {counts['failed']} failed; "
+            f"{of_parts if inspector.group else ''}{counts['defect']} defective, "
+            f"{counts['good']} good, {counts['failed']} failed; "
             f"threshold {thresholds}; results in {output}"
         )
     return 1 if counts["failed"] or disk.failed else 0

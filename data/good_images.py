@@ -220,10 +220,17 @@ class GoodImages:
 
     @property
     def examined(self) -> np.ndarray:
-        """Indices of the images to examine a detector with: those held out, or else a tenth."""
+        """Indices of the images to examine a detector with: those held out, or else a tenth.
+
+        Images of one group are together in it or out of it.
+        """
         if any(self.held_out):
             return np.flatnonzero(self.held_out)
-        return np.concatenate([own[:: min(10, len(own))] for own in self.by_category().values()])
+        groups, chosen = np.array(self.groups), []
+        for own in self.by_category().values():
+            numbers = np.unique(groups[own])
+            chosen.append(own[np.isin(groups[own], numbers[:: min(10, len(numbers))])])
+        return np.concatenate(chosen)
 
     def by_fold(self) -> list[np.ndarray]:
         """Return the indices of the images of each fold."""

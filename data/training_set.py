@@ -6,7 +6,6 @@ them promise no more than the few parts they show. Their names may tell which be
 (`groups`); otherwise their pixels may (`find_twins`).
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from data.good_images import DecodedImages, GoodImages, by_category, decode_all
 from data.images import with_depth
 from data.listing import expand
 from data.mvtec import Category, category_in_path
+from data.parts import below_split, part_name
 from data.region import keep_region
 from data.tiles import shrinking_hint, with_ratio
 from utils.config import Config
@@ -149,26 +149,23 @@ def groups(names: Sequence[str], pattern: str | None) -> list[int]:
 
     Args:
         names: as of `GoodImages`.
-        pattern: a regular expression, searched for in the path below train/good. Files of a
-            category that give it the same match, or the same values of its (groups), belong
-            together; a file in which it finds nothing is by itself. None: each file is.
+        pattern: of `part_name`, by which they are told.
 
     Raises:
         UserError: if it matches in no file at all.
     """
-    keys: list[object] = list(range(len(names)))
-    for category, own in by_category(names).items() if pattern else ():
+    parts = list(names)
+    for category, own in by_category(names).items():
         for index in own.tolist():
-            match = re.search(pattern, _short(names[index]))
-            if match and match[0]:
-                keys[index] = category, match.groups() or match[0]
-    if pattern and keys == list(range(len(names))):
+            parts[index] = part_name(names[index], category, pattern)
+    if pattern and parts == list(names):
+        _, below = below_split(names[0], next(iter(by_category(names))))
         raise UserError(
             f"calibration.group is {pattern!r}, which is found in no good image's name, such as "
-            f"{_short(names[0])}; null takes each image for a part of its own"
+            f"{below}; null takes each image for a part of its own"
         )
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return [numbers[key] for key in keys]
+    numbers = {part: number for number, part in enumerate(dict.fromkeys(parts))}
+    return [numbers[part] for part in parts]
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
@@ -209,18 +206,12 @@ def twins_warning(category: str, names: Sequence[str], twins: Sequence[int]) -> 
     if count <= MIN_SHARE * len(names):
         return None
     largest = np.flatnonzero(np.array(twins) == sizes.argmax())
-    first, second = (_short(names[index]) for index in largest[:2])
+    first, second = (below_split(names[index], category)[1] for index in largest[:2])
     return (
         f"{count} of {len(names)} good images of {category} have a near-twin, such as {first} and "
         f"{second}: the threshold holds for parts that have one too; if new parts have none, set "
         "calibration.group to a pattern of the part's number"
     )
-
-
-def _short(name: str) -> str:
-    """Return the path below train/good, or the mere name of what lies outside of it."""
-    _, found, below = name.rpartition("train/good/")
-    return below if found else name.rpartition("/")[2]
 
 
 def _distances(thumbnails: np.ndarray) -> np.ndarray:

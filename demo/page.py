@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
+from data.parts import part_name
 from data.region import MIN_SHARE
 from demo.detectors import Detectors, list_runs, thumbnails
 from demo.threshold import BINS, COLOURS, Result, Scale, describe, effect, histogram, verdicts
@@ -238,10 +239,15 @@ class Page:
             raise gr.Error(NO_RUN, print_exception=False)
         results = []
         for path in progress.tqdm(list(map(Path, files)), unit="images"):
+            result = Result(path.name, None)
             try:
-                results.append(Result(path.name, self.detectors.inspect(opened.run, path).score))
+                group = self.detectors.open(opened.run).group
+                # Of the mere name: each upload has a folder of its own.
+                result = result._replace(part=part_name(path.name, opened.category, group))
+                score = self.detectors.inspect(opened.run, path).score
+                results.append(result._replace(score=score))
             except UserError as error:
-                results.append(Result(path.name, None, str(error)))
+                results.append(result._replace(error=str(error)))
         return None, results
 
     def keep_threshold(self, opened: Opened, threshold: float, request: gr.Request) -> Opened:
@@ -325,6 +331,9 @@ class Page:
             (table["verdict"] == kind).sum() for kind in ("defect", "good", "")
         )
         text = f"{defects} defective, {good} good, {failed} failed"
+        if "part" in table:
+            parts = table.drop_duplicates("part")["part verdict"]
+            text = f"{(parts == 'defect').sum()} of {len(parts)} parts defective; images: {text}"
         kind = "defect" if defects else "error" if failed else "good"
         short = table.map(lambda cell: f"{cell:.5g}" if isinstance(cell, float) else cell)
         return {

@@ -56,9 +56,10 @@ def effect(calibration: Calibration, is_own: bool) -> str:
     """Describe how many good images a threshold, the run's own or one on trial, calls defective."""
     alarms = sum(map(calibration.is_defect, calibration.scores))
     own = "Threshold set by hand" if calibration.by_hand else "Calibrated threshold"
+    what = "parts" if calibration.views else "images"
     return (
         f"{own if is_own else 'Threshold on trial'} {calibration.threshold:.4g}: {alarms} of "
-        f"{len(calibration.scores)} good images would be called defective"
+        f"{len(calibration.scores)} good {what} would be called defective"
     )
 
 
@@ -83,19 +84,28 @@ def describe(calibration: Calibration, score: float) -> str:
 
 
 class Result(NamedTuple):
-    """One of many images: its name, and its score or the error in place of it."""
+    """One of many images: its name, its score or the error in place of it, and its part's name."""
 
     name: str
     score: float | None
     error: str = ""
+    part: str = ""
 
 
 def verdicts(results: list[Result], calibration: Calibration) -> pd.DataFrame:
-    """Return the table of many images; those that failed have empty cells."""
+    """Return the table of many images; those that failed have empty cells.
+
+    Where the threshold is of parts, it has their names and the verdicts on them, too.
+    """
     rows = []
-    for name, score, error in results:
+    for name, score, error, _ in results:
         found = [None, ""]
         if score is not None:
             found = [calibration.severity(score), calibration.verdict(score)]
         rows.append([name, score, *found, calibration.threshold, error])
-    return pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    if calibration.views:
+        table["part"] = [result.part for result in results]
+        highest = table["score"].astype(float).groupby(table["part"]).transform("max")
+        table["part verdict"] = ["" if s != s else calibration.verdict(s) for s in highest]
+    return table

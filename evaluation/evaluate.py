@@ -11,7 +11,7 @@ import numpy as np
 from data.images import pixel_digest, read_ahead
 from data.input_profile import InputCheck
 from data.mvtec import Category, TestImage
-from evaluation.measure import collect_pixels, measure, pseudo_readers, score_split
+from evaluation.measure import collect_pixels, measure, part_rows, pseudo_readers, score_split
 from evaluation.metrics import BinnedPixelScores, PixelScores
 from evaluation.report import (
     html_report,
@@ -94,15 +94,16 @@ def evaluate(
         for row in rows:
             check.add(row.measures)
         check.end()
-    metrics = measure(rows, pixels, calibration, inspector.batch)
+    parts = part_rows(rows, inspector.group, category.name)
+    metrics = measure(parts, pixels, calibration, inspector.batch)
     title = f"{config.model} on {category.name}"
     print(f"{title}, {file}\n\n{summary(metrics, synthetic)}\n")
 
-    curves = plots(rows, metrics, calibration)
-    panels = worst_cases(rows, inspector, calibration)
+    curves = plots(parts, metrics, calibration)
+    panels = worst_cases(parts, inspector, calibration)
     files = tables(rows, metrics, calibration) | curves | stacked(panels)
     if html:
-        kinds = kinds_table(rows, metrics, calibration)
+        kinds = kinds_table(parts, metrics, calibration)
         lines = notices + problems
         about = f"{file}; {measured_on}"
         files["report.html"] = html_report(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import nan, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from data.images import ImageError, header_size, read_ahead
 from data.input_profile import Measures
 from data.mvtec import TestImage
+from data.parts import part_name
 from data.region import valid_pixels
 from evaluation.metrics import (
     BinnedPixelScores,
@@ -179,6 +180,28 @@ def _with_masks(images: Iterable[tuple[Test, Any]]) -> Iterator[tuple[tuple[Test
         yield (test, mask, valid), image
 
 
+def part_rows(rows: Sequence[Row], pattern: str | None, category: str) -> list[Row]:
+    """Return a row for each part: that of its image with the highest score.
+
+    A drawn defect is on one image: with the others of its part, as they are, it makes a part.
+
+    Args:
+        rows: of images.
+        pattern: `Inspector.group`; None: each image is a part.
+        category: that of the images.
+    """
+    parts: dict[tuple[str, str, Path | None], list[Row]] = {}
+    for row in rows:
+        test, name = row.test, part_name(row.test.path, category, pattern)
+        drawn = test.is_defect and not isinstance(test, TestImage)
+        parts.setdefault((name, test.defect, test.path if drawn else None), []).append(row)
+    for (name, _, path), own in parts.items():
+        if path is not None:
+            good = parts.get((name, "good", None), [])
+            own += [replace(one, test=own[0].test) for one in good if one.test.path != path]
+    return [max(own, key=lambda row: row.score) for own in parts.values()]
+
+
 def scores_by_class(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     """Return the scores of the good images [G] and of the defective ones [D]."""
     good = [row.score for row in rows if not row.test.is_defect]
@@ -188,12 +211,20 @@ def scores_by_class(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
 def measure(
     rows: Sequence[Row], pixels: PixelScores | None, calibration: Calibration, batch: int
 ) -> dict[str, float]:
-    """Return all metrics by name; those that the test split does not allow are NaN."""
+    """Return all metrics by name; those that the test split does not allow are NaN.
+
+    Args:
+        rows: of images, or of parts where the calibration is of parts; see `part_rows`.
+        pixels: of all images.
+        calibration: of their category.
+        batch: images that were inspected at once.
+    """
     good, defect = scores_by_class(rows)
     low, high = bootstrap_auroc(good, defect)
     best_f1, best_threshold = oracle_f1(good, defect)
     precision, recall, f1 = precision_recall_f1(good, defect, calibration.threshold)
     alarms = count_above(good, calibration.threshold)
+    unit = "parts" if calibration.views else "images"
     metrics = {
         "image_auroc": auroc(good, defect),
         "image_auroc_low": low,
@@ -213,8 +244,8 @@ def measure(
         "ms_per_image": float(np.median([row.milliseconds for row in rows])),
         "batch": batch,
         "peak_mib": peak_mib() or nan,
-        "good_images": len(good),
-        "defective_images": len(defect),
+        f"good_{unit}": len(good),
+        f"defective_{unit}": len(defect),
     }
     for kind in sorted({row.kind for row in rows if row.test.is_defect}):
         of_kind = [row.score for row in rows if row.kind == kind]

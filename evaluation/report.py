@@ -46,9 +46,15 @@ MEANS = {
 }
 
 
+def unit_of(metrics: Mapping[str, float]) -> str:
+    """Return what metrics were measured on: image, or part, by the highest score of its images."""
+    return "part" if "good_parts" in metrics else "image"
+
+
 def summary(metrics: dict[str, float], synthetic: bool) -> str:
     """Return the metrics of a category as text, the image AUROC first."""
-    m, good, defective = metrics, metrics["good_images"], metrics["defective_images"]
+    m, unit = metrics, unit_of(metrics)
+    good, defective = m[f"good_{unit}s"], m[f"defective_{unit}s"]
 
     def line(name: str, value: float, form: str = ".4f", note: str = "") -> str | None:
         note = f"   ({note})" if note else ""
@@ -57,22 +63,22 @@ def summary(metrics: dict[str, float], synthetic: bool) -> str:
     if good and defective:
         first = (
             f"{m['image_auroc']:.4f}   (95% interval {m['image_auroc_low']:.3f} to "
-            f"{m['image_auroc_high']:.3f}; {good} good, {defective} defective images)"
+            f"{m['image_auroc_high']:.3f}; {good} good, {defective} defective {unit}s)"
         )
     else:
-        first = f"undefined: no {'defective' if good else 'good'} images were tested"
+        first = f"undefined: no {'defective' if good else 'good'} {unit}s were tested"
     promised = f"promised {100 * m['false_alarms_promised']:.3g}%"
     alarms = f"{m['good_called_defective']} of {good} good parts; {promised}"
     found = f"{m['defects_found']} of {defective} defective parts"
     picked = f"threshold {m['oracle_threshold']:.4g} picked with the test labels"
     lines = [
-        f"{'PSEUDO ' if synthetic else ''}IMAGE AUROC  {first}\n",
+        f"{'PSEUDO ' if synthetic else ''}{unit.upper()} AUROC  {first}\n",
         f"at the threshold of {m['threshold']:.4g}:",
         line("false alarms", m["false_alarms"], ".1%", alarms),
         line("defects found", m["recall"], ".1%", found),
         line("F1", m["f1"], note=f"precision {m['precision']:.3f}"),
         "",
-        line("image AP", m["image_ap"]),
+        line(f"{unit} AP", m["image_ap"]),
         line("oracle F1-max", m["oracle_f1"], note=picked),
         line("pixel AUROC", m["pixel_auroc"]),
         line("pixel AP", m["pixel_ap"]),
@@ -99,7 +105,7 @@ def kinds_table(
         table.append(
             {
                 "kind": kind,
-                "images": len(scores),
+                f"{unit_of(metrics)}s": len(scores),
                 "called defective": sum(map(calibration.is_defect, scores)),
                 "AUROC": "" if isnan(value) else f"{value:.3f}",
                 "lowest score": f"{min(scores):.4g}",
@@ -163,7 +169,7 @@ def plots(
     if len(defect):
         axes.hist(defect, edges, color=DEFECT, alpha=0.6, label=f"defective ({len(defect)})")
     axes.axvline(threshold, color="0.2", linestyle="--", label=f"threshold {threshold:.4g}")
-    axes.set(xlabel="score", ylabel="images")
+    axes.set(xlabel="score", ylabel=f"{unit_of(metrics)}s")
     axes.legend()
     files = {"histogram.png": _png(figure)}
     if len(good) and len(defect):
@@ -176,7 +182,7 @@ def plots(
         axes.set(
             xlabel="share of good parts called defective",
             ylabel="share of defective parts found",
-            title=f"image AUROC {metrics['image_auroc']:.3f}",
+            title=f"{unit_of(metrics)} AUROC {metrics['image_auroc']:.3f}",
             aspect="equal",
         )
         files["roc.png"] = _png(figure)
@@ -244,6 +250,7 @@ def html_report(
         title=title,
         about=about,
         m=metrics,
+        unit=unit_of(metrics),
         kinds=kinds,
         plots=plots,
         panels=panels,

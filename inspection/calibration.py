@@ -35,6 +35,8 @@ def calibrate_detector(
 ) -> dict[str, Calibration]:
     """Score every good image as if it had not been learned from, and set the thresholds.
 
+    With `calibration.group` they are set on parts: a part has the highest score of its images.
+
     Args:
         model: finished.
         images: the good images of all categories.
@@ -61,20 +63,32 @@ def calibrate_detector(
                     # The median as the level: a few odd pixels of a good part do not move it.
                     peaks[index], levels[index] = values.max(), np.median(values)
                     bar.update()
-    held_out, groups = np.array(good.held_out), np.array(good.groups)
-    return {
-        category: calibrate(
-            as_held_out(scores[own], held_out[own]).tolist(),
-            as_held_out(peaks[own], held_out[own]).tolist(),
+    held_out, groups, settings = np.array(good.held_out), np.array(good.groups), model.config
+    calibrations = {}
+    for category, own in good.by_category().items():
+        of_parts, of_peaks = (
+            _highest(as_held_out(values[own], held_out[own]), groups[own]).tolist()
+            for values in (scores, peaks)
+        )
+        views = np.unique(groups[own], return_counts=True)[1].tolist()
+        calibrations[category] = calibrate(
+            of_parts,
+            of_peaks,
             float(levels[own].mean()),
-            model.config.calibration.false_alarms,
-            # Shots of one part are not independent: they count once.
-            independent=len(np.unique(groups[own])),
+            settings.calibration.false_alarms,
             digests=[images.digests[index] for index in own],
+            views=[] if settings.calibration.group is None else views,
             profile=profile_of([images.measures[index] for index in own]),
         )
-        for category, own in good.by_category().items()
-    }
+    return calibrations
+
+
+def _highest(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the highest of the values [N] of each group [G], in the order of their numbers."""
+    numbers = np.unique(groups, return_inverse=True)[1]
+    highest = np.full(numbers.max() + 1, -np.inf)
+    np.maximum.at(highest, numbers, values)
+    return highest
 
 
 @torch.inference_mode()

@@ -107,6 +107,12 @@ class Inspector(ABC):
     calibrations: dict[str, Calibration]
     batch: int = 1
 
+    @property
+    def group(self) -> str | None:
+        """`calibration.group`, where thresholds are of parts; None: images count by themselves."""
+        of_parts = all(one.views for one in self.calibrations.values())
+        return self.config.calibration.group if of_parts else None
+
     @abstractmethod
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Run the detector on a batch.

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -27,15 +27,16 @@ MAX_NAME_BYTES = 230  # of a panel or its folder: disks take 255; `_overlay` or 
 COLUMNS = ["path", "category", "verdict", "score", "severity", "threshold", "regions"]
 BOX = ["x", "y", "width", "height"]  # as the next two, of the strongest region
 COLUMNS += [*BOX, "area", "peak", *FILES]
-BOX_MM = [f"{side}_mm" for side in BOX]
+MM_COLUMNS = [*(f"{side}_mm" for side in BOX), "area_mm2"]
+PART_COLUMNS = ["part", *COLUMNS[1:6], "views", "usual_views"]
 
 
-def say(inspection: Inspection, calibration: Calibration, name: object) -> str:
-    """Print the verdict on an image, and return it: good or defect."""
-    verdict = calibration.verdict(inspection.score)
+def say(score: float, calibration: Calibration, name: object) -> str:
+    """Print the verdict on an image or a part, and return it: good or defect."""
+    verdict = calibration.verdict(score)
     mark = "DEFECT" if verdict == "defect" else "good  "
-    severity = calibration.severity(inspection.score)
-    print(f"{mark}  severity {severity:5.2f}  score {inspection.score:.5f}  {name}")
+    severity = calibration.severity(score)
+    print(f"{mark}  severity {severity:5.2f}  score {score:.5f}  {name}")
     return verdict
 
 
@@ -55,22 +56,22 @@ def entry(inspection: Inspection, category: str, calibration: Calibration) -> di
 
 @contextmanager
 def result_files(
-    folder: Path, in_mm: bool
-) -> Iterator[Callable[[Path, dict[str, Any], Mapping[str, Path]], None]]:
-    """Open results.jsonl and results.csv in a folder; `FileExistsError` if it holds either.
+    folder: Path, columns: Sequence[str], stem: str = "results"
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Open <stem>.jsonl and <stem>.csv in a folder; `FileExistsError` if it holds either.
 
     Args:
-        folder: of the files.
-        in_mm: whether `data.mm_per_pixel` is known, so that entries have millimetres, too.
+        folder: where.
+        columns: of the table.
+        stem: results, of images, or parts.
 
     Yields:
-        A function that writes a line of each for an image: its path, its `entry`, and those of its
-        `FILES` that were written; raises `OSError` if neither line can be written.
+        A function that writes a line of each, given the values by name; raises `OSError` if neither
+        line can be written.
     """
-    columns = [*COLUMNS, *([*BOX_MM, "area_mm2"] if in_mm else [])]
     with (
-        LineFile(folder / "results.jsonl") as lines,
-        LineFile(folder / "results.csv", CSV_ENCODING) as table,
+        LineFile(folder / f"{stem}.jsonl") as lines,
+        LineFile(folder / f"{stem}.csv", CSV_ENCODING) as table,
     ):
 
         def write_row(row: dict[str, Any]) -> None:
@@ -80,20 +81,20 @@ def result_files(
 
         write_row(dict(zip(columns, columns, strict=True)))
 
-        def add(path: Path, found: dict[str, Any], files: Mapping[str, Path]) -> None:
-            row = {"path": str(path), **found, **{name: str(file) for name, file in files.items()}}
-            lines.write(json.dumps(row) + "\n")
-            row["regions"] = len(found["regions"])
-            for strongest in found["regions"][:1]:  # a table has columns for one
+        def add(found: dict[str, Any]) -> None:
+            lines.write(json.dumps(found) + "\n")
+            regions = found.get("regions", [])
+            row = found | ({"regions": len(regions)} if "regions" in found else {})
+            for strongest in regions[:1]:  # a table has columns for one
                 row |= dict(zip(BOX, strongest["box"], strict=True))
                 row |= {"area": strongest["area"], "peak": strongest["peak"]}
-                if in_mm:
-                    row |= dict(zip(BOX_MM, strongest["box_mm"], strict=True))
-                    row["area_mm2"] = strongest["area_mm2"]
+                if "box_mm" in strongest:
+                    in_mm = [*strongest["box_mm"], strongest["area_mm2"]]
+                    row |= dict(zip(MM_COLUMNS, in_mm, strict=True))
             try:
                 write_row(row)
             except OSError:
-                lines.remove_last()  # an image is in both files or in none
+                lines.remove_last()  # a result is in both files or in none
                 raise
 
         yield add

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import mode
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -106,13 +107,16 @@ class Calibration:
             images.
         high: value at the hot end; `pixel_threshold` lies half-way.
         false_alarms: share of good images that the threshold is expected to call defective.
-        scores: out-of-fold score of every good image.
+        scores: out-of-fold score of every good image, or of every good part: that of its images
+            that is highest. A part is defective if one of its images is, so the threshold holds for
+            the images.
         peaks: highest pixel of each of their maps, in the same order.
-        independent: number of independent scores; several images of one part count once.
+        independent: number of independent scores.
         by_hand: whether a person has set the threshold.
         auto: whether `false_alarms` follows from the number of images; see `auto_share`.
         digests: `pixel_digest` of each image, by which it is known again.
         profile: what good images look like, see `data.input_profile`; empty in runs of old.
+        views: number of images of each part; empty where images count by themselves.
     """
 
     threshold: float
@@ -128,6 +132,17 @@ class Calibration:
     auto: bool = False
     digests: list[str] = field(default_factory=list)
     profile: Profile = field(default_factory=dict)
+    views: list[int] = field(default_factory=list)
+
+    @property
+    def usual_views(self) -> int:
+        """Most common number of images of a part."""
+        return mode(self.views or [1])
+
+    @property
+    def most_views(self) -> int:
+        """Number of images of the part that has most."""
+        return max(self.views, default=1)
 
     def is_defect(self, score: float) -> bool:
         """Return whether an image of this score is called defective."""
@@ -158,8 +173,11 @@ class Calibration:
         rank, least = n * share, max(1.0, n * share)
         low = betaincinv(max(rank, 1e-9), n - rank + 1, (1 - CONFIDENCE) / 2)
         high = betaincinv(least, n - least + 1, (1 + CONFIDENCE) / 2)
-        images = f"{len(self.scores)} good image{'s' if len(self.scores) > 1 else ''}"
-        if n < len(self.scores):
+        count = sum(self.views) or len(self.scores)
+        images = f"{count} good image{'s' if count > 1 else ''}"
+        if self.views:
+            images = f"{len(self.scores)} parts, {images}"
+        elif n < len(self.scores):
             images += f", {n} of them independent"
         by_hand = ", set by hand" if self.by_hand else ""
         text = (
@@ -168,8 +186,8 @@ class Calibration:
             f"{_percent(max(high, share))}%, from {images})"
         )
         if rank >= 1:
-            enough = round(AUTO_IMAGES / MIN_AUTO_SHARE)
-            more = f"; {enough} images promise {_percent(MIN_AUTO_SHARE)}%"
+            enough, what = round(AUTO_IMAGES / MIN_AUTO_SHARE), "parts" if self.views else "images"
+            more = f"; {enough} {what} promise {_percent(MIN_AUTO_SHARE)}%"
             return f"{text}{more}" if self.auto and n < enough else text
         if self.by_hand:
             return f"{text}; too few to tell less than {_percent(1 / n)}%"
@@ -193,8 +211,8 @@ class Calibration:
 
     def with_false_alarms(self, share: float | Literal["auto"]) -> Calibration:
         """Return the thresholds that call another share of good parts defective."""
-        other = calibrate(self.scores, self.peaks, self.low, share, self.independent, self.digests)
-        return replace(other, profile=self.profile)
+        of_images = self.digests, self.views, self.profile
+        return calibrate(self.scores, self.peaks, self.low, share, self.independent, *of_images)
 
     def with_threshold(self, threshold: float) -> Calibration:
         """Return a threshold set by hand, with the share of false alarms that it implies."""
@@ -202,15 +220,23 @@ class Calibration:
         return replace(self, threshold=threshold, false_alarms=share, by_hand=True)
 
     def with_scores(
-        self, scores: list[float], peaks: list[float], digests: list[str]
+        self, scores: list[float], peaks: list[float], digests: list[str], views: list[int]
     ) -> Calibration:
-        """Return the calibration with further good images; a threshold set by hand stays."""
+        """Return the calibration with further good images; a threshold set by hand stays.
+
+        Args:
+            scores: of the images, or of parts that no other images of the calibration show.
+            peaks: highest pixels of their maps.
+            digests: of each image.
+            views: number of images behind each score.
+        """
         more = replace(
             self,
             scores=self.scores + scores,
             peaks=self.peaks + peaks,
             independent=self.independent + len(scores),
             digests=self.digests + digests,
+            views=self.views and self.views + views,
         )
         if self.by_hand:
             return more.with_threshold(self.threshold)
@@ -240,6 +266,7 @@ def calibrate(
     false_alarms: float | Literal["auto"],
     independent: int | None = None,
     digests: Sequence[str] = (),
+    views: Sequence[int] = (),
     profile: Profile | None = None,
 ) -> Calibration:
     """Set the thresholds so that a share of `false_alarms` of future good images exceeds them.
@@ -248,12 +275,13 @@ def calibrate(
     highest pixel, so that the same share of good images has any marked pixel at all.
 
     Args:
-        scores: of good images, of any sign and scale; one at least, better some dozens.
+        scores: of good images or parts, of any sign and scale; one at least, better some dozens.
         peaks: highest pixels of their maps.
         level: of the anomaly map on good images: the cold end of the heatmap's colours.
         false_alarms: share in (0, 0.5), or "auto"; see `auto_share`.
-        independent: number of independent images; None: all of them.
+        independent: number of independent scores; None: all of them.
         digests: `pixel_digest` of each image.
+        views: number of images of each part; empty where images count by themselves.
         profile: of the good images; None: unknown.
     """
     independent = len(scores) if independent is None else independent
@@ -274,6 +302,7 @@ def calibrate(
         independent=independent,
         auto=auto,
         digests=list(digests),
+        views=list(views),
         profile=profile or {},
     )
 

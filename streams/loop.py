@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,12 @@ import numpy as np
 
 from data.images import ImageError
 from data.input_profile import InputCheck
+from data.parts import part_name
 from inspection.inspector import Inspector
 from inspection.open_run import open_run
 from inspection.output import entry, say
 from inspection.panel import COMPRESSION, panel
+from inspection.parts import Part
 from inspection.threshold import Calibration
 from streams.alerts import Alert, Mqtt, Webhook
 from streams.cameras import Camera, Videos
@@ -62,6 +64,8 @@ def inspect_streams(args: argparse.Namespace) -> int:
         frames = stack.enter_context(closing(in_turn(sources, stopped, results.beat)))
         for source, frame in frames:
             results.add(source, frame)
+        for source in sources:
+            results.end_part(source)
         results.beat(every=0)  # the last frames, too
         rate = counts.total("frames") / (time.perf_counter() - started)
     with disk.writing():
@@ -112,7 +116,13 @@ def calibrations(
             raise UserError(f"{source.name} show several categories: {several}; start one each")
         (category,) = shown
         own = inspector.calibrations[category]
-        calibrated[source] = category, own if threshold is None else own.with_threshold(threshold)
+        own = own if threshold is None else own.with_threshold(threshold)
+        if own.views and not source.named:
+            why = "calibration.group of this run finds parts by the names of files"
+            print(f"{source.name}: a verdict on each frame, none on parts; {why}", file=sys.stderr)
+            # 0: no drift is told of frames, which score lower than the parts calibrated on.
+            own = replace(own, views=[], independent=0)
+        calibrated[source] = category, own
     return calibrated
 
 
@@ -138,6 +148,7 @@ class Results:
             source: InputCheck(category, one.profile, len(one.scores), f"images of {source.name}")
             for source, (category, one) in self.calibrated.items()
         }
+        self.parts: dict[Source, Part] = {}  # the one of each source that has not ended
 
     def beat(self, **options: float) -> None:
         """Write the heartbeat; see `Heartbeat.write`."""
@@ -162,12 +173,16 @@ class Results:
             self._write(frame.about | {"error": str(error)})
             return
         category, calibration = self.calibrated[source]
+        name = part_name(frame.name, category, self.inspector.group)
+        if source in self.parts and self.parts[source].name != name:
+            self.end_part(source)
+        part = self.parts.setdefault(source, Part(name, category, calibration))
         with self.disk.writing():
-            say(inspection, calibration, frame.name)
+            say(inspection.score, calibration, frame.name)
             self.checks[source].add(inspection.measures)
         defect = calibration.is_defect(inspection.score)
         self.counts.count(source.name, defect)
-        line = frame.about | entry(inspection, category, calibration)
+        line = frame.about | entry(inspection, category, calibration) | part.about
         line["milliseconds"] = round(inspection.milliseconds, 2)
         title = Path(frame.name).name
         if defect and self.panels:
@@ -178,14 +193,30 @@ class Results:
                 panel(inspection, calibration, title).save(picture, compress_level=COMPRESSION)
                 line["panel"] = str(picture)
         self._write(line)
-        if defect:
+        if defect and not part.is_defect:  # once a part
             for alert in self.alerts:
                 alert.post(json.dumps(line))
-        else:
-            self._add_good(source, calibration.severity(inspection.score))
+        part.scores.append(inspection.score)
+        if len(part.scores) >= calibration.most_views:
+            self.end_part(source)
         if self.video:
             seen = frame.image[..., :3]
             self.video.write(annotate(seen, inspection, calibration, title), frame.fps)
+
+    def end_part(self, source: Source) -> None:
+        """End the part of a source, if one has begun, and print and write the verdict on it.
+
+        Where each frame is a part, its own verdict is enough.
+        """
+        part = self.parts.pop(source, None)
+        if part is None:
+            return
+        if part.about:
+            with self.disk.writing():
+                part.say()
+            self._write({"source": source.name, "time": iso(now()), **part.entry()})
+        if not part.is_defect:
+            self._add_good(source, part.entry()["severity"])
 
     def _add_good(self, source: Source, severity: float) -> None:
         change = self.drifts[source].add(severity)

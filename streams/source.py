@@ -67,12 +67,14 @@ class Source(ABC):
     Attributes:
         name: as it is printed, without passwords.
         paths: files or folders that its frames are of, if any: their names may give the category.
+        named: if its frames are files, by whose names those of one part are told.
         newest: if only the newest frame is of interest, so that a slow detector skips frames
             rather than fall behind; else the source waits for the detector.
     """
 
     name: str
     paths: Sequence[Path] = ()
+    named = False
     newest = False
 
     @abstractmethod

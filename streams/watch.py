@@ -43,6 +43,8 @@ class Watch(Source):
         waiting: stamps of files that have not arrived, with the time at which each was first seen.
     """
 
+    named = True
+
     def __init__(self, folder: str | Path, settle: float) -> None:
         self.folder, self.settle = Path(folder), settle
         self.name, self.paths = masked(str(self.folder)), [self.folder]

@@ -136,6 +136,6 @@ def test_further_images_raise_a_promise_that_follows_from_their_number_and_no_ot
     for chosen, then in (("auto", 0.02), (0.05, 0.05)):
         few = calibrate(scores[:40], scores[:40], 0.0, chosen, digests=[""] * 40)
         assert few.false_alarms == 0.05
-        more = few.with_scores(scores[40:], scores[40:], [""] * 60)
+        more = few.with_scores(scores[40:], scores[40:], [""] * 60, [1] * 60)
         assert more == calibrate(scores, scores, 0.0, chosen, digests=[""] * 100)
         assert more.false_alarms == then

@@ -33,12 +33,13 @@ train: {epochs: 75, batch: 24, crop: 0, lr: 0.0001, micro_batch: auto, precision
 score: {smooth: 0.0078, reduce: top1, least_area: 3}
 calibration: {holdout: 0.1, false_alarms: 0.02, group: null}
 """
-LATER = {"data.mm_per_pixel": 0.0}  # settings that came after it, with what they mean in it
+LATER_SETTINGS = {"data.mm_per_pixel": 0.0}  # that came after it, with what they mean in it
 CALIBRATION = {
     "threshold": 12.5, "median": 8.0, "pixel_threshold": 20.0, "low": 4.0, "high": 36.0,
     "false_alarms": 0.02, "scores": [7.0, 8.0, 9.0], "peaks": [9.0, 10.0, 11.0], "independent": 3,
     "by_hand": False, "digests": ["0a", "0b", "0c"],
 }  # fmt: skip
+LATER = {"auto": False, "views": [], "profile": {}}  # fields of a calibration, likewise
 LEARNED = {
     "chosen": torch.arange(4),
     "count": torch.tensor(12),
@@ -73,10 +74,10 @@ def write(folder, config, **changes):
 def test_a_run_of_the_first_stable_format_is_opened(tmp_path):
     file = write(tmp_path, yaml.safe_load(CONFIG))
     checkpoint = load_checkpoint(file)
-    assert checkpoint.config == config_from(yaml.safe_load(CONFIG) | LATER)
+    assert checkpoint.config == config_from(yaml.safe_load(CONFIG) | LATER_SETTINGS)
     assert checkpoint.good.held_out == [False, False, False]
     inspector = open_inspector(file, "cpu")
-    assert vars(inspector.calibrations["tile"]) == CALIBRATION | {"auto": False, "profile": {}}
+    assert vars(inspector.calibrations["tile"]) == CALIBRATION | LATER
     image = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
     features = inspector.detector.joined_features(torch.zeros(1, 3, 64, 64))
     assert features.shape[-2:] == (16, 16)
@@ -128,6 +129,6 @@ def test_an_export_of_the_first_stable_format_is_opened(tmp_path):
     }  # fmt: skip
     write_model(model, about, tmp_path / "tile.onnx")
     inspector = OnnxInspector(tmp_path / "tile.onnx", "cpu")
-    assert inspector.config == config_from(yaml.safe_load(CONFIG) | LATER)
-    assert vars(inspector.calibrations["tile"]) == CALIBRATION | {"auto": False, "profile": {}}
+    assert inspector.config == config_from(yaml.safe_load(CONFIG) | LATER_SETTINGS)
+    assert vars(inspector.calibrations["tile"]) == CALIBRATION | LATER
     assert inspector.inspect(np.full((64, 64, 3), 255, np.uint8)).score == pytest.approx(1)
