@@ -76,7 +76,7 @@ def scored(config: Config, splits: Splits) -> tuple[dict[str, list[float]], Cali
     share, groups = config.calibration.holdout if is_network else 0, [*range(len(splits.learned))]
     names = [f"{config.data.category}/{number}" for number in groups]
     run.good = GoodImages().extended(names, groups, share, config.seed)
-    decoded = DecodedImages.whole(splits.learned)
+    decoded = DecodedImages.whole(splits.learned, config.data.light)
     folds = in_folds(decoded, run.good, 1, run.device)
     with model.caching():
         with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.images import ImageError, batches, header_size, pixel_digest, read_ahead
+from data.images import ImageError, header_size, pixel_digest, read_ahead
 from data.input_profile import Measures, measure
+from data.light import FACTORS, draw_light, relight
 from data.mvtec import category_in_path
 from data.region import read_with_region
 from data.tensors import to_batch
@@ -37,6 +38,7 @@ class DecodedImages:
         firsts: index of the first tile of each image; its others follow.
         digests: `pixel_digest` of each image.
         measures: of each image as it was read, see `measure`.
+        light: `data.light`.
     """
 
     tiles: np.ndarray
@@ -44,14 +46,15 @@ class DecodedImages:
     firsts: list[int]
     digests: list[str]
     measures: list[Measures]
+    light: float = 0.0
 
     @classmethod
-    def whole(cls, images: np.ndarray) -> "DecodedImages":
+    def whole(cls, images: np.ndarray, light: float = 0.0) -> "DecodedImages":
         """Return images, uint8 [N, h, w, 3], as they are: a frame each."""
         size, count = images.shape[1:3], len(images)
         grids = [Grid(size, size, (0,), (0,))] * count
         digests, measures = list(map(pixel_digest, images)), list(map(measure, images))
-        return cls(images, grids, list(range(count)), digests, measures)
+        return cls(images, grids, list(range(count)), digests, measures, light)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -142,7 +145,7 @@ def decode_all(
         raise UserError(
             f"none of the {len(paths)} images in {paths[0].parent} can be read; the last: {failure}"
         )
-    return DecodedImages(tiles[:used], grids, firsts, digests, measures), readable
+    return DecodedImages(tiles[:used], grids, firsts, digests, measures, data.light), readable
 
 
 # Folds, where there are as many groups: without one of them, nearly all images are still known.
@@ -257,7 +260,8 @@ class GoodImages:
 class Fold:
     """Images, or tiles, of one fold, batch by batch: float [B, 3, H, W] in [0, 1] on the device.
 
-    It can be iterated over again, and gives the same batches in the same order.
+    It can be iterated over again, and gives the same batches in the same order. With `data.light`
+    each image comes twice: as it is, and under drawn light, always the same.
 
     Args:
         number: which fold it is.
@@ -265,8 +269,11 @@ class Fold:
         indices: those of the fold, in order.
         size: images in a batch.
         device: where to put the batches.
+        lights: factors [n, FACTORS] for the light of each; None: as they are.
 
     Attributes:
+        scored: the same images, each once: half of them as they are, the others under drawn light.
+            Their scores set the threshold; n images tell no more than n scores.
         held_out: the fold of those of its images that training did not see; the fold itself where
             these are too few to tell anything, as for fitted detectors, which hold none out.
     """
@@ -278,18 +285,21 @@ class Fold:
         indices: Sequence[int],
         size: int,
         device: torch.device,
+        lights: Tensor | None = None,
     ) -> None:
         self.number, self.tiles, self.indices = number, tiles, indices
-        self.size, self.device = size, device
-        self.held_out = self
+        self.size, self.device, self.lights = size, device, lights
+        self.held_out = self.scored = self
 
     def __len__(self) -> int:
         """Return the number of batches."""
         return math.ceil(len(self.indices) / self.size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for own in batches(self.indices, self.size):
-            yield to_batch(self.tiles[np.array(own)], self.device)
+        for start in range(0, len(self.indices), self.size):
+            own = slice(start, start + self.size)
+            batch = to_batch(self.tiles[np.array(self.indices[own])], self.device)
+            yield batch if self.lights is None else relight(batch, self.lights[own])
 
 
 def in_folds(
@@ -297,11 +307,28 @@ def in_folds(
 ) -> list[Fold]:
     """Return the folds of good images, `size` tiles a batch; tiles of an image share its fold."""
     held_out, folds = np.array(good.held_out), []
+    # The light of an image is the same in every program: scored without its fold, a detector has to
+    # lack what it has learned. It is that of all its tiles.
+    generator = torch.Generator().manual_seed(0)
+    lights = draw_light(len(images), images.light, generator)
+    scored_lit = torch.randperm(len(images), generator=generator) % 2 > 0  # at random: half of them
+
+    def fold_of(number: int, own: np.ndarray) -> Fold:
+        indices = images.tile_indices(own)
+        if not images.light:
+            return Fold(number, images.tiles, indices, size, device)
+        image = np.repeat(own, [len(images.grids[index]) for index in own])
+        lit, as_they_are = lights[image], torch.ones(len(image), FACTORS)
+        both = torch.cat([as_they_are, lit])
+        fold = Fold(number, images.tiles, np.tile(indices, 2), size, device, both)
+        one = torch.where(scored_lit[image, None], lit, as_they_are)
+        fold.scored = Fold(number, images.tiles, indices, size, device, one)
+        return fold
+
     for number, own in enumerate(good.by_fold()):
-        fold = Fold(number, images.tiles, images.tile_indices(own), size, device)
+        fold = fold_of(number, own)
         if held_out.sum() >= MIN_HELD_OUT:
-            unseen = images.tile_indices(own[held_out[own]])
-            fold.held_out = Fold(number, images.tiles, unseen, size, device)
+            fold.held_out = fold_of(number, own[held_out[own]])
         folds.append(fold)
     return folds
 

@@ -51,7 +51,7 @@ def calibrate_detector(
     with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
         for fold, of_fold in zip(folds, good.by_fold(), strict=True):
             with model.without(fold):
-                found = _tile_by_tile(model, fold)
+                found = _tile_by_tile(model, fold.scored)
                 for index in of_fold:
                     # Batches end where they are full: the tiles of an image may lie in two.
                     grid, tiles = images.grids[index], images.tiles[images.tile_indices([index])]

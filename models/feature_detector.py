@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from models.anomaly_maps import smooth
 from models.backbones import build_backbone
-from models.detector import Detector, Prediction
+from models.detector import Detector, Prediction, TrainedDetector
 from models.image_score import image_score
 from utils.config import Config
 
@@ -62,8 +62,9 @@ class FeatureDetector(Detector):
 
     @contextmanager
     def caching(self) -> Iterator[None]:
-        """See `Detector.caching`. Random crops are not cached, since none is seen twice."""
-        if not self.config.train.crop:
+        """See `Detector.caching`. What is drawn for each step is not cached: it is seen once."""
+        drawn = isinstance(self, TrainedDetector) and self.config.data.light
+        if not (self.config.train.crop or drawn):
             self._cache = FeatureCache(self.compute_features)
         try:
             yield

@@ -146,9 +146,9 @@ def out_of_fold_maps(
     for fold in folds:
         maps: list[Tensor] = []
         # Evenly from all of the fold: the tiles of a few images may be as many as are wanted.
-        every = max(1, len(fold) * len(folds) // MAX_IMAGES)
+        every = max(1, len(fold.scored) * len(folds) // MAX_IMAGES)
         with without(fold):
-            for batch in islice(fold, 0, None, every):
+            for batch in islice(fold.scored, 0, None, every):
                 maps.append(raw_maps(batch).detach().cpu())
                 if sum(map(len, maps)) >= MAX_IMAGES / len(folds):
                     break

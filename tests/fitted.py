@@ -18,7 +18,7 @@ class TensorFold(list):
 
     def __init__(self, number, batches):
         super().__init__(batches)
-        self.number, self.held_out = number, self
+        self.number, self.held_out, self.scored = number, self, self
 
 
 def in_folds(*batches):

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from data.good_images import DecodedImages, Fold, in_folds
+from data.light import draw_light, relight
 from data.tensors import to_batch
 from models.detector import Detector, FittedDetector, TrainedDetector
 from training import distributed
@@ -57,7 +58,10 @@ def train_step(
     Processes share the batch. Returns the loss summed over the images.
     """
     share = batch[distributed.rank() :: distributed.world_size()]
-    loss_sum, sample = 0.0, model.prepare(to_batch(share, device)) if len(share) else ()
+    loss_sum, sample, light = 0.0, (), model.config.data.light
+    if len(share):
+        images = to_batch(share, device)
+        sample = model.prepare(relight(images, draw_light(len(share), light)) if light else images)
     for start in range(0, len(share), size):
         piece = [tensor[start : start + size] for tensor in sample]
         with autocast(device, model.config.train.precision):

@@ -100,6 +100,7 @@ class DataConfig(Section):
     region: Name | None
     tile: SideOrNone
     limit: CountOrNone
+    light: float = Field(ge=0, lt=1)
     depth: Literal["auto", 8, 10, 12, 14, 16]
     max_megapixels: Positive
     mm_per_pixel: Weight

@@ -9,7 +9,8 @@ from utils.config import load_config
 
 class OneFold:
     def __init__(self, number, batch):
-        self.number, self.batch, self.held_out = number, batch, self
+        self.number, self.batch = number, batch
+        self.held_out = self.scored = self
 
     def __iter__(self):
         return iter([self.batch])
