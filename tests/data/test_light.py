@@ -6,6 +6,7 @@ from fitted import detector, fit
 from data.good_images import DecodedImages, GoodImages, in_folds
 from data.light import FACTORS, draw_light, relight
 from data.tensors import to_batch, valid_mask
+from data.tiles import Grid
 from inspection.calibration import calibrate_detector
 from models import build_model
 from training.loop import train_step
@@ -72,6 +73,16 @@ def test_a_fold_gives_each_image_as_it_is_and_under_its_own_light(pixels):
         for image, unlit, view in zip(scored, same, both[len(images) :], strict=True):
             assert unlit or torch.equal(image, view)
     assert as_they_are == len(good.names) / 2
+
+
+def test_the_tiles_of_an_image_share_its_light(pixels):
+    good = GoodImages().extended([f"tile/{i}" for i in range(6)], range(6), 0, seed=0)
+    grids = [Grid((64, 128), (64, 64), (0,), (0, 64))] * 6
+    images = DecodedImages(pixels, grids, list(range(0, 12, 2)), [""] * 6, light=0.2)
+    for fold in in_folds(images, good, 4, CPU):
+        assert torch.equal(fold.lights[::2], fold.lights[1::2])
+        assert fold.lights[0].eq(1).all()
+        assert not fold.lights[-1].eq(1).any()
 
 
 @pytest.mark.parametrize("name", ["patchcore", "padim"])
