@@ -78,7 +78,7 @@ def test_a_fold_gives_each_image_as_it_is_and_under_its_own_light(pixels):
 def test_the_tiles_of_an_image_share_its_light(pixels):
     good = GoodImages().extended([f"tile/{i}" for i in range(6)], range(6), 0, seed=0)
     grids = [Grid((64, 128), (64, 64), (0,), (0, 64))] * 6
-    images = DecodedImages(pixels, grids, list(range(0, 12, 2)), [""] * 6, light=0.2)
+    images = DecodedImages(pixels, grids, list(range(0, 12, 2)), [""] * 6, [], light=0.2)
     for fold in in_folds(images, good, 4, CPU):
         assert torch.equal(fold.lights[::2], fold.lights[1::2])
         assert fold.lights[0].eq(1).all()
