@@ -67,10 +67,17 @@ def measure(image: np.ndarray) -> dict[str, float]:
     return dict(zip(MEASURES, map(float, found), strict=True))
 
 
-def profile_of(images: Sequence[Measures]) -> Profile:
-    """Return the range of each measure over good images, one at least, but for their tails."""
+def profile_of(images: Sequence[Measures], light: float = 0.0) -> Profile:
+    """Return the range of each measure over good images, one at least, but for their tails.
+
+    Args:
+        images: measures of each.
+        light: `data.light`, by which the brightness of what was learned varies beside.
+    """
     values = {name: [image[name] for image in images] for name in MEASURES}
-    return {name: tuple(np.quantile(v, [TAIL, 1 - TAIL]).tolist()) for name, v in values.items()}
+    found = {name: tuple(np.quantile(v, [TAIL, 1 - TAIL]).tolist()) for name, v in values.items()}
+    low, high = found["brightness"]
+    return found | {"brightness": (low * (1 - light), high * (1 + light))}
 
 
 class InputCheck:

@@ -78,7 +78,7 @@ def calibrate_detector(
             settings.calibration.false_alarms,
             digests=[images.digests[index] for index in own],
             views=[] if settings.calibration.group is None else views,
-            profile=profile_of([images.measures[index] for index in own]),
+            profile=profile_of([images.measures[index] for index in own], settings.data.light),
         )
     return calibrations
 

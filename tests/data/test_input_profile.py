@@ -98,3 +98,12 @@ def test_a_run_without_a_profile_checks_nothing(capsys):
         check.add(measure(image))
     check.end()
     assert capsys.readouterr().err == ""
+
+
+def test_light_that_was_learned_is_expected():
+    found = [measure(textured(number)) for number in range(8)]
+    darker = measure((textured(9) * 0.82).astype(np.uint8))["brightness"]
+    for light, is_like in ((0.0, False), (0.2, True)):
+        check = InputCheck("tile", profile_of(found, light), len(found))
+        low, high = check.limits["brightness"]
+        assert (low <= darker <= high) == is_like
