@@ -79,7 +79,7 @@ def main() -> int:
     try:
         print(f"{checkpoint.config.model} on {', '.join(good)}, {file}: writing the graph")
         write_onnx(checkpoint.detector, whole)
-        write_metadata(whole, checkpoint.detector, checkpoint.calibrations)
+        write_metadata(whole, checkpoint, checkpoint.calibrations)
         exported = OnnxInspector(whole, "cpu")
         compare(exported, checkpoint, images_to_check(checkpoint, categories, good))
         if args.kind:

@@ -6,7 +6,8 @@
     python train.py --add good/ --resume RUN         more good images for a finished run
     torchrun --nproc-per-node 2 train.py             several processes or GPUs
 
-Learns from train/good of each category alone, and writes checkpoints/<run>/.
+Learns from train/good of each category, and from the known defects of data.defects if that is set;
+writes checkpoints/<run>/.
 """
 
 import argparse
@@ -69,6 +70,8 @@ def main() -> int:
             print(line, file=sys.stderr)
 
     images = run.load_images(hold_out=is_network)
+    if defects := run.load_known_defects(images):
+        model.take_defects(defects)
     with model.caching():
         learned = train(run, model, optimizer, images) if is_network else fit(run, model, images)
         if learned:

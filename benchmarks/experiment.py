@@ -37,6 +37,7 @@ def with_absolute_paths(config: Config) -> Config:
     paths = {
         "data.root": config.data.root,
         "data.region": config.data.region,
+        "data.defects": config.data.defects,
         "loss.vgg16": config.loss.vgg16,
         "backbone.weights": config.backbone.weights,
     }

@@ -131,7 +131,7 @@ class Category:
         test = self.folder / "test"
         good, kinds = _good_folders(test), subfolders(test)
         # Good parts in a folder of another name would be counted as missed defects.
-        others = [kind.name for kind in kinds if kind not in good and _plain(kind.name) in SYNONYMS]
+        others = [kind.name for kind in kinds if kind not in good and means_good(kind.name)]
         if kinds and (others or not good):
             way = "rename that of the good parts, or make an empty one if there are none"
             raise UserError(
@@ -141,12 +141,11 @@ class Category:
             )
         images = []
         for kind in sorted(kinds, key=lambda kind: kind not in good):
-            paths, name, masks = list_images(kind), kind.name, self.folder / "ground_truth"
             if kind in good:
+                paths = list_images(kind)
                 images += [TestImage(path, "good", None, self.data) for path in paths]
             else:
-                found = zip(paths, find_masks(paths, kind, masks / name), strict=True)
-                images += [TestImage(path, name, mask, self.data) for path, mask in found]
+                images += images_of_kind(kind, self.folder / "ground_truth", self.data)
         if not images:
             raise UserError(
                 f"no images in the folders of {test}; put good parts into test/good and defective "
@@ -155,6 +154,19 @@ class Category:
         if strays := _images_directly_in(test):
             say_once(f"left out: {strays} images of {test} that lie in none of its folders")
         return images
+
+
+def images_of_kind(kind: Path, masks: Path, data: DataConfig) -> list[TestImage]:
+    """Return the images of a kind of defect, with their masks.
+
+    Args:
+        kind: folder of the images, test/<kind>.
+        masks: folder of the masks of all kinds, ground_truth.
+        data: how to read both.
+    """
+    paths = list_images(kind)
+    found = zip(paths, find_masks(paths, kind, masks / kind.name), strict=True)
+    return [TestImage(path, kind.name, mask, data) for path, mask in found]
 
 
 def find_masks(images: Sequence[Path], kind: Path, masks: Path) -> list[Path | None]:
@@ -232,6 +244,11 @@ def list_categories(root: str | Path) -> list[str]:
 def _good_folders(folder: Path) -> list[Path]:
     """Return the subfolders named good, in any case: none, one, or two that differ by it."""
     return [path for path in subfolders(folder) if path.name.lower() == "good"]
+
+
+def means_good(name: str) -> bool:
+    """Return whether a folder's name says that it holds good parts."""
+    return _plain(name) in SYNONYMS
 
 
 def _plain(name: str) -> str:

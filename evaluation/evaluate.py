@@ -11,7 +11,14 @@ import numpy as np
 from data.images import pixel_digest, read_ahead
 from data.input_profile import InputCheck
 from data.mvtec import Category, TestImage
-from evaluation.measure import collect_pixels, measure, part_rows, pseudo_readers, score_split
+from evaluation.measure import (
+    collect_pixels,
+    leave_out_known,
+    measure,
+    part_rows,
+    pseudo_readers,
+    score_split,
+)
 from evaluation.metrics import BinnedPixelScores, PixelScores
 from evaluation.report import (
     html_report,
@@ -76,9 +83,10 @@ def evaluate(
         pixels = BinnedPixelScores() if config.data.tile else PixelScores()
         measured_on = "defects drawn on good images"
     else:
-        tests = category.test_images()
+        tests, left_out = leave_out_known(category.test_images(), inspector.known_defects)
         readers = [(nullcontext(), read_ahead(tests, read))]
         pixels, notices = collect_pixels(tests)
+        notices = left_out + notices
         measured_on = f"images of {category.folder / 'test'}"
     for notice in notices:
         print(notice, file=sys.stderr)

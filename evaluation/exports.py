@@ -10,7 +10,7 @@ import numpy as np
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
 from data.tiles import Grid
-from evaluation.measure import score_split, scores_by_class
+from evaluation.measure import leave_out_known, score_split, scores_by_class
 from evaluation.metrics import auroc
 from inspection.inspector import Inspector
 from inspection.onnx_export import write_half, write_int8, write_metadata
@@ -115,13 +115,13 @@ def shrink(
         step = -(-len(paths) // MAX_RANGE_IMAGES)
         write_int8(whole.file, file, _model_inputs(paths[::step], whole))
     # Its digest is needed to open it; then it is written once more with its own thresholds.
-    write_metadata(file, reference.detector, reference.calibrations)
+    write_metadata(file, reference, reference.calibrations)
     small = OnnxInspector(file, "cpu")
     small.calibrations = {
         category: _carried_over(small, whole, category, own[:: max(1, len(own) // MAPPED)])
         for category, own in good.items()
     }
-    write_metadata(file, reference.detector, small.calibrations)
+    write_metadata(file, reference, small.calibrations)
     for category in categories:
         (before, ms_before), (after, ms_after) = (_measure(one, category) for one in (whole, small))
         print(
@@ -175,7 +175,7 @@ def _carried_over(
 
 def _measure(inspector: Inspector, category: Category) -> tuple[float, float]:
     """Image AUROC on the test split and milliseconds an image, NaN without a split."""
-    tests = _tests_of(category)
+    tests, _ = leave_out_known(_tests_of(category), inspector.known_defects)
     if not tests:
         return nan, nan
     rows, _ = score_split(

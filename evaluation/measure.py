@@ -1,6 +1,6 @@
 """Scores of a test split, and the metrics that follow from them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from math import nan, prod
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
-from data.images import ImageError, header_size, read_ahead
+from data.images import ImageError, header_size, pixel_digest, read_ahead
 from data.input_profile import Measures
 from data.mvtec import TestImage
 from data.parts import part_name
-from data.region import valid_pixels
+from data.region import read_with_region, valid_pixels
 from evaluation.metrics import (
     BinnedPixelScores,
     PixelScores,
@@ -82,6 +82,31 @@ def collect_pixels(tests: Sequence[TestImage]) -> tuple[PixelScores | None, list
 
 def _lacks_mask(test: Test) -> bool:
     return isinstance(test, TestImage) and test.is_defect and test.mask is None
+
+
+def leave_out_known(
+    tests: list[TestImage], known: Collection[str]
+) -> tuple[list[TestImage], list[str]]:
+    """Leave out the test images that a detector has learned as known defects.
+
+    Args:
+        tests: a test split.
+        known: `pixel_digest` of each known defect.
+
+    Returns:
+        The others, and a notice if there are any that are left out.
+    """
+    if not known:
+        return tests, []
+
+    def digest(test: TestImage) -> str:
+        return pixel_digest(read_with_region(test.path, test.data))
+
+    # What cannot be read stays, and is reported by whoever scores it.
+    others = [test for test, found in read_ahead(tests, digest) if found not in known]
+    left_out = len(tests) - len(others)
+    notice = f"left out: {left_out} of {len(tests)} test images, learned as known defects"
+    return others, [notice] if left_out else []
 
 
 def pseudo_readers(

@@ -100,11 +100,13 @@ class Inspector(ABC):
     Attributes:
         config: settings that it was trained with.
         calibrations: of each category that it was trained on.
+        known_defects: digests of the images of `data.defects`, which it is not measured on.
         batch: images, or tiles of one, that pass through it at once.
     """
 
     config: Config
     calibrations: dict[str, Calibration]
+    known_defects: list[str]
     batch: int = 1
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inspection.inspector import Inspector
 from inspection.onnx_inspector import VERSION, as_input, described, write_model
 from inspection.threshold import Calibration
 from models.detector import Detector
@@ -71,10 +72,10 @@ def write_onnx(detector: Detector, file: Path) -> None:
         )
 
 
-def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calibration]) -> None:
-    """Add to the file settings, calibrations, versions and a digest."""
+def write_metadata(file: Path, run: Inspector, calibrations: dict[str, Calibration]) -> None:
+    """Add to the file the settings of a run, calibrations, versions and a digest."""
     onnx = need("onnx")
-    config = detector.config
+    config = run.config
     # Most entries are for people and other programs; `OnnxInspector` reads config and calibrations.
     about = {
         "format": FORMAT,
@@ -84,6 +85,7 @@ def write_metadata(file: Path, detector: Detector, calibrations: dict[str, Calib
         "size": json.dumps(config.data.size),
         **described(calibrations),
         "config": config.model_dump_json(),
+        "known_defects": json.dumps(run.known_defects),
         "versions": json.dumps({"torch": str(torch.__version__), "onnx": onnx.__version__}),
     }
     write_model(onnx.load(str(file)), about, file)

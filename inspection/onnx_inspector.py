@@ -73,11 +73,13 @@ class OnnxInspector(Inspector):
             config, calibrations = json.loads(about["config"]), json.loads(about["calibrations"])
             list(json.loads(about.get("former_calibrations", "[]")))  # which calibrate.py adds to
             self.config = changed(default_config(), dict(config), source=str(file))
+            known = json.loads(about.get("known_defects", "[]"))
         except (KeyError, ValueError, TypeError, RecursionError):  # sealed by another hand
             raise UserError(damaged) from None
         if tuple(self.session.get_inputs()[0].shape[2:]) != self.config.data.size:
             raise UserError(damaged)
         self.calibrations = checked(dict[str, Calibration], calibrations, file, "calibrations")
+        self.known_defects = checked(list[str], known, file, "known_defects")
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """See `Inspector.predict`."""

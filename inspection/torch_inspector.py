@@ -31,6 +31,7 @@ class TorchInspector(Inspector):
         self.device = pick_device(device)
         self.detector, checkpoint = load_detector(file, self.device)
         self.calibrations = read_calibrations(file, checkpoint)
+        self.known_defects = checkpoint.known_defects
         self.good = checkpoint.good  # for programs that calibrate the run again or export it
         self.config = self.detector.config
         self.batch = pick_inference_batch(batch, self.detector, self.device)

@@ -21,7 +21,8 @@ class Entry(NamedTuple):
 
     Attributes:
         path: its module and its class.
-        reads: settings that it reads beside `ALL_READ`: sections or dotted keys.
+        reads: settings that it reads beside `ALL_READ`: sections or dotted keys. A setting of
+            `NAMED` is not read with its section.
     """
 
     path: str
@@ -33,18 +34,23 @@ ALL_READ = (
     *("model", "seed", "device", "data", "score", "calibration"),
     *("train.batch", "train.micro_batch"),
 )
+NAMED = ("data.defects",)
 
 DETECTORS = {
     "unet": Entry(
         "models.unet:UNetAutoencoder",
-        ("unet", "corruption", "loss", "backbone.weights", "train"),
+        ("unet", "corruption", "loss", "backbone.weights", "train", "data.defects"),
     ),
-    "draem": Entry("models.draem:Draem", ("unet.width", "corruption", "draem", "train")),
+    "draem": Entry(
+        "models.draem:Draem", ("unet.width", "corruption", "draem", "train", "data.defects")
+    ),
     "dinomaly": Entry("models.dinomaly:Dinomaly", ("backbone", "train")),
-    "patchcore": Entry("models.patchcore:PatchCore", ("backbone", "patchcore")),
+    "patchcore": Entry("models.patchcore:PatchCore", ("backbone", "patchcore", "data.defects")),
     "padim": Entry("models.padim:Padim", ("backbone", "padim")),
     "fastflow": Entry("models.fastflow:FastFlow", ("backbone", "train")),
-    "patch_memory": Entry("models.patch_memory:PatchMemory", ("backbone", "patch_memory")),
+    "patch_memory": Entry(
+        "models.patch_memory:PatchMemory", ("backbone", "patch_memory", "data.defects")
+    ),
 }
 
 
@@ -60,7 +66,7 @@ def check_model(name: str) -> None:
 def reads(model: str, key: str) -> bool:
     """Return whether a detector reads the setting of this dotted key."""
     own = (*ALL_READ, *DETECTORS[model].reads)
-    return key in own or key.partition(".")[0] in own
+    return key in own or (key not in NAMED and key.partition(".")[0] in own)
 
 
 def refuse_unread(model: str, keys: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data.good_images import Fold
+from data.known_defects import KnownDefect
 from data.tensors import valid_mask
 from utils.config import Config
 
@@ -55,6 +56,7 @@ class Detector(VariableLengthBuffers, nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        self.known_defects: Sequence[KnownDefect] = ()
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B, 3, H, W], float RGB in [0, 1], each by itself; see `Prediction`.
@@ -62,6 +64,16 @@ class Detector(VariableLengthBuffers, nn.Module):
         The normalisation that a backbone needs happens in here.
         """
         raise NotImplementedError
+
+    def take_defects(self, defects: Sequence[KnownDefect]) -> None:
+        """Take the known defects of `data.defects`, before anything is learned.
+
+        Called for detectors that read this setting alone.
+
+        Raises:
+            UserError: if the detector cannot learn from one of them.
+        """
+        self.known_defects = defects
 
     def finish(self, folds: Sequence[Fold]) -> None:
         """Fit all that is not learned by gradients: memory banks, covariances, normalisation.

@@ -4,13 +4,17 @@ Zavrtanik, Kristan and Skocaj, "DRAEM - A discriminatively trained reconstructio
 surface anomaly detection", ICCV 2021.
 """
 
+from collections.abc import Sequence
+
 import torch
 from pytorch_msssim import ssim
 from torch import Tensor
 
+from data.known_defects import KnownDefect
 from models.anomaly_maps import smooth
 from models.detector import Prediction, TrainedDetector
 from models.drawn_defects.corruption import corrupt
+from models.drawn_defects.pasted import PastedDefects
 from models.image_score import image_score
 from models.losses import focal_loss
 from models.unet import check_size
@@ -40,12 +44,18 @@ class Draem(TrainedDetector):
             for inputs, outputs in ((3, 3), (6, 1))
         )
         sharper = config.draem.sharper
+        self.pasted: PastedDefects | None = None
         self.focal, self.balance = (SHARPER_FOCAL, SHARPER_BALANCE) if sharper else (1.0, 0.0)
+
+    def take_defects(self, defects: Sequence[KnownDefect]) -> None:
+        """Have the known defects pasted onto good images; see `Detector.take_defects`."""
+        self.pasted = PastedDefects(defects)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return corrupted images, clean images and the mask of the defects, bool [B, 1, H, W]."""
         images = images.contiguous()
-        corrupted, mask = corrupt(images, self.config.corruption.kinds, self.valid_mask(images))
+        kinds, valid = self.config.corruption.kinds, self.valid_mask(images)
+        corrupted, mask = corrupt(images, kinds, valid, self.pasted)
         return corrupted, images, mask
 
     def loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ DENSITY_PATCHES = 10_000
 # directions without any variance are noise.
 RIDGE = 0.01
 
+# Most by which the distance of a patch that equals one of a known defect is raised, as a share.
+GAIN = 2.0
+
+# Patches of known defects that a bank keeps at most, at random: bounds the time of a search.
+MAX_DEFECTS = 2000
+
 
 def locally_aware_patches(maps: list[Tensor]) -> Tensor:
     """Average feature maps [B, C_i, h_i, w_i] over 3x3 neighbours and join them: [B, C, h, w].
@@ -60,9 +66,16 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
         channels: C of the features.
         whiten: whether distances are those of whitened features (Mahalanobis distances).
         candidates: patches from which the coreset is chosen; None for all.
+        defects: whether patches of known defects are kept beside the good ones.
     """
 
-    def __init__(self, channels: int, whiten: bool = False, candidates: int | None = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        whiten: bool = False,
+        candidates: int | None = None,
+        defects: bool = False,
+    ) -> None:
         super().__init__()
         self.whiten = whiten
         self.sample = RandomSample(candidates)
@@ -72,6 +85,8 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
         self.register_buffer("whitening", torch.eye(channels) if whiten else torch.zeros(0, 0))
         # One more for each fold, fitted without it: with few images every one shapes the matrix.
         self.register_buffer("whitenings", torch.zeros(0, channels, channels))
+        # Patches of known defects, whitened as the entries are; None: not in the state at all.
+        self.register_buffer("defects", torch.zeros(0, channels) if defects else None)
         self._excluded: tuple[Tensor, Tensor, Tensor | None] | None = None  # set by `without`
 
     @torch.no_grad()
@@ -130,6 +145,11 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
         self.bank, self.folds = self.sample.rows, self.sample.folds
         self.sample = RandomSample(self.sample.capacity)
 
+    def set_defects(self, patches: Tensor) -> None:
+        """Keep patches [N, C] of known defects, `MAX_DEFECTS` of them at most."""
+        patches = patches[torch.randperm(len(patches))[:MAX_DEFECTS].to(patches.device)]
+        self.defects = patches @ self.whitening if self.whiten else patches
+
     @contextmanager
     def without(self, fold: Fold) -> Iterator[None]:
         """Within it, measure distances to the patches of all other folds.
@@ -154,6 +174,9 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
     def distances(self, features: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the distances of patches to their nearest entries.
 
+        Where a known defect is nearer, at distance d_bad < d, d becomes
+        d * (1 + GAIN * (1 - d_bad / d)): up to 1 + GAIN times as much. Elsewhere nothing changes.
+
         Args:
             features: [B, C, h, w].
             valid: bool [B, 1, H, W], the region of interest; far from it distances are 0.
@@ -164,12 +187,19 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
         patches = patch_rows(features)
         if self.whiten:
             patches = patches @ self.whitening
+        defects = self.defects
         if self._excluded is None:
             distances, nearest_entries = nearest(patches, self.bank)
         else:
             bank, entries, change = self._excluded
-            distances, indices = nearest(patches if change is None else patches @ change, bank)
+            if change is not None:
+                patches = patches @ change
+                defects = None if defects is None else defects @ change
+            distances, indices = nearest(patches, bank)
             nearest_entries = entries[indices]
+        if defects is not None and len(defects):
+            # d (1 + GAIN (1 - d_bad / d)) = d + GAIN (d - d_bad), before the spacing divides it
+            distances = distances + GAIN * (distances - nearest(patches, defects)[0]).clamp_min(0)
         if len(self.spacing):
             distances = distances / self.spacing[nearest_entries]
         distances = distances.view(features.shape[0], 1, *features.shape[-2:])

@@ -16,6 +16,7 @@ from data.tensors import turned
 from models.backbones import concatenated
 from models.detector import FittedDetector, Prediction
 from models.feature_detector import FeatureDetector
+from models.known_defects import learn_defects
 from models.memory_bank import MemoryBank
 from utils.config import Config
 
@@ -32,7 +33,8 @@ class PatchMemory(FeatureDetector, FittedDetector):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, default="vit_small_patch14_dinov2")
-        self.bank = MemoryBank(sum(self.backbone.channels), candidates=TOKENS)
+        channels, with_defects = sum(self.backbone.channels), config.data.defects is not None
+        self.bank = MemoryBank(channels, candidates=TOKENS, defects=with_defects)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return tokens [B, C, h, w] of images [B, 3, H, W], of unit length in each layer."""
@@ -48,8 +50,11 @@ class PatchMemory(FeatureDetector, FittedDetector):
             self.bank.collect(self.tokens(copies), fold, self.valid_mask(copies))
 
     def finish(self, folds: Sequence[Fold]) -> None:
-        """Keep the whole sample; see `Detector.finish`."""
+        """Keep the whole sample, and learn known defects; see `Detector.finish`."""
         self.bank.store()
+        if self.known_defects:
+            banks, patches_of = [self.bank], lambda images: [self.tokens(images)]
+            learn_defects(banks, patches_of, self.valid_mask, self.known_defects, folds)
 
     def without(self, fold: Fold) -> AbstractContextManager[None]:
         """See `Detector.without`."""

@@ -13,6 +13,7 @@ from data.good_images import Fold
 from models.backbones import LITE
 from models.detector import FittedDetector, Prediction
 from models.feature_detector import FeatureDetector
+from models.known_defects import learn_defects
 from models.memory_bank import (
     MemoryBank,
     distances_to,
@@ -49,6 +50,9 @@ class PatchCore(FeatureDetector, FittedDetector):
     def __init__(self, config: Config) -> None:
         super().__init__(config, default=LITE)
         self.paper = config.patchcore.paper
+        with_defects = config.data.defects is not None
+        if self.paper and with_defects:
+            raise UserError("data.defects needs patchcore.paper=false; set one of the two")
         if self.paper:
             banks = [MemoryBank(sum(self.backbone.channels))]
             if config.data.resize == "pad" or config.data.region:
@@ -58,7 +62,9 @@ class PatchCore(FeatureDetector, FittedDetector):
                 )
         else:
             layers = self.backbone.channels
-            banks = [MemoryBank(c, w, CANDIDATES) for c in layers for w in (False, True)]
+            banks = [
+                MemoryBank(c, w, CANDIDATES, with_defects) for c in layers for w in (False, True)
+            ]
         self.banks = nn.ModuleList(banks)
         self.normalisation = None if self.paper else Normalisation(1, config.data)
 
@@ -81,6 +87,12 @@ class PatchCore(FeatureDetector, FittedDetector):
         for bank in self.banks:
             # The paper's greedy selection runs over all patches, not over those of a fold.
             bank.fit(self.config.patchcore.coreset, by_fold=not self.paper, spacing=not self.paper)
+        self.normalise(folds)
+
+    def normalise(self, folds: Sequence[Fold]) -> None:
+        """Learn the known defects, if any, then normalise the distances, which they change."""
+        if self.known_defects:
+            learn_defects(self.banks, self.patches, self.valid_mask, self.known_defects, folds)
         if self.normalisation is not None:
             maps = out_of_fold_maps(
                 folds, lambda images: self.distances(images)[0], lambda f: without(self.banks, f)

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.good_images import Fold
+from data.known_defects import KnownDefect
 from models.anomaly_maps import colour_map, smooth, ssim_map
 from models.backbones import Backbone, build_encoder
 from models.detector import Prediction, TrainedDetector
 from models.drawn_defects.augmentation import augment
 from models.drawn_defects.corruption import corrupt
+from models.drawn_defects.pasted import PastedDefects
 from models.image_score import image_score
 from models.losses import ReconstructionLoss, focal_loss
 from models.memory_bank import MemoryBank, distances_to, locally_aware_patches, without
@@ -129,16 +131,22 @@ class UNetAutoencoder(TrainedDetector):
         )
         self.reconstruction_loss = ReconstructionLoss(config.loss)
         self.normalisation = Normalisation(len(self.TERMS), config.data)
+        self.pasted: PastedDefects | None = None
 
     def load_pretrained(self) -> None:
         """See `Detector.load_pretrained`."""
         if isinstance(self.network.encoder, Backbone):
             self.network.encoder.load(self.config.backbone.weights)
 
+    def take_defects(self, defects: Sequence[KnownDefect]) -> None:
+        """Have the known defects pasted onto good images; see `Detector.take_defects`."""
+        self.pasted = PastedDefects(defects)
+
     def prepare(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return corrupted images, clean images and the mask of the defects, bool [B, 1, H, W]."""
         clean = augment(images)
-        corrupted, mask = corrupt(clean, self.config.corruption.kinds, self.valid_mask(images))
+        kinds, valid = self.config.corruption.kinds, self.valid_mask(images)
+        corrupted, mask = corrupt(clean, kinds, valid, self.pasted)
         return corrupted, clean, mask
 
     def loss(self, corrupted: Tensor, clean: Tensor, mask: Tensor) -> Tensor:

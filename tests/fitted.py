@@ -1,10 +1,14 @@
 """Feature detectors on a small backbone, fitted in a moment, and checkpoints of such."""
 
 from dataclasses import asdict
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from data.good_images import GoodImages
+from data.known_defects import KnownDefect
+from data.tensors import to_pixels
 from inspection.threshold import calibrate
 from models import build_model
 from models.detector import TrainedDetector
@@ -45,9 +49,20 @@ def fit(model, folds):
     return model
 
 
-def fitted(name, images, pieces=(3, 5, 4), **overrides):
-    """The detector, fitted to images that come in folds of these lengths."""
-    return fit(detector(name, **overrides), in_folds(*images.split(pieces)))
+def fitted(name, images, pieces=(3, 5, 4), defects=(), **overrides):
+    """The detector, fitted to images that come in folds of these lengths, and to known defects."""
+    model = detector(name, **overrides, **({"data.defects": "known"} if defects else {}))
+    model.take_defects(defects)
+    return fit(model, in_folds(*images.split(pieces)))
+
+
+def known(images, masks=None):
+    """Known defects, one an image [B, 3, H, W], with masks bool [B, H, W] or without."""
+    shares = [None] * len(images) if masks is None else 255 * masks.numpy().astype(np.uint8)
+    return [
+        KnownDefect(Path(f"{number}.png"), pixels[None], None if own is None else own[None], "")
+        for number, (pixels, own) in enumerate(zip(to_pixels(images), shares, strict=True))
+    ]
 
 
 def raw_scores(model, images):

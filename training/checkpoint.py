@@ -66,6 +66,7 @@ class Checkpoint:
         progress: how far a training has come.
         history: loss and seconds of each epoch.
         calibrations: numbers of the `Calibration` of each category; none until the run is finished.
+        known_defects: `pixel_digest` of each image of `data.defects`, which is never measured on.
     """
 
     config: Config
@@ -75,6 +76,7 @@ class Checkpoint:
     progress: Progress
     history: list[dict[str, float]] = field(default_factory=list)
     calibrations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    known_defects: list[str] = field(default_factory=list)
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
@@ -89,6 +91,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         "progress": asdict(checkpoint.progress),
         "history": checkpoint.history,
         "calibrations": checkpoint.calibrations,
+        "known_defects": checkpoint.known_defects,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
     write_config(checkpoint.config, run / "config.yaml")
@@ -121,6 +124,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
     if not _whole(file) or not all(isinstance(part, dict) for part in parts):
         raise UserError(damaged)
     optimizer, calibrations = content.get("optimizer"), content.get("calibrations")
+    defects = content.get("known_defects", [])
     return Checkpoint(
         config=changed(default_config(), content["config"], source=str(file)),
         good=checked(GoodImages, content.get("good"), file, "good"),
@@ -129,6 +133,7 @@ def load_checkpoint(file: Path) -> Checkpoint:
         progress=checked(Progress, content.get("progress"), file, "progress"),
         history=checked(list[dict[str, float]], content.get("history"), file, "history"),
         calibrations=checked(dict[str, dict[str, Any]], calibrations, file, "calibrations"),
+        known_defects=checked(list[str], defects, file, "known_defects"),
     )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from data.good_images import DecodedImages, GoodImages
+from data.known_defects import KnownDefect, load_known_defects
 from data.training_set import load_images
 from models import refuse_unread
 from training import distributed
@@ -58,6 +59,7 @@ class Run:
         folder: see above; None until a new run is first saved.
         good: its good images.
         progress: how far a training has come.
+        known_defects: digests of the images of `data.defects`; `load_known_defects` sets them.
         history: loss and seconds of each epoch.
         device: what it runs on.
     """
@@ -77,7 +79,7 @@ class Run:
         self.checkpoint = checkpoint or Checkpoint(config, GoodImages(), {}, None, Progress())
         self.config, self.folder, self.additions = config, folder, additions
         self.good, self.history = self.checkpoint.good, self.checkpoint.history
-        self.progress = self.checkpoint.progress
+        self.progress, self.known_defects = self.checkpoint.progress, self.checkpoint.known_defects
         self.device = pick_device(config.device)
         # fit.json counts earlier starts, too.
         earlier = sum(row["seconds"] for row in self.history) + self.progress.seconds
@@ -136,14 +138,29 @@ class Run:
             self.say(f"{len(images)} good images are {count} tiles of {side}x{side}")
         return images
 
+    def load_known_defects(self, images: DecodedImages) -> list[KnownDefect]:
+        """Read the known defects, of which none may be among the good images.
+
+        Raises:
+            UserError: if they cannot be read, or are not those that the run began with.
+        """
+        categories = list(self.good.by_category())
+        defects = load_known_defects(self.config.data, categories, images.digests)
+        digests = sorted(defect.digest for defect in defects)
+        if self.known_defects not in ([], digests):
+            raise UserError("data.defects holds other images than when the run began; restore them")
+        self.known_defects = digests
+        return defects
+
     def begin(self, model: nn.Module, optimizer: Optimizer | None, how: str) -> None:
         """Save a new run before anything is learned, and print what it learns from, and how."""
         if self.folder is None:
             self.save(model, optimizer)
         data, learned = self.config.data, len(self.good.learned)
+        known = f"{len(self.known_defects)} known defects, " if self.known_defects else ""
         self.say(
             f"{self.config.model} on {', '.join(self.good.by_category())}: {learned} good images, "
-            f"{len(self.good.names) - learned} held out, {data.size[0]}x{data.size[1]}, "
+            f"{len(self.good.names) - learned} held out, {known}{data.size[0]}x{data.size[1]}, "
             f"{self.device}, {how} -> {self.folder}"
         )
 
@@ -176,6 +193,7 @@ class Run:
             progress=self.progress,
             history=self.history,
             calibrations=calibrations or {},
+            known_defects=self.known_defects,
         )
         save_checkpoint(self.folder, checkpoint)
 

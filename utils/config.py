@@ -98,6 +98,7 @@ class DataConfig(Section):
     size: Size
     resize: Literal["auto", "squash", "pad", "crop"]
     region: Name | None
+    defects: Name | None
     tile: SideOrNone
     limit: CountOrNone
     light: float = Field(ge=0, lt=1)

@@ -42,6 +42,7 @@ TEXTURE = 0.35
 MORE = 1
 
 Drawn = tuple[Tensor, Tensor]
+Draw = Callable[[Tensor, Tensor, Tensor, Tensor], Drawn]
 
 
 def stain(images: Tensor, at: Tensor, structured: Tensor, batch: Tensor) -> Drawn:
@@ -144,13 +145,16 @@ def displace(images: Tensor, at: Tensor, structured: Tensor, batch: Tensor) -> D
     return moved.add_(relief * push * along.clamp(-1, 1)), (push > 0).to(images)
 
 
-KINDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Drawn]] = {
+KINDS: dict[str, Draw] = {
     kind.__name__: kind for kind in (stain, perlin, crack, cut_paste, remove, displace)
 }
 
 
 def corrupt(
-    images: Tensor, kinds: Collection[str], valid: Tensor | None = None
+    images: Tensor,
+    kinds: Collection[str],
+    valid: Tensor | None = None,
+    pasted: Draw | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Corrupt a batch, each image by kinds drawn at random.
 
@@ -158,11 +162,14 @@ def corrupt(
         images: [B, 3, H, W] float in [0, 1].
         kinds: names in `KINDS`, or `clean`: left as it is; each is drawn as often.
         valid: what may be corrupted, bool [B, 1, H, W]; None: all.
+        pasted: draws known defects: one more kind, drawn as often as each of the others.
 
     Returns:
         The corrupted images, and the mask of what changed: bool [B, 1, H, W].
     """
-    weights = torch.tensor([float(kind in kinds) for kind in ("clean", *KINDS)])
+    draws = [*KINDS.values(), *([] if pasted is None else [pasted])]
+    weights = torch.ones(1 + len(draws))
+    weights[: 1 + len(KINDS)] = torch.tensor([float(kind in kinds) for kind in ("clean", *KINDS)])
     masks = torch.zeros_like(images[:, :1], dtype=torch.bool)
     if not weights[1:].any():
         return images, masks
@@ -174,7 +181,7 @@ def corrupt(
     defective = chosen > 0
     for number in range(1 + MORE):
         # All images of a kind at once, instead of one after the other.
-        for kind, draw in enumerate(KINDS.values(), start=1):
+        for kind, draw in enumerate(draws, start=1):
             own = (chosen == kind).nonzero()[:, 0]
             if len(own):
                 at = positions[own, number]

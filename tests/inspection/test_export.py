@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPO, assert_one_line, run_script
-from fitted import fitted, in_folds
+from fitted import fitted, in_folds, known
 from PIL import Image
 
 import export
@@ -68,6 +68,9 @@ DETECTORS = {
         },
     ),
     "patchcore": lambda: fitted("patchcore", clouds(12)),
+    "patchcore with known defects": lambda: fitted(
+        "patchcore", clouds(12), defects=known(clouds(3, seed=5).square())
+    ),
     "patchcore as in the paper": lambda: fitted(
         "patchcore",
         clouds(12),

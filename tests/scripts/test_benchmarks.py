@@ -6,7 +6,10 @@ from conftest import REPO
 
 from models.unet import UNetAutoencoder
 
-MODULES = ["busy", "compare_anomalib", "light", "terms", "tiles", "train_step", "verdict"]
+MODULES = [
+    *("busy", "compare_anomalib", "known_defects", "light", "terms", "tiles", "train_step"),
+    "verdict",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)
