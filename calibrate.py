@@ -196,7 +196,7 @@ def main() -> int:
             print(line, file=sys.stderr)
     good = score_images(inspector, args.good, "good images", once=True)
     defects = score_images(inspector, args.defects, "known defects", once=False)
-    digests = {digest for _, _, own in defects.values() for digest in own}
+    digests = {digest for _, _, own, _ in defects.values() for digest in own}
     if learned := digests.intersection(inspector.known_defects):
         line = f"{len(learned)} of the known defects were learned; to find them tells nothing"
         print(line, file=sys.stderr)
