@@ -56,6 +56,7 @@ def main() -> int:
         print(f"{run.folder} is finished; --epochs lengthens a training")
         return 0
     distributed.start(run.device)
+    run.set_size()
     seed_step(run.config.seed, epoch=-1, step=-1)
     model = place(build_model(run.config), run.device)
     is_network = isinstance(model, TrainedDetector)

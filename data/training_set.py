@@ -21,7 +21,7 @@ from data.listing import expand
 from data.mvtec import Category, category_in_path
 from data.parts import below_split, part_name
 from data.region import keep_region
-from data.tiles import shrinking_hint, with_ratio
+from data.tiles import shrinking_hint
 from utils.config import Config
 from utils.errors import UserError
 
@@ -59,8 +59,8 @@ def load_images(
         quiet: no progress bar and no reports, as in all processes but one.
 
     Returns:
-        The settings, with what the files of a new run decide (depth, region and size); the images
-        by name; and the decoded images in the same order.
+        The settings, with what the files of a new run decide (depth and region); the images by
+        name; and the decoded images in the same order.
 
     Raises:
         UserError: if an image of the run is gone or cannot be read, or nothing is added by
@@ -74,9 +74,7 @@ def load_images(
         paths = [path for one in Category.chosen(config.data) for path in one.train_images()]
         further = {path: path.relative_to(root).as_posix() for path in paths}
         # Kept with the run, so that later images are read as these.
-        config, line = with_ratio(keep_region(with_depth(config, paths), paths), paths)
-        if line and not quiet:
-            print(line, file=sys.stderr)
+        config = keep_region(with_depth(config, paths), paths)
     images, readable = decode_all([*known, *further], config.data, quiet)
     if lost := sorted(known.keys() - set(readable)):
         raise UserError(f"{len(lost)} images of this run can no longer be read, such as {lost[0]}")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,6 +16,8 @@ from torch.optim import Optimizer
 
 from data.good_images import DecodedImages, GoodImages
 from data.known_defects import KnownDefect, load_known_defects
+from data.mvtec import Category
+from data.tiles import with_ratio
 from data.training_set import load_images
 from models import refuse_unread
 from training import distributed
@@ -55,7 +58,7 @@ class Run:
         additions: images, folders or patterns to add to a finished run.
 
     Attributes:
-        config: see above; `load_images` completes that of a new run.
+        config: see above; `set_size` and `load_images` complete that of a new run.
         folder: see above; None until a new run is first saved.
         good: its good images.
         progress: how far a training has come.
@@ -117,6 +120,16 @@ class Run:
         if not self.checkpoint.calibrations or self.additions:
             return False
         return self.checkpoint.optimizer is None or self.progress.epoch >= self.config.train.epochs
+
+    def set_size(self) -> None:
+        """Set `data.size` of a new run by the ratio of its images; a model is built for it."""
+        if self.good.names:
+            return
+        chosen = Category.chosen(self.config.data)
+        paths = [path for category in chosen for path in category.train_images()]
+        self.config, line = with_ratio(self.config, paths)
+        if line and distributed.is_writer():
+            print(line, file=sys.stderr)
 
     def load_images(self, hold_out: bool) -> DecodedImages:
         """Decode the good images, and set `good` of a run that is new or has additions.
