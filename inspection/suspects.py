@@ -174,9 +174,12 @@ def _found(
     """
     found, names = [], [*good.names, *good.left_out]
     for category, own in by_category(names).items():
-        scores = calibrations[category].scores  # of the images that were learned, which come first
+        learned = own[own < len(good.names)]
+        # By `calibration.group` a part has one score, and all its images are suspects with it.
+        parts = np.unique(np.array(good.groups)[learned], return_inverse=True)[1]
+        scores = np.array(calibrations[category].scores)[parts].tolist()
         above, limit = suspicion(calibrations[category])
-        for one, score in zip_longest(own, scores):
+        for one, score in zip_longest(own.tolist(), scores):
             path, fold = root / names[one], None if score is None else good.folds[one]
             belongs = path.is_file() if score is None else above(score) < limit
             if belongs:

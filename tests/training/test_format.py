@@ -20,7 +20,7 @@ model: padim
 seed: 0
 device: auto
 data: {root: data/mvtec, category: tile, size: [64, 64], resize: squash, region: null, tile: 0,
-  limit: 0, contaminated: 0.0, depth: auto, max_megapixels: 178.0}
+  limit: 0, depth: auto, max_megapixels: 178.0}
 unet: {encoder: efficientnet_lite0, width: 32}
 corruption: {kinds: [clean, stain, perlin, crack, cut_paste, remove, displace]}
 loss: {l1: 1.0, ssim: 1.0, perceptual: 0.0, vgg16: null, focal: 20.0}
@@ -86,7 +86,7 @@ def test_a_run_of_the_first_stable_format_is_opened(tmp_path):
 
 def test_settings_and_fields_that_came_later_take_their_defaults(tmp_path):
     config = yaml.safe_load(CONFIG)
-    del config["score"]["least_area"], config["patch_memory"], config["data"]["contaminated"]
+    del config["score"]["least_area"], config["patch_memory"]
     calibration = {key: CALIBRATION[key] for key in CALIBRATION if key != "digests"}
     file = write(tmp_path, config, calibrations={"tile": calibration})
     inspector = open_inspector(file, "cpu")
