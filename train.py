@@ -42,6 +42,7 @@ def main() -> int:
     # These take seconds to import; --help and wrong flags have been answered without them.
     from data.good_images import in_folds
     from inspection.calibration import calibrate_detector, looser_promise, score_drawn_defects
+    from inspection.suspects import leave_out, write_suspects
     from inspection.threshold import dropped, promises
     from inspection.torch_inspector import read_calibrations
     from models.detector import TrainedDetector
@@ -70,7 +71,7 @@ def main() -> int:
         if (line := dropped(former, "the detector learns on")) and distributed.is_writer():
             print(line, file=sys.stderr)
 
-    images = run.load_images(hold_out=is_network)
+    images = leave_out(run, run.load_images(hold_out=is_network))
     if defects := run.load_known_defects(images):
         model.take_defects(defects)
     with model.caching():
@@ -97,6 +98,7 @@ def main() -> int:
         print(promises(calibrations))
         if line := looser_promise(calibrations, drawn, run.folder):
             print(line)
+        write_suspects(run, calibrations, folds)
         print(f"next: python eval.py --checkpoint {run.folder}")
     distributed.stop()
     return 0 if learned else 130

@@ -167,12 +167,15 @@ class GoodImages:
         groups: a number for each; shots of one part share theirs.
         folds: number of the fold of each.
         held_out: whether it is kept from training.
+        left_out: names of others, which may be defective and take no part; see
+            `data.contaminated`.
     """
 
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     folds: list[int] = field(default_factory=list)
     held_out: list[bool] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def extended(
         self, names: Sequence[str], groups: Sequence[int], share: float, seed: int, limit: int = 0
@@ -213,8 +216,19 @@ class GoodImages:
         kept.sort()
         groups = [groups[one] for one in kept]
         return GoodImages(
-            [names[one] for one in kept], groups, deal(groups), [held_out[one] for one in groups]
+            [names[one] for one in kept],
+            groups,
+            deal(groups),
+            [held_out[one] for one in groups],
+            self.left_out,
         )
+
+    def only(self, indices: Sequence[int] | np.ndarray) -> "GoodImages":
+        """Return some of the images, given by index, dealt into folds anew."""
+        names, groups, held_out = (
+            [values[one] for one in indices] for values in (self.names, self.groups, self.held_out)
+        )
+        return GoodImages(names, groups, deal(groups), held_out, self.left_out)
 
     @property
     def learned(self) -> np.ndarray:

@@ -70,6 +70,11 @@ def load_images(
     known = dict(zip(good.paths(root), good.names, strict=True))
     if known:
         further = _additions(additions, root, list(good.by_category()))
+        again = [path for path, name in further.items() if name in good.left_out]
+        for path in again:
+            del further[path]
+        if again and not quiet:
+            print(f"left out: {len(again)} images, as before by data.contaminated", file=sys.stderr)
     else:
         paths = [path for one in Category.chosen(config.data) for path in one.train_images()]
         further = {path: path.relative_to(root).as_posix() for path in paths}
@@ -78,7 +83,7 @@ def load_images(
     images, readable = decode_all([*known, *further], config.data, quiet)
     if lost := sorted(known.keys() - set(readable)):
         raise UserError(f"{len(lost)} images of this run can no longer be read, such as {lost[0]}")
-    if not further:
+    if not further and not additions:
         return config, good, images
     all_names = [(known | further)[path] for path in readable]
     # Before any is held out: a copy may not be, while its original is learned from.

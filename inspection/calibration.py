@@ -46,23 +46,7 @@ def calibrate_detector(
     Returns:
         Thresholds and range of colours of each category.
     """
-    model.eval()
-    scores, peaks, levels = np.empty((3, len(images)))
-    with tqdm(desc="calibrating", total=len(images), unit="image", disable=None) as bar:
-        for fold, of_fold in zip(folds, good.by_fold(), strict=True):
-            with model.without(fold):
-                found = _tile_by_tile(model, fold.scored)
-                for index in of_fold:
-                    # Batches end where they are full: the tiles of an image may lie in two.
-                    grid, tiles = images.grids[index], images.tiles[images.tile_indices([index])]
-                    maps, of_tiles = zip(*islice(found, len(grid)), strict=True)
-                    maps, valid = np.stack(maps), grid.valid_pixels(tiles)
-                    reduce = model.config.score.reduce
-                    scores[index] = valid_score(maps, of_tiles, valid, reduce)
-                    values = grid.join(maps)[grid.join(valid)]
-                    # The median as the level: a few odd pixels of a good part do not move it.
-                    peaks[index], levels[index] = values.max(), np.median(values)
-                    bar.update()
+    scores, peaks, levels = out_of_fold(model, images, good, folds)
     held_out, groups, settings = np.array(good.held_out), np.array(good.groups), model.config
     calibrations = {}
     for category, own in good.by_category().items():
@@ -140,6 +124,38 @@ def looser_promise(
                 f"alarms {then:.0%}: python calibrate.py {run} --false-alarms {LOOSER}"
             )
     return "\n".join(lines) or None
+
+
+@torch.inference_mode()
+def out_of_fold(
+    model: Detector,
+    images: DecodedImages,
+    good: GoodImages,
+    folds: Sequence[Fold],
+    doing: str = "calibrating",
+) -> np.ndarray:
+    """Return out-of-fold scores of all good images, and peaks and levels of their maps: [3, N].
+
+    See `calibrate_detector` for the arguments; `doing` is what the progress bar calls it.
+    """
+    model.eval()
+    scores, peaks, levels = found = np.empty((3, len(images)))
+    with tqdm(desc=doing, total=len(images), unit="image", disable=None) as bar:
+        for fold, of_fold in zip(folds, good.by_fold(), strict=True):
+            with model.without(fold):
+                predictions = _tile_by_tile(model, fold.scored)
+                for index in of_fold:
+                    # Batches end where they are full: the tiles of an image may lie in two.
+                    grid, tiles = images.grids[index], images.tiles[images.tile_indices([index])]
+                    maps, of_tiles = zip(*islice(predictions, len(grid)), strict=True)
+                    maps, valid = np.stack(maps), grid.valid_pixels(tiles)
+                    reduce = model.config.score.reduce
+                    scores[index] = valid_score(maps, of_tiles, valid, reduce)
+                    values = grid.join(maps)[grid.join(valid)]
+                    # The median as the level: a few odd pixels of a good part do not move it.
+                    peaks[index], levels[index] = values.max(), np.median(values)
+                    bar.update()
+    return found
 
 
 def _tile_by_tile(model: Detector, fold: Fold) -> Iterator[tuple[np.ndarray, float]]:

@@ -28,6 +28,13 @@ MAX_EXCESS = 3.0
 # three to six scores would lie far too high, for so few determine a scale badly.
 PRIOR_SCORES = 4.0
 
+# Above this quantile any score may be a defect's: the tail that suspects are told by ignores how
+# far out these lie.
+CENSORED = 0.75
+
+# Share of sets of good images alone in which any image is a suspect.
+SUSPICION = 0.1
+
 # Probability that the true share of false alarms lies in the interval that is printed.
 CONFIDENCE = 0.9
 
@@ -76,6 +83,23 @@ class _Tail(NamedTuple):
             scale = capped.mean() / (1 - math.exp(-MAX_EXCESS))
         shape = count * independent / n + PRIOR_SCORES
         return cls(ordered, float(start), count / n, float(scale), shape)
+
+    @classmethod
+    def fit_censored(cls, scores: np.ndarray, independent: float) -> _Tail:
+        """Fit the tail above the median to the scores up to the quantile `CENSORED` alone.
+
+        Those above count as no lower than it, whatever they are (type II censoring; Epstein and
+        Sobel, "Life testing", Journal of the American Statistical Association, 1953).
+        """
+        ordered = np.sort(scores)
+        n, below = len(ordered), len(ordered) // 2
+        last = math.ceil(CENSORED * n)
+        start = ordered[max(below - 1, 0)]
+        excess = ordered[below:last] - start
+        # scale = (sum of the excesses + number of the censored * highest excess) / count
+        scale = (excess.sum() + (n - last) * excess[-1]) / len(excess)
+        shape = len(excess) * independent / n
+        return cls(ordered, float(start), (n - below) / n, float(scale), shape)
 
     def threshold(self, share: float) -> float:
         """Return the score that this share of future good images exceeds."""
@@ -313,6 +337,29 @@ def auto_share(images: int) -> float:
     2 / n: 2% from 100 images on, 5% up to 40.
     """
     return min(max(AUTO_IMAGES / images, MIN_AUTO_SHARE), MAX_AUTO_SHARE)
+
+
+def suspicion(calibration: Calibration) -> tuple[Callable[[float], float], float]:
+    """Return how likely good images reach a score, by a tail that defects do not draw out.
+
+    The tail is fitted to the middle of the scores (`_Tail.fit_censored`), so up to a quarter of the
+    images may be defects. What it finds unlikely is removed, and the tail is fitted again, until
+    nothing more is.
+
+    Returns:
+        A function from a score to the share of good images above it; and the share below which an
+        image is a suspect: 0.1 / n, so that about one set of n good images in ten has any.
+    """
+    scores = np.array(calibration.scores)
+    n, limit, kept = len(scores), SUSPICION / len(scores), scores
+    while True:
+        tail = _Tail.fit_censored(kept, calibration.independent * len(kept) / n)
+        if not tail.scale:  # most scores are equal, which tells nothing about higher ones
+            return lambda score: 1.0, limit
+        likely = np.array([tail.above(score) >= limit for score in scores])
+        if likely.sum() >= len(kept):
+            return tail.above, limit
+        kept = scores[likely]
 
 
 def promises(calibrations: dict[str, Calibration]) -> str:

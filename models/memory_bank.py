@@ -67,6 +67,9 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
         whiten: whether distances are those of whitened features (Mahalanobis distances).
         candidates: patches from which the coreset is chosen; None for all.
         defects: whether patches of known defects are kept beside the good ones.
+
+    Attributes:
+        fold_share: if not 0, distances are those of `nearest_by_fold` with this share.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
         self.register_buffer("whitenings", torch.zeros(0, channels, channels))
         # Patches of known defects, whitened as the entries are; None: not in the state at all.
         self.register_buffer("defects", torch.zeros(0, channels) if defects else None)
+        self.fold_share = 0.0
         self._excluded: tuple[Tensor, Tensor, Tensor | None] | None = None  # set by `without`
 
     @torch.no_grad()
@@ -189,13 +193,13 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
             patches = patches @ self.whitening
         defects = self.defects
         if self._excluded is None:
-            distances, nearest_entries = nearest(patches, self.bank)
+            distances, nearest_entries = self._nearest(patches, self.bank, self.folds)
         else:
             bank, entries, change = self._excluded
             if change is not None:
                 patches = patches @ change
                 defects = None if defects is None else defects @ change
-            distances, indices = nearest(patches, bank)
+            distances, indices = self._nearest(patches, bank, self.folds[entries])
             nearest_entries = entries[indices]
         if defects is not None and len(defects):
             # d (1 + GAIN (1 - d_bad / d)) = d + GAIN (d - d_bad), before the spacing divides it
@@ -206,6 +210,11 @@ class MemoryBank(VariableLengthBuffers, nn.Module):
         if valid is not None:
             distances = distances * near(valid, features.shape[-2:])
         return distances, nearest_entries
+
+    def _nearest(self, patches: Tensor, bank: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.fold_share:
+            return nearest(patches, bank)
+        return nearest_by_fold(patches, bank, folds, self.fold_share)
 
 
 def distances_to(
@@ -292,6 +301,33 @@ def nearest(queries: Tensor, bank: Tensor, block_mib: float = BLOCK_MIB) -> tupl
             product = torch.addmm(squares[number], part[held], blocks[number].T, alpha=-2)
             found[held] = number * BLOCK_ENTRIES + product.argmin(dim=1)
     return _distances(queries, bank, indices), indices
+
+
+def nearest_by_fold(
+    queries: Tensor, bank: Tensor, folds: Tensor, share: float
+) -> tuple[Tensor, Tensor]:
+    """Find an entry of a bank for each query such that a share of the folds has one as near.
+
+    A patch of a defect is near to entries of other such defects, which are in few folds; a patch of
+    good parts is near to entries of most.
+
+    Args:
+        queries: [N, D] float.
+        bank: [M, D] float.
+        folds: number of the fold of each entry, [M].
+        share: of the folds, rounded down; one at least.
+
+    Returns:
+        Distances and indices as of `nearest`.
+    """
+    found = []
+    for fold in folds.unique():
+        own = (folds == fold).nonzero()[:, 0]
+        distances, indices = nearest(queries, bank[own])
+        found.append((distances, own[indices]))
+    distances, indices = (torch.stack(values) for values in zip(*found, strict=True))
+    distances, chosen = distances.kthvalue(max(1, int(share * len(found))), dim=0)
+    return distances, indices.gather(0, chosen[None])[0]
 
 
 def nearest_few(

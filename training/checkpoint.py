@@ -4,6 +4,7 @@
     checkpoints/<run>/config.yaml   the effective settings, to read
     checkpoints/<run>/history.csv   loss and seconds of each epoch
     checkpoints/<run>/calibration.yaml   thresholds of each category, once the run is finished
+    checkpoints/<run>/suspects/     panels of good images that may be defective, if there are any
     checkpoints/<run>/tensorboard/  events, with train.log
     checkpoints/<run>/fit.json      seconds that it took, and peak memory of the start that ended it
 

@@ -102,6 +102,7 @@ class DataConfig(Section):
     tile: SideOrNone
     limit: CountOrNone
     light: float = Field(ge=0, lt=1)
+    contaminated: float = Field(ge=0, le=0.5)
     depth: Literal["auto", 8, 10, 12, 14, 16]
     max_megapixels: Positive
     mm_per_pixel: Weight

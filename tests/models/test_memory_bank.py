@@ -8,6 +8,7 @@ from models.memory_bank import (
     MemoryBank,
     locally_aware_patches,
     nearest,
+    nearest_by_fold,
     nearest_few,
     patch_rows,
 )
@@ -142,3 +143,14 @@ def test_blocks_are_no_larger_than_asked(monkeypatch):
     nearest(queries, bank, block_mib=0.25)
     nearest_few(queries, bank, 3, block_mib=0.25)
     assert 0.2 < max(blocks) <= 0.25
+
+
+def test_a_share_of_the_folds_has_to_hold_an_entry_as_near():
+    # A defect in two folds, at 9; all four folds have good patches around 0.
+    bank = torch.tensor([[0.0], [9.0], [1.0], [9.5], [2.0], [3.0]])
+    folds = torch.tensor([0, 0, 1, 1, 2, 3])
+    queries = torch.tensor([[0.0], [9.0]])
+    for share, expected in [(0.1, [0.0, 0.0]), (0.5, [1.0, 0.5]), (0.75, [2.0, 6.0])]:
+        distances, indices = nearest_by_fold(queries, bank, folds, share)
+        assert distances.tolist() == expected
+        assert (queries - bank[indices]).abs()[:, 0].tolist() == expected

@@ -6,10 +6,8 @@ from conftest import REPO
 
 from models.unet import UNetAutoencoder
 
-MODULES = [
-    *("busy", "compare_anomalib", "known_defects", "light", "terms", "tiles", "train_step"),
-    "verdict",
-]
+MODULES = ["busy", "compare_anomalib", "contaminated", "known_defects", "light", "terms", "tiles"]
+MODULES += ["train_step", "verdict"]
 
 
 @pytest.mark.parametrize("name", MODULES)

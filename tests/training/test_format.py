@@ -35,6 +35,7 @@ calibration: {holdout: 0.1, false_alarms: 0.02, group: null}
 """
 # Settings that came after it, with what they mean in it.
 LATER_SETTINGS = {"data.mm_per_pixel": 0.0, "data.light": 0.0, "data.defects": None}
+LATER_SETTINGS |= {"data.contaminated": 0.0}
 CALIBRATION = {
     "threshold": 12.5, "median": 8.0, "pixel_threshold": 20.0, "low": 4.0, "high": 36.0,
     "false_alarms": 0.02, "scores": [7.0, 8.0, 9.0], "peaks": [9.0, 10.0, 11.0], "independent": 3,
