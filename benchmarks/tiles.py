@@ -29,12 +29,7 @@ SIDE = 2048
 AREA = SIDE * SIDE / 1000
 TRAIN, GOOD, OF_EACH = 6, 8, 4
 TILES = [0, 1024, 512]
-SETTINGS = {
-    "model": "patchcore",
-    "data.category": "surface",
-    "data.size": 128,
-    "patchcore.candidates": 20_000,
-}
+SETTINGS = {"model": "patchcore", "data.category": "surface", "data.size": 128}
 
 
 def surface() -> Tensor:

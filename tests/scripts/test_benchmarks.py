@@ -5,6 +5,7 @@ import pytest
 from conftest import REPO
 
 from models.unet import UNetAutoencoder
+from utils.config import load_config
 
 MODULES = ["busy", "compare_anomalib", "contaminated", "known_defects", "light", "terms", "tiles"]
 MODULES += ["train_step", "verdict"]
@@ -18,6 +19,10 @@ def test_benchmarks_can_be_imported_and_show_their_docstring(name, monkeypatch, 
         module.main()
     assert caught.value.code == 0
     assert f"python -m benchmarks.{name}" in capsys.readouterr().out
+
+
+def test_settings_of_benchmarks_are_settings_of_today():
+    assert load_config(overrides=importlib.import_module("benchmarks.tiles").SETTINGS)
 
 
 def test_the_list_of_benchmarks_is_complete():
