@@ -7,8 +7,8 @@ from conftest import REPO
 from models.unet import UNetAutoencoder
 from utils.config import load_config
 
-MODULES = ["busy", "compare_anomalib", "contaminated", "known_defects", "light", "terms", "tiles"]
-MODULES += ["train_step", "verdict"]
+MODULES = ["busy", "compare_anomalib", "contaminated", "few_images", "known_defects", "light"]
+MODULES += ["terms", "tiles", "train_step", "verdict"]
 
 
 @pytest.mark.parametrize("name", MODULES)
