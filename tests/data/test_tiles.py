@@ -120,9 +120,10 @@ def test_tiles_of_an_image_are_of_its_fold_and_make_its_score(files):
     folds = in_folds(images, good, 2, CPU)
     (calibration,) = calibrate_detector(Red(inspector.config), images, good, folds).values()
     inspections = [inspector.inspect(inspector.read(path)) for path in readable]
-    assert calibration.scores == pytest.approx([one.score for one in inspections], abs=1e-6)
+    scores = [one.score for one in inspections]
     peaks = [one.anomaly_map.max() for one in inspections]
-    assert calibration.peaks == pytest.approx(peaks, abs=1e-6)
+    for found, (a, b, c, d) in ((calibration.scores, scores), (calibration.peaks, peaks)):
+        assert found == pytest.approx([max(a, c), b, d], abs=1e-6)  # a and c show one part
     some = images.only([0, 2])
     assert some.tile_indices([1]).tolist() == list(range(5, 14))
 
