@@ -124,7 +124,7 @@ def ours(name: str, args: argparse.Namespace) -> Contender:
         "patchcore.coreset": args.coreset,
         "score.reduce": "max",
     }
-    model = build_model(load_config(overrides=settings))
+    model = build_model(load_config(overrides=settings | overrides_from(args)))
     model.load_pretrained()
     place(model, CPU)
     if name == "fastflow":
