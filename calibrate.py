@@ -18,9 +18,10 @@ hand stays, unless scores are computed in another way: then it is dropped, with 
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -62,7 +63,8 @@ def parse_args() -> argparse.Namespace:
     images = {"nargs": "+", "type": not_empty, "default": [], "metavar": "IMAGE"}
     run = {"nargs": "?", "type": named_checkpoint, "metavar": "RUN"}
     add("checkpoint", **run, help="default: the newest")
-    add("--false-alarms", type=float, metavar="SHARE", help="such as 0.005")
+    text = "such as 0.005; auto: what so few or many good images can promise"
+    add("--false-alarms", type=share_of_false_alarms, metavar="SHARE", help=text)
     text = "call what scores above X defective from now on"
     add("--threshold", type=finite_threshold, metavar="X", help=text)
     add("--good", **images, help="further good images, or folders")
@@ -75,10 +77,21 @@ def parse_args() -> argparse.Namespace:
         raise UserError("--accept goes with --defects")
     if sum([args.threshold is not None, args.accept, args.false_alarms is not None]) > 1:
         raise UserError("name one of --false-alarms, --threshold and --accept")
-    if args.false_alarms is not None and not MIN_FALSE_ALARMS <= args.false_alarms < 0.5:
-        bounds = f"from {MIN_FALSE_ALARMS:g} to below 0.5"
-        raise UserError(f"--false-alarms is {args.false_alarms} but should be a share {bounds}")
     return args
+
+
+def share_of_false_alarms(text: str) -> float | Literal["auto"]:
+    """Return a share of false alarms, or "auto"; raises `UserError` if it is neither."""
+    if text == "auto":
+        return "auto"
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not MIN_FALSE_ALARMS <= share < 0.5:
+        bounds = f"a share from {MIN_FALSE_ALARMS:g} to below 0.5"
+        raise UserError(f"--false-alarms is {text} but should be auto, or {bounds}")
+    return share
 
 
 def rescored_config(config: Config, overrides: dict[str, Any]) -> Config:

@@ -83,7 +83,6 @@ def main() -> int:
             finish(run, model, folds)
             if distributed.is_writer():
                 calibrations = calibrate_detector(model, images, run.good, folds)
-                drawn = score_drawn_defects(model, images, run.good, folds)
     if not learned:
         # A finished fit that images were to be added to has not been touched.
         untouched = (run.folder / FINISHED).exists()
@@ -96,6 +95,8 @@ def main() -> int:
 
             log_panels(run)
         print(promises(calibrations))
+        # Once the run is saved: whatever goes wrong here, what was learned is kept.
+        drawn = score_drawn_defects(model, images, run.good, folds)
         if line := looser_promise(calibrations, drawn, run.folder):
             print(line)
         write_suspects(run, calibrations, folds)

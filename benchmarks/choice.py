@@ -2,6 +2,7 @@
 
 from math import sqrt
 from pathlib import Path
+from shlex import quote
 from statistics import fmean
 
 from benchmarks.experiment import INTERVAL, Row
@@ -74,7 +75,8 @@ def sentence(rows: list[Row], output: Path) -> str:
     if named:
         why = f"the fastest of those that cannot be told from the best, with {', '.join(named)}"
     low, high = (taken[end] for end in INTERVAL)
-    files = [str(output / taken["model"] / category / "settings.yaml") for category in categories]
+    folders = [output / taken["model"] / category for category in categories]
+    files = [quote(str(folder / "settings.yaml")) for folder in folders]
     return (
         f"take {taken['model']}: image AUROC {taken['image_auroc']:.3f} ({low:.3f} to {high:.3f}, "
         f"{mean}{' and '.join(sorted(kinds, reverse=True))}), {taken['false_alarms']:.1%} false "

@@ -1,5 +1,6 @@
 """Which images show one part: those whose names share what `calibration.group` matches."""
 
+import os
 import re
 from pathlib import PurePath
 
@@ -31,8 +32,12 @@ def below_split(path: str | PurePath, category: str) -> tuple[str, str]:
     That is train/good or test/<kind> of the category; any other file has its own folder and name.
     """
     name = PurePath(path).as_posix()
-    split = rf"((?:.*/)?{re.escape(category)}/(?:train/good|test/[^/]+))/(.+)"
-    if found := re.fullmatch(split, name, re.IGNORECASE | re.DOTALL):  # Good, as data.mvtec allows
-        return found[1], found[2]
+    # Of the whole path: a relative one may start below the category, or below test.
+    whole = PurePath(os.path.abspath(path)).as_posix()  # noqa: PTH100  (links)
+    split = rf"(.*/{re.escape(category)}/(?:train/good|test/[^/]+))/(.+)"
+    if found := re.fullmatch(split, whole, re.IGNORECASE | re.DOTALL):  # Good, as data.mvtec allows
+        folder, below = found.groups()
+        is_relative = not PurePath(path).is_absolute()
+        return PurePath(os.path.relpath(folder)).as_posix() if is_relative else folder, below
     folder, _, below = name.rpartition("/")
     return folder, below

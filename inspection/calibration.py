@@ -6,6 +6,7 @@ What a looser threshold would find is told by defects drawn on some of these; th
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import torch
@@ -81,8 +82,9 @@ def score_drawn_defects(
 ) -> dict[str, list[float]]:
     """Score defects drawn on good images, each without its fold; for arguments see above.
 
-    They are of the kinds of `eval.py --synthetic`, on whole images or on the middle tile of an
-    image, and on images that training has not used, if it has held some out.
+    They are of the kinds of `eval.py --synthetic`, on whole images or on one tile of an image: of
+    those with most valid pixels the middle one. The images are those that training has held out,
+    or a tenth of all where it holds none out.
 
     Returns:
         Scores of the drawn defects of each category.
@@ -94,7 +96,9 @@ def score_drawn_defects(
         scores[category] = []
         for number, index in enumerate(examined[: DRAWN_DEFECTS // each].tolist()):
             grid, tiles = images.grids[index], images.tile_indices([index])
-            tile = images.tiles[tiles[len(tiles) // 2]][None]
+            valid_share = grid.valid_pixels(images.tiles[tiles]).mean(axis=(1, 2))
+            fullest = tiles[valid_share == valid_share.max()]
+            tile = images.tiles[fullest[len(fullest) // 2]][None]
             fold = folds[good.folds[index]]
             for kind in (list(KINDS) * 2)[number * each % len(KINDS) :][:each]:
                 drawn = tile.copy()
@@ -114,14 +118,22 @@ def score_drawn_defects(
 def looser_promise(
     calibrations: dict[str, Calibration], drawn: dict[str, list[float]], run: Path
 ) -> str | None:
-    """Return a line on what `LOOSER` would find of drawn defects; None where it finds no more."""
+    """Return a line for each category of whose drawn defects `LOOSER` finds more; None without any.
+
+    Args:
+        calibrations: of each category.
+        drawn: scores of its drawn defects.
+        run: folder of the run, for the command.
+    """
     lines = []
     for category, one in calibrations.items():
         now, then = one.found(drawn[category]), one.found(drawn[category], LOOSER)
         if one.false_alarms < LOOSER and then > now:
+            only = f" --category {quote(category)}" if len(calibrations) > 1 else ""
             lines.append(
                 f"of defects drawn on {category} {now:.0%} are found; at {LOOSER:.0%} of false "
-                f"alarms {then:.0%}: python calibrate.py {run} --false-alarms {LOOSER}"
+                f"alarms {then:.0%}: "
+                f"python calibrate.py {quote(str(run))} --false-alarms {LOOSER}{only}"
             )
     return "\n".join(lines) or None
 

@@ -212,7 +212,7 @@ class Calibration:
         if rank >= 1:
             enough, what = round(AUTO_IMAGES / MIN_AUTO_SHARE), "parts" if self.views else "images"
             more = f"; {enough} {what} promise {_percent(MIN_AUTO_SHARE)}%"
-            return f"{text}{more}" if self.auto and n < enough else text
+            return f"{text}{more}" if self.auto and not self.by_hand and n < enough else text
         if self.by_hand:
             return f"{text}; too few to tell less than {_percent(1 / n)}%"
         # - 1e-9: rounding must not ask for one image more

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -61,6 +62,17 @@ def test_a_part_is_told_by_folder_and_match():
     assert name("a/part7_x.png", r"part(\d+)_") == "a/7"
     assert name("/other/test/oil/left/part7.png") == "/other/test/oil/left/part7"
     assert name("a/part7_a.png", None) == "a/part7_a.png"
+
+
+@pytest.mark.parametrize("start", ["tile", "tile/test", "tile/test/oil", "tile/test/oil/left"])
+def test_views_in_subfolders_are_one_part_wherever_a_relative_path_starts(
+    start, tmp_path, monkeypatch
+):
+    (tmp_path / "tile/test/oil/left").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / start)
+    views = [tmp_path / f"tile/test/oil/{view}/part7.png" for view in ("left", "right")]
+    names = {part_name(os.path.relpath(view), "tile", PATTERN) for view in views}
+    assert len(names) == 1 and "left" not in names.pop()
 
 
 def test_images_to_examine_with_are_of_whole_parts():

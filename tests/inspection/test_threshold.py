@@ -129,6 +129,7 @@ def test_few_images_promise_a_share_that_they_can_tell(count, share):
     assert few.false_alarms == pytest.approx(share)
     assert few.threshold == threshold(scores, share)
     assert ("100 images promise 2%" in few.promise("bottle")) == (40 <= count < 100)
+    assert "promise 2%" not in few.with_threshold(float(np.median(scores))).promise("bottle")
 
 
 def test_further_images_raise_a_promise_that_follows_from_their_number_and_no_other():

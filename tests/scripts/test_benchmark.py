@@ -257,6 +257,8 @@ def test_the_fastest_of_those_that_cannot_be_told_from_the_best_is_taken(tmp_pat
     several = sentence([best, close, worse, *wood], tmp_path)
     assert "mean of 2 categories, test images and drawn defects)" in several
     assert "draem" not in several
+    spaced = tmp_path / "my results"
+    assert f"--config '{spaced / 'padim/tile/settings.yaml'}'" in sentence(rows, spaced)
     assert sentence([best], tmp_path) == ""
     assert sentence([made(error="none"), made("padim", error="none")], tmp_path).startswith("no ")
 

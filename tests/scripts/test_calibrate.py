@@ -62,6 +62,8 @@ def test_fewer_false_alarms_and_further_good_images(run, dataset, tmp_path):
     assert after.independent == before.independent + 3
     assert after.false_alarms == 0.005
     assert after.profile == before.profile and after.profile.keys() == MEASURES.keys()
+    result = run_script("calibrate.py", run, "--false-alarms", "auto", cwd=tmp_path)
+    assert result.returncode == 0 and calibration_of(run).auto, result.stderr
 
 
 def test_good_images_count_once(run, dataset, tmp_path):
@@ -162,6 +164,7 @@ def test_larger_images_and_millimetres_without_training(run, tmp_path):
         (["--false-alarms", "2"], "--false-alarms"),
         (["--false-alarms", "1e-320"], "from 1e-06 to below 0.5"),
         (["--false-alarms", "nan"], "--false-alarms"),
+        (["--false-alarms", "automatic"], "should be auto, or a share"),
         (["--set", "unet.width=3"], "unet.width is learned"),
         (["--good", "nowhere"], "nowhere"),
     ],
