@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     images = {"nargs": "+", "type": not_empty, "default": [], "metavar": "IMAGE"}
     run = {"nargs": "?", "type": named_checkpoint, "metavar": "RUN"}
     add("checkpoint", **run, help="default: the newest")
-    text = "such as 0.005; auto: what so few or many good images can promise"
+    text = "such as 0.005; auto: by the number of good images"
     add("--false-alarms", type=share_of_false_alarms, metavar="SHARE", help=text)
     text = "call what scores above X defective from now on"
     add("--threshold", type=finite_threshold, metavar="X", help=text)

@@ -1,7 +1,7 @@
-"""Is an image like the good ones in what a person can check: size, light, colour, focus, JPEG?
+"""Compare images with the good ones in what a person can set: size, light, colour, focus, JPEG.
 
-The profile of a category holds the range of each measure over its good images. It is about single
-images against fixed limits; whether scores drift is tested by `streams.loop`.
+The profile of a category holds the range of each measure over its good images. Each image is
+compared with limits that follow from it; `streams.loop` tests whether scores drift.
 """
 
 import sys
@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 LINES = 128  # rows, and columns, of an image that are measured: a large one costs little more
-FAR = 4  # pixels
+STEP = 4  # pixels: sharpness compares differences of neighbours with those of pixels so far apart
 BLACK = 10.0  # added to values, so that the darkest do not rule their geometric mean
 PERIOD = 8  # pixels of a JPEG block
 TAIL = 0.01  # share of good images on each side of the range
-SPARE = 5.0  # of the range / n good images: few of them show little of how parts vary
+MARGIN = 5.0  # in units of range / n, beyond both ends: n good images show little if n is small
 IN_A_ROW = 3  # images that are off before a line says so: one may be an odd part
 
 Measures = Mapping[str, float]  # of an image, by the names in `MEASURES`
@@ -50,16 +50,16 @@ def measure(image: np.ndarray) -> dict[str, float]:
     near, far, blocks = 0.0, 0.0, 1.0
     # Of green alone, which is the most of what JPEG and the eye take for brightness.
     for lines in (image[::down, :, 1], image[:, ::right, 1].T):
-        if lines.shape[1] < 2 * PERIOD + FAR:
+        if lines.shape[1] < 2 * PERIOD + STEP:
             continue  # too short to have a grid
         lines = lines.astype(np.int16)
         near += np.abs(np.diff(lines)).mean()
-        far += np.abs(lines[:, FAR:] - lines[:, :-FAR]).mean()
+        far += np.abs(lines[:, STEP:] - lines[:, :-STEP]).mean()
         third = np.abs(np.diff(lines, n=3)).mean(axis=0)
         phases = third[: len(third) // PERIOD * PERIOD].reshape(-1, PERIOD).mean(axis=0)
         blocks = max(blocks, float(phases.max() / max(np.median(phases), 0.1)))
-    # near / far is 1 for white noise, and 1 / FAR where values rise evenly from one to the other.
-    sharpness = max(0.0, near / far - 1 / FAR) / (1 - 1 / FAR) if far else 0.0
+    # near / far is 1 for white noise, and 1 / STEP where values rise evenly from one to the other.
+    sharpness = max(0.0, near / far - 1 / STEP) / (1 - 1 / STEP) if far else 0.0
     # Geometric: a white ground, which is clipped, would hide in a mean that all else is brighter.
     brightness = np.exp(np.log(pixels + BLACK).mean()) - BLACK
     colour = (pixels.max(axis=2) - pixels.min(axis=2)).mean()
@@ -72,7 +72,7 @@ def profile_of(images: Sequence[Measures], light: float = 0.0) -> Profile:
 
     Args:
         images: measures of each.
-        light: `data.light`, by which the brightness of what was learned varies beside.
+        light: `data.light`; the range of brightness is wider by this factor at both ends.
     """
     values = {name: [image[name] for image in images] for name in MEASURES}
     found = {name: tuple(np.quantile(v, [TAIL, 1 - TAIL]).tolist()) for name, v in values.items()}
@@ -85,7 +85,7 @@ class InputCheck:
 
     Args:
         category: of the images.
-        profile: of its good ones; an empty one, as of an old run, leaves nothing to check.
+        profile: of its good ones; an empty one, as runs without it have, leaves nothing to check.
         good: number of these.
         images: what the line calls those that are checked.
     """
@@ -98,9 +98,9 @@ class InputCheck:
         self.limits = {}
         for name in known:
             (low, high), (factor, offset) = profile[name], MEASURES[name]
-            spare = SPARE * (high - low) / good
-            least = (low - spare + offset) / factor - offset
-            self.limits[name] = least, (high + spare + offset) * factor - offset
+            margin = MARGIN * (high - low) / good
+            least = (low - margin + offset) / factor - offset
+            self.limits[name] = least, (high + margin + offset) * factor - offset
         self.in_a_row = dict.fromkeys(known, 0)
         self.last: Measures = {}
 
@@ -109,7 +109,7 @@ class InputCheck:
         self.count, self.last = self.count + 1, image
         for name, (low, high) in self.limits.items():
             before = self.in_a_row[name]
-            # A row that was complete goes on for good: it is said once.
+            # A complete row never ends, so that its line is printed once.
             is_like = low <= image[name] <= high and before < IN_A_ROW
             self.in_a_row[name] = 0 if is_like else before + 1
         self._print(IN_A_ROW)

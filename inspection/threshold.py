@@ -139,7 +139,7 @@ class Calibration:
         by_hand: whether a person has set the threshold.
         auto: whether `false_alarms` follows from the number of images; see `auto_share`.
         digests: `pixel_digest` of each image, by which it is known again.
-        profile: what good images look like, see `data.input_profile`; empty in runs of old.
+        profile: of the good images, see `data.input_profile`; empty in runs that lack it.
         views: number of images of each part; empty where images count by themselves.
     """
 
