@@ -38,13 +38,18 @@ GAIN = 2.0
 MAX_DEFECTS = 2000
 
 
-def locally_aware_patches(maps: list[Tensor]) -> Tensor:
+def locally_aware_patches(maps: list[Tensor], zeros: bool = False) -> Tensor:
     """Average feature maps [B, C_i, h_i, w_i] over 3x3 neighbours and join them: [B, C, h, w].
 
     The paper's locally aware patch features (section 3.1).
+
+    Args:
+        maps: of each layer.
+        zeros: whether the zeros beyond the border count, as in the authors' code. Distances at the
+            border, where good patches vary most, are lower by it. z-scores by position correct for
+            the border as well, and do not hide defects there.
     """
-    # Without the zeros beyond the border, which would leave a margin of weak features.
-    return concatenated([F.avg_pool2d(m, 3, 1, 1, count_include_pad=False) for m in maps])
+    return concatenated([F.avg_pool2d(m, 3, 1, 1, count_include_pad=zeros) for m in maps])
 
 
 def patch_rows(features: Tensor) -> Tensor:
