@@ -105,10 +105,10 @@ def test_the_share_left_out_of_each_category_takes_no_part_and_stays_out(root, t
 
 
 def test_a_network_holds_out_images_that_stay(root, monkeypatch):
-    # The most suspicious images are those that were held out at first.
-    monkeypatch.setattr(
-        suspects_module, "rank", lambda _, images, good, device: np.array(good.held_out)
-    )
+    def rank(config, images, good, device):  # the most suspicious are those held out at first
+        return np.array(good.held_out, float)
+
+    monkeypatch.setattr(suspects_module, "rank", rank)
     settings = {"data.root": str(root), "data.category": "tile", "data.contaminated": 0.125}
     run = Run(load_config(overrides=settings | {"model": "unet", "data.size": 64}))
     images = suspects_module.leave_out(run, run.load_images(hold_out=True))
