@@ -259,8 +259,7 @@ class GoodImages:
             raise UserError(
                 f"the run knows {len(paths)} good images, but {gone[0]} "
                 + (f"and {len(gone) - 1} more are gone" if len(gone) > 1 else "is gone")
-                + "; restore what is missing, name a folder that was moved by --data-root, or train "
-                "a new run"
+                + "; restore what is missing, name a moved folder by --data-root, or train anew"
             )
         return paths
 
