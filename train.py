@@ -71,9 +71,10 @@ def main() -> int:
         if (line := dropped(former, "the detector learns on")) and distributed.is_writer():
             print(line, file=sys.stderr)
 
-    images = leave_out(run, run.load_images(hold_out=is_network))
+    images = run.load_images(hold_out=is_network)
     if defects := run.load_known_defects(images):
         model.take_defects(defects)
+    images = leave_out(run, images)
     with model.caching():
         learned = train(run, model, optimizer, images) if is_network else fit(run, model, images)
         if learned:

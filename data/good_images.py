@@ -223,13 +223,6 @@ class GoodImages:
             self.left_out,
         )
 
-    def only(self, indices: Sequence[int] | np.ndarray) -> "GoodImages":
-        """Return some of the images, given by index, dealt into folds anew."""
-        names, groups, held_out = (
-            [values[one] for one in indices] for values in (self.names, self.groups, self.held_out)
-        )
-        return GoodImages(names, groups, deal(groups), held_out, self.left_out)
-
     @property
     def learned(self) -> np.ndarray:
         """Indices of the images that training learns from."""
@@ -266,7 +259,7 @@ class GoodImages:
             raise UserError(
                 f"the run knows {len(paths)} good images, but {gone[0]} "
                 + (f"and {len(gone) - 1} more are gone" if len(gone) > 1 else "is gone")
-                + "; restore what is missing, or train a new run"
+                + "; restore what is missing, name a moved folder by --data-root, or train anew"
             )
         return paths
 

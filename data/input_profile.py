@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from data.region import valid_pixels
+
 LINES = 128  # rows, and columns, of an image that are measured: a large one costs little more
 STEP = 4  # pixels: sharpness compares differences of neighbours with those of pixels so far apart
 BLACK = 10.0  # added to values, so that the darkest do not rule their geometric mean
@@ -35,7 +37,7 @@ MEASURES = {
 
 
 def measure(image: np.ndarray) -> dict[str, float]:
-    """Measure an image, uint8 [H, W, 3 or more], as it was read.
+    """Measure an image as it was read, uint8 [H, W, 3], or [H, W, 4] inside of its region.
 
     Returns:
         By name: the longer side in pixels; width / height; brightness, the geometric mean in
@@ -46,23 +48,33 @@ def measure(image: np.ndarray) -> dict[str, float]:
     """
     height, width = image.shape[:2]
     down, right = (-(-side // LINES) for side in (height, width))
-    pixels = image[::down, ::right, :3].astype(np.int16)
+    valid = valid_pixels(image)
+    if not valid[::down, ::right].any():  # the region lies between the lines
+        valid[:] = True
+    pixels = image[::down, ::right, :3][valid[::down, ::right]].astype(np.int16)
+    # Without what is outside of the region: its black would hide a change of light, and its edge
+    # looks like the edge of JPEG blocks. Of green alone, which is the most of what JPEG and the eye
+    # take for brightness.
+    green = np.ma.masked_array(image[..., 1], np.ma.nomask if valid.all() else ~valid)
     near, far, blocks = 0.0, 0.0, 1.0
-    # Of green alone, which is the most of what JPEG and the eye take for brightness.
-    for lines in (image[::down, :, 1], image[:, ::right, 1].T):
+    for lines in (green[::down], green[:, ::right].T):
         if lines.shape[1] < 2 * PERIOD + STEP:
             continue  # too short to have a grid
         lines = lines.astype(np.int16)
-        near += np.abs(np.diff(lines)).mean()
-        far += np.abs(lines[:, STEP:] - lines[:, :-STEP]).mean()
-        third = np.abs(np.diff(lines, n=3)).mean(axis=0)
+        steps, third = (np.abs(np.ma.diff(lines, n)) for n in (1, 3))
+        apart = np.abs(lines[:, STEP:] - lines[:, :-STEP])
+        if not min(steps.count(), third.count(), apart.count()):
+            continue  # the region is too narrow
+        near, far = near + float(steps.mean()), far + float(apart.mean())
+        third = third.mean(axis=0)
         phases = third[: len(third) // PERIOD * PERIOD].reshape(-1, PERIOD).mean(axis=0)
-        blocks = max(blocks, float(phases.max() / max(np.median(phases), 0.1)))
+        if len(phases := np.ma.compressed(phases)):
+            blocks = max(blocks, float(phases.max() / max(np.median(phases), 0.1)))
     # near / far is 1 for white noise, and 1 / STEP where values rise evenly from one to the other.
     sharpness = max(0.0, near / far - 1 / STEP) / (1 - 1 / STEP) if far else 0.0
     # Geometric: a white ground, which is clipped, would hide in a mean that all else is brighter.
     brightness = np.exp(np.log(pixels + BLACK).mean()) - BLACK
-    colour = (pixels.max(axis=2) - pixels.min(axis=2)).mean()
+    colour = (pixels.max(axis=1) - pixels.min(axis=1)).mean()
     found = (max(height, width), width / height, brightness, colour, sharpness, blocks)
     return dict(zip(MEASURES, map(float, found), strict=True))
 

@@ -55,7 +55,7 @@ def load_known_defects(
         return []
     root = Path(data.defects)
     if not root.is_dir():
-        needed = "a run needs it until it is finished, and for --add"
+        needed = "name or restore it: a run needs it until it is finished, and for --add"
         raise UserError(f"data.defects is {root}, which is no folder; {needed}")
     folders = [root / name for name in categories if (root / name).is_dir()]
     if not folders and len(categories) > 1:

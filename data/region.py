@@ -55,7 +55,10 @@ def with_region(image: np.ndarray, data: DataConfig, path: Path | None = None) -
     if data.region is None or image.shape[2] == 4:
         return image
     if data.region.startswith(KEPT):
-        mask = _kept(data.region, image.shape[:2])
+        try:
+            mask = _kept(data.region, image.shape[:2])
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}" if path else str(error)) from None
     elif path is None:
         raise UserError(
             f"data.region is {data.region}, a folder with a mask for each file, which frames of a "

@@ -54,7 +54,7 @@ def leave_out(run: Run, images: DecodedImages) -> DecodedImages:
     """Leave out the most suspicious of the good images that are new to a run, before it learns.
 
     Of each category the share `data.contaminated`, those with the highest ranks; of shots of one
-    part all go that have one among them. Sets `run.good`.
+    part all go that have one among them. Sets `run.good`, with others held out.
 
     Args:
         run: new, or with images added to it.
@@ -64,7 +64,7 @@ def leave_out(run: Run, images: DecodedImages) -> DecodedImages:
         The images that stay.
 
     Raises:
-        UserError: if less than two parts of a category stay, or none that is learned from.
+        UserError: if less than two parts of a category stay.
     """
     good, known = run.good, len(run.checkpoint.good.names)
     share, left_out = run.config.data.contaminated, []
@@ -73,7 +73,7 @@ def leave_out(run: Run, images: DecodedImages) -> DecodedImages:
     # One process ranks them: on GPUs the last bits differ, and all have to leave out the same.
     ranks = rank(run.config, images, good, run.device) if distributed.is_writer() else None
     ranks = distributed.gather(ranks)[0]
-    groups, held_out = np.array(good.groups), np.array(good.held_out)
+    groups = np.array(good.groups)
     for category, own in good.by_category().items():
         new = own[own >= known]
         of_group = {group: ranks[new[groups[new] == group]].max() for group in groups[new]}
@@ -82,15 +82,17 @@ def leave_out(run: Run, images: DecodedImages) -> DecodedImages:
         while 0 < count < len(new) and groups[new[count]] == groups[new[count - 1]]:
             count += 1
         left_out += new[:count]
-        stay = np.setdiff1d(own, left_out)
-        if len(np.unique(groups[stay])) < 2 or held_out[stay].all():
+        if len(np.unique(groups[np.setdiff1d(own, left_out)])) < 2:
             raise UserError(
                 f"data.contaminated={share:g} leaves too few good images of {category} to learn "
                 "from and to calibrate on; lower it"
             )
         run.say(f"left out: {count} of {len(new)} good images of {category}, by data.contaminated")
     kept = np.setdiff1d(np.arange(len(images)), left_out)
-    run.good = good.only(kept)
+    names, groups = [good.names[one] for one in kept], groups[kept].tolist()
+    # Held out anew, of those that stay: what was held out may all be left out.
+    share = run.config.calibration.holdout if any(good.held_out) else 0
+    run.good = run.checkpoint.good.extended(names, groups, share, run.config.seed)
     run.good.left_out = good.left_out + [good.names[one] for one in left_out]
     return images.only(kept)
 

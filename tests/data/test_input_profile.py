@@ -92,6 +92,16 @@ def test_any_image_can_be_measured(shape, value):
     assert (found["sharpness"], found["JPEG blocks"]) == (0, 1)
 
 
+def test_what_is_outside_of_the_region_is_not_measured():
+    image = textured(0)
+    valid = np.zeros(SIZE, bool)
+    valid[40:, 16:120] = True
+    masked = np.dstack([image * valid[..., None], valid * np.uint8(255)])
+    assert measure(masked)["JPEG blocks"] < 1.2  # that of the region's edge would be 7
+    brightness = measure(image)["brightness"]
+    assert measure(masked)["brightness"] == pytest.approx(brightness, rel=0.02)
+
+
 def test_a_run_without_a_profile_checks_nothing(capsys):
     check = InputCheck("tile", {}, 3)
     for image in NEW:

@@ -9,8 +9,11 @@ from conftest import assert_one_line, run_script
 from PIL import Image, ImageDraw
 
 from data.sample.__main__ import write_sample
+from inspection import suspects as suspects_module
 from inspection.threshold import calibrate, suspicion
 from training.checkpoint import load_checkpoint
+from training.run import Run
+from utils.config import load_config
 
 
 def suspects(scores):
@@ -99,6 +102,19 @@ def test_the_share_left_out_of_each_category_takes_no_part_and_stays_out(root, t
     assert again.returncode == 2
     assert "left out: 1 images, as before" in again.stderr
     assert "nothing is added" in again.stderr
+
+
+def test_a_network_holds_out_images_that_stay(root, monkeypatch):
+    def rank(config, images, good, device):  # the most suspicious are those held out at first
+        return np.array(good.held_out, float)
+
+    monkeypatch.setattr(suspects_module, "rank", rank)
+    settings = {"data.root": str(root), "data.category": "tile", "data.contaminated": 0.125}
+    run = Run(load_config(overrides=settings | {"model": "unet", "data.size": 64}))
+    images = suspects_module.leave_out(run, run.load_images(hold_out=True))
+    assert len(images) == len(run.good.names) == 14
+    assert len(run.good.left_out) == sum(run.good.held_out) == 2
+    assert not set(run.good.left_out) & set(run.good.names)
 
 
 def test_too_few_good_images_may_stay(root, tmp_path):
