@@ -42,7 +42,7 @@ def main() -> int:
     # These take seconds to import; --help and wrong flags have been answered without them.
     from data.good_images import in_folds
     from inspection.calibration import calibrate_detector, looser_promise, score_drawn_defects
-    from inspection.suspects import leave_out, write_suspects
+    from inspection.suspects import exclude, write_suspects
     from inspection.threshold import dropped, promises
     from inspection.torch_inspector import read_calibrations
     from models.detector import TrainedDetector
@@ -74,7 +74,7 @@ def main() -> int:
     images = run.load_images(hold_out=is_network)
     if defects := run.load_known_defects(images):
         model.take_defects(defects)
-    images = leave_out(run, images)
+    images = exclude(run, images)
     with model.caching():
         learned = train(run, model, optimizer, images) if is_network else fit(run, model, images)
         if learned:

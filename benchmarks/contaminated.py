@@ -99,11 +99,11 @@ def main() -> int:
         chosen = np.random.default_rng(0).permutation(len(files))[: given.data.limit or None]
         images = decode_all([files[one] for one in chosen], given.data)[0].tiles
         tests = test_split(given)
-        for seed, (share, left_out), model in product(range(args.seeds), SHARES, args.models):
-            key = (model, category, share, left_out, seed)
+        for seed, (share, excluded), model in product(range(args.seeds), SHARES, args.models):
+            key = (model, category, share, excluded, seed)
             if key in done:
                 continue
-            settings = {"model": model, "seed": seed, "data.contaminated": left_out}
+            settings = {"model": model, "seed": seed, "data.contaminated": excluded}
             count, rng = round(share * len(images)), np.random.default_rng(seed)
             good = rng.permutation(images)[count:]
             planted, rest = np.split(rng.permutation(tests["defective"]), [count])

@@ -32,7 +32,7 @@ from data.tensors import to_batch
 from data.tiles import resize_to_input
 from evaluation.metrics import count_above, oracle_f1, precision_recall_f1
 from inspection.calibration import calibrate_detector
-from inspection.suspects import leave_out
+from inspection.suspects import exclude
 from inspection.threshold import Calibration, calibrate
 from models import DETECTORS, build_model
 from models.detector import TrainedDetector
@@ -79,7 +79,7 @@ def scored(config: Config, splits: Splits) -> tuple[dict[str, list[float]], Cali
     run.good = GoodImages().extended(names, groups, share, config.seed)
     with model.caching():
         with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
-            decoded = leave_out(run, DecodedImages.whole(splits.learned, config.data.light))
+            decoded = exclude(run, DecodedImages.whole(splits.learned, config.data.light))
             folds = in_folds(decoded, run.good, 1, run.device)
             if is_network:
                 learned = train(run, model, model.optimizer(), decoded)

@@ -167,7 +167,7 @@ class GoodImages:
         groups: a number for each; shots of one part share theirs.
         folds: number of the fold of each.
         held_out: whether it is kept from training.
-        left_out: names of others, which may be defective and take no part; see
+        excluded: names of others, which may be defective and take no part; see
             `data.contaminated`.
     """
 
@@ -175,7 +175,7 @@ class GoodImages:
     groups: list[int] = field(default_factory=list)
     folds: list[int] = field(default_factory=list)
     held_out: list[bool] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
 
     def extended(
         self, names: Sequence[str], groups: Sequence[int], share: float, seed: int, limit: int = 0
@@ -220,7 +220,7 @@ class GoodImages:
             groups,
             deal(groups),
             [held_out[one] for one in groups],
-            self.left_out,
+            self.excluded,
         )
 
     @property

@@ -70,7 +70,7 @@ def load_images(
     known = dict(zip(good.paths(root), good.names, strict=True))
     if known:
         further = _additions(additions, root, list(good.by_category()))
-        again = [path for path, name in further.items() if name in good.left_out]
+        again = [path for path, name in further.items() if name in good.excluded]
         for path in again:
             del further[path]
         if again and not quiet:

@@ -13,7 +13,7 @@ from data.input_profile import InputCheck
 from data.mvtec import Category, TestImage
 from evaluation.measure import (
     collect_pixels,
-    leave_out_known,
+    without_known,
     measure,
     part_rows,
     pseudo_readers,
@@ -83,10 +83,10 @@ def evaluate(
         pixels = BinnedPixelScores() if config.data.tile else PixelScores()
         measured_on = "defects drawn on good images"
     else:
-        tests, left_out = leave_out_known(category.test_images(), inspector.known_defects)
+        tests, excluded = without_known(category.test_images(), inspector.known_defects)
         readers = [(nullcontext(), read_ahead(tests, read))]
         pixels, notices = collect_pixels(tests)
-        notices = left_out + notices
+        notices = excluded + notices
         measured_on = f"images of {category.folder / 'test'}"
     for notice in notices:
         print(notice, file=sys.stderr)

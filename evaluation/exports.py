@@ -10,7 +10,7 @@ import numpy as np
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
 from data.tiles import Grid
-from evaluation.measure import leave_out_known, score_split, scores_by_class
+from evaluation.measure import without_known, score_split, scores_by_class
 from evaluation.metrics import auroc
 from inspection.inspector import Inspector
 from inspection.onnx_export import write_half, write_int8, write_metadata
@@ -175,7 +175,7 @@ def _carried_over(
 
 def _measure(inspector: Inspector, category: Category) -> tuple[float, float]:
     """Image AUROC on the test split and milliseconds an image, NaN without a split."""
-    tests, _ = leave_out_known(_tests_of(category), inspector.known_defects)
+    tests, _ = without_known(_tests_of(category), inspector.known_defects)
     if not tests:
         return nan, nan
     rows, _ = score_split(

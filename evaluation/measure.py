@@ -84,7 +84,7 @@ def _lacks_mask(test: Test) -> bool:
     return isinstance(test, TestImage) and test.is_defect and test.mask is None
 
 
-def leave_out_known(
+def without_known(
     tests: list[TestImage], known: Collection[str]
 ) -> tuple[list[TestImage], list[str]]:
     """Leave out the test images that a detector has learned as known defects.
@@ -104,9 +104,9 @@ def leave_out_known(
 
     # What cannot be read stays, and is reported by whoever scores it.
     others = [test for test, found in read_ahead(tests, digest) if found not in known]
-    left_out = len(tests) - len(others)
-    notice = f"left out: {left_out} of {len(tests)} test images, learned as known defects"
-    return others, [notice] if left_out else []
+    excluded = len(tests) - len(others)
+    notice = f"left out: {excluded} of {len(tests)} test images, learned as known defects"
+    return others, [notice] if excluded else []
 
 
 def pseudo_readers(

@@ -1,7 +1,7 @@
 """Images of train/good that may be defective: which they are, and how a run does without them.
 
 - `write_suspects` names the images whose out-of-fold score is unlikely for a good part.
-- `leave_out` keeps the most suspicious share, `data.contaminated`, from all that is learned.
+- `exclude` keeps the most suspicious share, `data.contaminated`, from all that is learned.
 
 docs/contaminated.md shows figures.
 """
@@ -46,11 +46,11 @@ RANKING = {
 # a defect of one kind.
 FOLD_SHARE = 0.25
 
-COLUMNS = ["file", "category", "left_out", "score", "one_in", "severity"]
+COLUMNS = ["file", "category", "excluded", "score", "one_in", "severity"]
 MARK = ".written"  # in a folder of suspects: digest of what train.py wrote
 
 
-def leave_out(run: Run, images: DecodedImages) -> DecodedImages:
+def exclude(run: Run, images: DecodedImages) -> DecodedImages:
     """Leave out the most suspicious of the good images that are new to a run, before it learns.
 
     Of each category the share `data.contaminated`, those with the highest ranks; of shots of one
@@ -67,7 +67,7 @@ def leave_out(run: Run, images: DecodedImages) -> DecodedImages:
         UserError: if less than two parts of a category stay.
     """
     good, known = run.good, len(run.checkpoint.good.names)
-    share, left_out = run.config.data.contaminated, []
+    share, excluded = run.config.data.contaminated, []
     if not share or len(good.names) == known:
         return images
     # One process ranks them: on GPUs the last bits differ, and all have to leave out the same.
@@ -81,19 +81,19 @@ def leave_out(run: Run, images: DecodedImages) -> DecodedImages:
         count = round(share * len(new))
         while 0 < count < len(new) and groups[new[count]] == groups[new[count - 1]]:
             count += 1
-        left_out += new[:count]
-        if len(np.unique(groups[np.setdiff1d(own, left_out)])) < 2:
+        excluded += new[:count]
+        if len(np.unique(groups[np.setdiff1d(own, excluded)])) < 2:
             raise UserError(
                 f"data.contaminated={share:g} leaves too few good images of {category} to learn "
                 "from and to calibrate on; lower it"
             )
         run.say(f"left out: {count} of {len(new)} good images of {category}, by data.contaminated")
-    kept = np.setdiff1d(np.arange(len(images)), left_out)
+    kept = np.setdiff1d(np.arange(len(images)), excluded)
     names, groups = [good.names[one] for one in kept], groups[kept].tolist()
     # Held out anew, of those that stay: what was held out may all be left out.
     share = run.config.calibration.holdout if any(good.held_out) else 0
     run.good = run.checkpoint.good.extended(names, groups, share, run.config.seed)
-    run.good.left_out = good.left_out + [good.names[one] for one in left_out]
+    run.good.excluded = good.excluded + [good.names[one] for one in excluded]
     return images.only(kept)
 
 
@@ -150,19 +150,19 @@ def write_suspects(run: Run, calibrations: dict[str, Calibration], folds: Sequen
         file = new_file(folder / picture)
         panel(inspection, calibration, name).save(file, compress_level=COMPRESSION)
         one_in = round(1 / max(suspicion(calibration)[0](score), 1e-9))
-        left_out = "yes" if fold is None else "no"
-        table.append([name, category, left_out, score, one_in, calibration.severity(score)])
+        excluded = "yes" if fold is None else "no"
+        table.append([name, category, excluded, score, one_in, calibration.severity(score)])
     table.sort(key=lambda row: (row[2], -row[-1]))
     how = {"encoding": CSV_ENCODING, "errors": "backslashreplace", "newline": ""}
     with (folder / "suspects.csv").open("w", **how) as stream:
         csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *table])
     write_whole(folder / MARK, _digest(folder))
     count = sum(row[2] == "no" for row in table)
-    learned, left_out = len(good.names), len(good.left_out)
-    share = min(0.5, (count + left_out) / (learned + left_out))
+    learned, excluded = len(good.names), len(good.excluded)
+    share = min(0.5, (count + excluded) / (learned + excluded))
     print(
         f"suspects: {count} of {learned} good images score as hardly any good part does, beside "
-        f"{left_out} left out; see {folder}, remove what is defective and train again"
+        f"{excluded} left out; see {folder}, remove what is defective and train again"
         + (f", or set data.contaminated={share:.2g}" if count else "")
     )
 
@@ -174,7 +174,7 @@ def _found(
 
     Images left out have neither fold nor score; those that were removed since are not returned.
     """
-    found, names = [], [*good.names, *good.left_out]
+    found, names = [], [*good.names, *good.excluded]
     for category, own in by_category(names).items():
         learned = own[own < len(good.names)]
         # By `calibration.group` a part has one score, and all its images are suspects with it.

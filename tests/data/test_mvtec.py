@@ -156,7 +156,7 @@ def test_cache_on_disk_equals_cache_in_memory(category):
     assert np.array_equal(in_memory.tiles, on_disk.tiles)
 
 
-def test_damaged_images_are_left_out_aloud(category, capsys):
+def test_damaged_images_are_excluded_aloud(category, capsys):
     paths = Category(category.parent, "tile").train_images()
     whole, _ = decode_all(paths, settings(size=32))
     paths[2].write_bytes(paths[2].read_bytes()[:100])

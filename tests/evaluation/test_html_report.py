@@ -27,7 +27,7 @@ def test_names_cannot_break_the_page():
     assert "&lt;script&gt;" in page and "a &amp; b" in page
 
 
-def test_what_is_undefined_is_left_out():
+def test_what_is_undefined_is_excluded():
     page = html_report("", "", METRICS, [{"kind": "oil"}], {}, {}, [], load_config()).decode()
     assert "false alarms<b>5.0%</b>" in page
     assert "1 of 20 good parts, promised 2%" in page

@@ -93,7 +93,7 @@ def test_regions_are_peaks_that_stand_by_themselves():
     assert (labels[40, 40], labels[40, 110], labels[15, 145]) == (1, 2, 0)
 
 
-def test_specks_are_left_out_but_not_the_strongest():
+def test_specks_are_excluded_but_not_the_strongest():
     anomaly_map = np.zeros((40, 60), np.float32)
     anomaly_map[5, 5], anomaly_map[30:33, 30:33], anomaly_map[20, 50] = 3, 2, 1
     areas = {0: [4, 36, 4], 5: [4, 36], 37: [4]}

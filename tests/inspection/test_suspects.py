@@ -69,7 +69,7 @@ def test_a_run_names_its_suspects_and_keeps_what_a_user_wrote(root, tmp_path):
     assert "suspects: 1 of 16 good images" in first.stdout
     assert "data.contaminated=0.062" in first.stdout
     row = table(run / "suspects")["tile/train/good/000.png"]
-    assert (row["category"], row["left_out"]) == ("tile", "no")
+    assert (row["category"], row["excluded"]) == ("tile", "no")
     assert float(row["severity"]) > 1
     assert int(row["one_in"]) > 160  # of 16 images, one set in ten has such a score
     assert (run / "suspects/000.png").is_file()
@@ -84,19 +84,19 @@ def test_a_run_names_its_suspects_and_keeps_what_a_user_wrote(root, tmp_path):
     assert "suspects-2" in added.stdout
 
 
-def test_the_share_left_out_of_each_category_takes_no_part_and_stays_out(root, tmp_path):
+def test_the_share_excluded_of_each_category_takes_no_part_and_stays_out(root, tmp_path):
     contaminated = ["--set", "data.contaminated=0.06", "--category", "all"]
     result = run_script(*TRAIN, *contaminated, "--data-root", root, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (run,) = (tmp_path / "checkpoints").iterdir()
-    left_out = ["plate/train/good/000.png", "tile/train/good/000.png"]
+    excluded = ["plate/train/good/000.png", "tile/train/good/000.png"]
     checkpoint = load_checkpoint(run / "last.pt")
-    assert checkpoint.good.left_out == left_out
+    assert checkpoint.good.excluded == excluded
     assert len(checkpoint.good.names) == 30
-    assert not set(left_out) & set(checkpoint.good.names)
+    assert not set(excluded) & set(checkpoint.good.names)
     assert len(checkpoint.calibrations["tile"]["scores"]) == 15
     assert "left out: 1 of 16 good images of tile" in result.stdout
-    assert {table(run / "suspects")[name]["left_out"] for name in left_out} == {"yes"}
+    assert {table(run / "suspects")[name]["excluded"] for name in excluded} == {"yes"}
     assert (run / "suspects/tile/train/good/000.png").is_file()
     again = run_script("train.py", "--add", root / "tile/train/good", "--resume", run, cwd=tmp_path)
     assert again.returncode == 2
@@ -111,10 +111,10 @@ def test_a_network_holds_out_images_that_stay(root, monkeypatch):
     monkeypatch.setattr(suspects_module, "rank", rank)
     settings = {"data.root": str(root), "data.category": "tile", "data.contaminated": 0.125}
     run = Run(load_config(overrides=settings | {"model": "unet", "data.size": 64}))
-    images = suspects_module.leave_out(run, run.load_images(hold_out=True))
+    images = suspects_module.exclude(run, run.load_images(hold_out=True))
     assert len(images) == len(run.good.names) == 14
-    assert len(run.good.left_out) == sum(run.good.held_out) == 2
-    assert not set(run.good.left_out) & set(run.good.names)
+    assert len(run.good.excluded) == sum(run.good.held_out) == 2
+    assert not set(run.good.excluded) & set(run.good.names)
 
 
 def test_too_few_good_images_may_stay(root, tmp_path):

@@ -153,7 +153,7 @@ def test_examples_are_of_each_kind():
     assert picked(6) == {}
 
 
-def test_damaged_examples_are_left_out(tmp_path):
+def test_damaged_examples_are_excluded(tmp_path):
     good = tmp_path / "tile" / "test" / "good"
     good.mkdir(parents=True)
     Image.new("RGB", (400, 200)).save(good / "a.png")

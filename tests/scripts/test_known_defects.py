@@ -22,7 +22,7 @@ def known(dataset, tmp_path):
     return tmp_path / "known"
 
 
-def test_they_are_left_out_of_the_test_split_and_not_needed_afterwards(dataset, known, tmp_path):
+def test_they_are_excluded_from_the_test_split_and_not_needed_afterwards(dataset, known, tmp_path):
     where = {"cwd": tmp_path}
     flags = ["--data-root", dataset, "--set", "data.defects=known"]
     result = run_script("train.py", *PATCHCORE, *flags, **where)
