@@ -13,11 +13,11 @@ from data.input_profile import InputCheck
 from data.mvtec import Category, TestImage
 from evaluation.measure import (
     collect_pixels,
-    without_known,
     measure,
     part_rows,
     pseudo_readers,
     score_split,
+    without_known,
 )
 from evaluation.metrics import BinnedPixelScores, PixelScores
 from evaluation.report import (

@@ -10,7 +10,7 @@ import numpy as np
 from data.images import ImageError, read_ahead
 from data.mvtec import Category, TestImage
 from data.tiles import Grid
-from evaluation.measure import without_known, score_split, scores_by_class
+from evaluation.measure import score_split, scores_by_class, without_known
 from evaluation.metrics import auroc
 from inspection.inspector import Inspector
 from inspection.onnx_export import write_half, write_int8, write_metadata
