@@ -38,18 +38,14 @@ GAIN = 2.0
 MAX_DEFECTS = 2000
 
 
-def locally_aware_patches(maps: list[Tensor], zeros: bool = False) -> Tensor:
+def locally_aware_patches(maps: list[Tensor]) -> Tensor:
     """Average feature maps [B, C_i, h_i, w_i] over 3x3 neighbours and join them: [B, C, h, w].
 
     The paper's locally aware patch features (section 3.1).
-
-    Args:
-        maps: of each layer.
-        zeros: whether the zeros beyond the border count, as in the authors' code. Distances at the
-            border, where good patches vary most, are lower by it. z-scores by position correct for
-            the border as well, and do not hide defects there.
     """
-    return concatenated([F.avg_pool2d(m, 3, 1, 1, count_include_pad=zeros) for m in maps])
+    # The zeros beyond the border count, as in the authors' code: good patches vary most there, and
+    # without zeros many good parts have their highest distance at the frame.
+    return concatenated([F.avg_pool2d(m, 3, 1, 1) for m in maps])
 
 
 def patch_rows(features: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class PatchCore(FeatureDetector, FittedDetector):
         """Return locally aware patch features [B, C, h, w] of images, for each memory bank."""
         layers = self.features(images)
         if self.paper:
-            return [locally_aware_patches(list(layers), zeros=True)]
+            return [locally_aware_patches(list(layers))]
         return [features for layer in layers for features in [locally_aware_patches([layer])] * 2]
 
     def collect(self, images: Tensor, fold: int) -> None:

@@ -92,7 +92,7 @@ def test_patches_are_averages_of_their_neighbours(good):
     patches, _, coarse, _ = model.patches(good[:1])
     assert coarse.shape == (1, 40, 8, 8)
     assert torch.allclose(patches[0, :, 5, 6], features[0, :, 4:7, 5:8].mean((1, 2)), atol=1e-6)
-    assert torch.allclose(patches[0, :, 0, 0], features[0, :, :2, :2].mean((1, 2)), atol=1e-6)
+    assert torch.allclose(patches[0, :, 0, 0], features[0, :, :2, :2].sum((1, 2)) / 9, atol=1e-6)
     assert torch.equal(patch_rows(patches)[5 * 16 + 6], patches[0, :, 5, 6])
 
 
