@@ -26,7 +26,7 @@ DRAWN_DEFECTS = 50
 # Share of false alarms of that threshold.
 LOOSER = 0.05
 
-# Held-out images at which their spread and that of the training images weigh alike.
+# Held-out images at which their deviation and that of the training images weigh alike.
 PRIOR_HELD_OUT = 10
 
 
@@ -183,12 +183,12 @@ def as_held_out(values: np.ndarray, held_out: np.ndarray) -> np.ndarray:
 
     A network scores its training images a little lower than other good images. Both distributions
     have about the same shape, which many images show better than the few held-out ones; the
-    held-out ones show median and spread:
+    held-out ones show median and deviation:
 
-        moved = max(median, median_h) + (score - median) * max(1, spread_h / spread) ** w
+        moved = max(median, median_h) + (score - median) * max(1, deviation_h / deviation) ** w
 
-    with the mean absolute deviation from the median as the spread, and w = n_h / (n_h + 10) for n_h
-    held-out images. So training images never score higher than held-out ones. Fitted detectors hold
+    with the mean absolute deviation from the median, and w = n_h / (n_h + 10) for n_h held-out
+    images. So training images never score higher than held-out ones. Fitted detectors hold
     none out, and their scores stay: `Detector.without` made them out-of-fold.
 
     Args:
@@ -199,9 +199,9 @@ def as_held_out(values: np.ndarray, held_out: np.ndarray) -> np.ndarray:
         return values
     trained, unseen = values[~held_out], values[held_out]
     median, unseen_median = np.median(trained), np.median(unseen)
-    spread, unseen_spread = (np.abs(own - np.median(own)).mean() for own in (trained, unseen))
+    deviation, unseen_deviation = (np.abs(own - np.median(own)).mean() for own in (trained, unseen))
     weight = len(unseen) / (len(unseen) + PRIOR_HELD_OUT)
     # 1e-12: the scores of few training images may all be equal
-    stretch = max(1.0, unseen_spread / max(spread, 1e-12)) ** weight
+    stretch = max(1.0, unseen_deviation / max(deviation, 1e-12)) ** weight
     moved = max(median, unseen_median) + (values - median) * stretch
     return np.where(held_out, values, moved)

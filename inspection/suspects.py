@@ -90,7 +90,7 @@ def exclude(run: Run, images: DecodedImages) -> DecodedImages:
         run.say(f"left out: {count} of {len(new)} good images of {category}, by data.contaminated")
     kept = np.setdiff1d(np.arange(len(images)), excluded)
     names, groups = [good.names[one] for one in kept], groups[kept].tolist()
-    # Held out anew, of those that stay: what was held out may all be left out.
+    # Held out again, of those that stay: all that was held out may be left out.
     share = run.config.calibration.holdout if any(good.held_out) else 0
     run.good = run.checkpoint.good.extended(names, groups, share, run.config.seed)
     run.good.excluded = good.excluded + [good.names[one] for one in excluded]
