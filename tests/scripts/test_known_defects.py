@@ -8,7 +8,7 @@ from conftest import TINY, assert_one_line, run_script
 from training import loop
 from training.checkpoint import load_checkpoint
 
-PATCHCORE = ["--model", "patchcore", "--size", "64"]
+PATCHCORE = ["--model", "patchcore", "--size", "128"]
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_they_are_excluded_from_the_test_split_and_not_needed_afterwards(dataset
     flags = ["--data-root", dataset, "--set", "data.defects=known"]
     result = run_script("train.py", *PATCHCORE, *flags, **where)
     assert result.returncode == 0, result.stderr
-    assert "2 known defects, 64x64" in result.stdout
+    assert "2 known defects, 128x128" in result.stdout
     (run,) = (tmp_path / "checkpoints").iterdir()
     before = load_checkpoint(run / "last.pt")
     assert len(before.known_defects) == 2
