@@ -3,13 +3,14 @@
 What a looser threshold would find is told by defects drawn on some of these; they set nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from shlex import quote
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from data.good_images import DecodedImages, Fold, GoodImages
@@ -96,22 +97,22 @@ def score_drawn_defects(
         scores[category] = []
         for number, index in enumerate(examined[: DRAWN_DEFECTS // each].tolist()):
             grid, tiles = images.grids[index], images.tile_indices([index])
-            valid_share = grid.valid_pixels(images.tiles[tiles]).mean(axis=(1, 2))
-            fullest = tiles[valid_share == valid_share.max()]
-            tile = images.tiles[fullest[len(fullest) // 2]][None]
-            fold = folds[good.folds[index]]
+            valid = grid.valid_pixels(images.tiles[tiles])
+            valid_share = valid.mean(axis=(1, 2))
+            fullest = np.flatnonzero(valid_share == valid_share.max())
+            chosen = fullest[len(fullest) // 2]
+            tile, valid = images.tiles[tiles[chosen]], valid[chosen][None]
+            fold, drawn = folds[good.folds[index]], []
             for kind in (list(KINDS) * 2)[number * each % len(KINDS) :][:each]:
-                drawn = tile.copy()
+                drawn.append(tile.copy())
                 # Not on padding, which is no part of the image.
-                drawn[0][grid.target], _ = spoil(tile[0][grid.target], kind, (index,))
-                with model.without(fold):
-                    found = model(to_batch(drawn, fold.device))
-                maps, valid = (
-                    found.anomaly_map[:, 0].float().cpu().numpy(),
-                    grid.valid_pixels(drawn),
-                )
-                reduce = model.config.score.reduce
-                scores[category].append(valid_score(maps, found.score.tolist(), valid, reduce))
+                drawn[-1][grid.target], _ = spoil(tile[grid.target], kind, (index,))
+            with model.without(fold):
+                batches = (to_batch(one[None], fold.device) for one in drawn)
+                for anomaly_map, score in _tile_by_tile(model, batches):
+                    reduce = model.config.score.reduce
+                    found = valid_score(anomaly_map[None], (score,), valid, reduce)
+                    scores[category].append(found)
     return scores
 
 
@@ -170,9 +171,9 @@ def out_of_fold(
     return found
 
 
-def _tile_by_tile(model: Detector, fold: Fold) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield the map [h, w] and the score of each tile of a fold."""
-    for batch in fold:
+def _tile_by_tile(model: Detector, batches: Iterable[Tensor]) -> Iterator[tuple[np.ndarray, float]]:
+    """Yield the map [h, w] and the score of each tile of batches, such as those of a fold."""
+    for batch in batches:
         prediction = model(batch)
         maps = prediction.anomaly_map[:, 0].float().cpu().numpy()
         yield from zip(maps, prediction.score.tolist(), strict=True)

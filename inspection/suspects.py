@@ -9,7 +9,7 @@ docs/contaminated.md shows figures.
 import csv
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from hashlib import sha256
 from itertools import zip_longest
@@ -135,7 +135,8 @@ def write_suspects(run: Run, calibrations: dict[str, Calibration], folds: Sequen
     former, good, table = run.folder / "suspects", run.good, []
     if (former / MARK).is_file() and (former / MARK).read_text() == _digest(former):
         shutil.rmtree(former)
-    found = _found(good, calibrations, Path(run.config.data.root).absolute())
+    likely = {category: suspicion(one) for category, one in calibrations.items()}
+    found = _found(good, calibrations, likely, Path(run.config.data.root).absolute())
     if not found:
         return
     folder, pictures = new_folder(former), panel_names([path for path, *_ in found])
@@ -149,7 +150,7 @@ def write_suspects(run: Run, calibrations: dict[str, Calibration], folds: Sequen
         calibration, score = calibrations[category], inspection.score
         file = new_file(folder / picture)
         panel(inspection, calibration, name).save(file, compress_level=COMPRESSION)
-        one_in = round(1 / max(suspicion(calibration)[0](score), 1e-9))
+        one_in = round(1 / max(likely[category][0](score), 1e-9))
         excluded = "yes" if fold is None else "no"
         table.append([name, category, excluded, score, one_in, calibration.severity(score)])
     table.sort(key=lambda row: (row[2], -row[-1]))
@@ -168,11 +169,20 @@ def write_suspects(run: Run, calibrations: dict[str, Calibration], folds: Sequen
 
 
 def _found(
-    good: GoodImages, calibrations: dict[str, Calibration], root: Path
+    good: GoodImages,
+    calibrations: dict[str, Calibration],
+    likely: dict[str, tuple[Callable[[float], float], float]],
+    root: Path,
 ) -> list[tuple[Path, str, str, int | None, float | None]]:
     """Return the suspects and the images left out: path, name, category, fold and score of each.
 
     Images left out have neither fold nor score; those that were removed since are not returned.
+
+    Args:
+        good: names and groups of the good images.
+        calibrations: of each category.
+        likely: `suspicion` of each calibration.
+        root: folder that holds the categories.
     """
     found, names = [], [*good.names, *good.excluded]
     for category, own in by_category(names).items():
@@ -180,7 +190,7 @@ def _found(
         # By `calibration.group` a part has one score, and all its images are suspects with it.
         parts = np.unique(np.array(good.groups)[learned], return_inverse=True)[1]
         scores = np.array(calibrations[category].scores)[parts].tolist()
-        above, limit = suspicion(calibrations[category])
+        above, limit = likely[category]
         for one, score in zip_longest(own.tolist(), scores):
             path, fold = root / names[one], None if score is None else good.folds[one]
             belongs = path.is_file() if score is None else above(score) < limit
